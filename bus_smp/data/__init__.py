@@ -1,0 +1,1 @@
+"""From raw folders to manifests, and from manifests to batches."""

@@ -1,0 +1,181 @@
+"""Image and mask files as arrays, and the one geometry between native and network size."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from bus_smp.classes import BENIGN, CLASSES, LABELS, MALIGNANT
+from bus_smp.errors import ImageError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MASK_FORMATS = ("binary", "color", "index")
+
+# A declared size above this is a damaged or hostile header, not an ultrasound image.
+MAX_PIXELS = 64_000_000
+
+# cv2 would start a pool per process: beside the loader's workers that only costs switches.
+cv2.setNumThreads(1)
+
+
+def _open(path: Path) -> Image.Image:
+    """Decode a file fully, so that a truncated one fails here; undo its EXIF rotation."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the size is judged below, by our own limit
+            image = Image.open(path)
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{path}: {image.width}x{image.height} pixels is more than an ultrasound image has")
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except ImageError:
+        raise
+    except PermissionError:
+        raise ImageError(f"{path}: no permission to read it") from None
+    except Exception as error:  # Pillow's decoders raise many types on damaged bytes
+        raise ImageError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+    """Bring 16-bit and 1-bit images to 8 bits; refuse floats, whose range is not known."""
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(f"{path}: values {values.min()}..{values.max()} fit neither 8 nor 16 bits")
+        return Image.fromarray((values // 257 if values.max() > 255 else values).astype(np.uint8))
+    if image.mode == "F":
+        raise ImageError(f"{path}: floating-point pixels have no fixed range; save it with 8 bits")
+    return image
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image file.
+
+    Returns:
+        uint8 array (H, W, 3), RGB. Alpha is dropped, grey is repeated, 16 bits become 8.
+
+    Raises:
+        ImageError: if the file is missing, truncated, too large, or of floating-point pixels.
+    """
+    image = _eight_bit(_open(path), path)
+    return np.array(image.convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels, decoded as ``read_image`` would (so it fails where that fails)."""
+    return _open(path).size
+
+
+def read_mask(
+    paths: Sequence[Path], mask_format: str, label: str, shape: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Read the masks of one image and lay them over each other.
+
+    Args:
+        paths: zero or more mask files; several are OR-ed, malignant over benign.
+        mask_format: ``binary`` (0 and one other value; the lesion has the image's label),
+            ``color`` (black, green benign, red malignant) or ``index`` (0, 1, 2).
+        label: the image's label; gives the class of a binary mask.
+        shape: (H, W) of the image; needed where ``paths`` is empty, checked where it is not.
+
+    Returns:
+        uint8 array (H, W) of class indices 0 background, 1 benign, 2 malignant.
+
+    Raises:
+        ImageError: on an unreadable file, another size than ``shape``, or a value that the
+            format does not list (the file and the value are named).
+    """
+    if not paths:
+        if shape is None:
+            raise ValueError("shape is needed where there is no mask file")
+        return np.zeros(shape, np.uint8)
+    combined: np.ndarray | None = None
+    for path in paths:
+        mask = _read_one_mask(path, mask_format, label)
+        if shape is not None and mask.shape != tuple(shape):
+            raise ImageError(
+                f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its image is {shape[1]}x{shape[0]}",
+                hint="make the manifest again with --on-mismatch exclude (or resize)",
+            )
+        if combined is not None and mask.shape != combined.shape:
+            raise ImageError(f"{path}: size differs from the other masks of the same image")
+        combined = mask if combined is None else np.maximum(combined, mask)
+    return combined
+
+
+def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
+    image = _open(path)
+    if mask_format == "index":
+        values = np.array(image if image.mode in ("P", "L") else _eight_bit(image, path).convert("L"))
+        if values.max(initial=0) >= len(CLASSES):
+            raise ImageError(f"{path}: class index {values.max()} in mask; expected 0, 1 or 2")
+        return values.astype(np.uint8)
+
+    rgb = np.array(_eight_bit(image, path).convert("RGB"))
+    if mask_format == "color":
+        red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+        mask = np.zeros(rgb.shape[:2], np.uint8)
+        mask[(green == 255) & (red == 0) & (blue == 0)] = BENIGN.index
+        mask[(red == 255) & (green == 0) & (blue == 0)] = MALIGNANT.index
+        stray = (mask == 0) & rgb.any(axis=2)
+        if stray.any():
+            colour = tuple(int(v) for v in rgb[stray][0])
+            raise ImageError(
+                f"{path}: colour {colour} in {int(stray.sum())} pixels of the mask; "
+                "expected black, (0, 255, 0) benign or (255, 0, 0) malignant"
+            )
+        return mask
+
+    if mask_format == "binary":
+        values = np.flatnonzero(np.bincount(rgb.reshape(-1), minlength=256))
+        grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
+        if not grey or not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
+            found = ", ".join(str(v) for v in values[:6])
+            raise ImageError(f"{path}: values {found} in a binary mask; expected 0 and 255 (or 0 and 1)")
+        lesion = (rgb[..., 0] > 0).astype(np.uint8)
+        if label == "normal" and lesion.any():
+            raise ImageError(f"{path}: marks {int(lesion.sum())} pixels, but its image is labelled normal")
+        return lesion * LABELS.index(label)
+    raise ValueError(f"mask_format {mask_format!r} is none of {MASK_FORMATS}")
+
+
+def pixel_sha256(image: np.ndarray) -> str:
+    """Hash of decoded pixels and size, so that the same picture in two files or formats agrees."""
+    digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()
+
+
+# Geometry: the whole image is stretched to a square, and stretched back at prediction. Nothing is
+# cropped, so every native pixel is predicted and every metric is taken at native size.
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Stretch uint8 (H, W, 3) to (size, size, 3); area averaging when shrinking, so speckle does not alias."""
+    shrink = max(image.shape[:2]) > size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Stretch uint8 class indices (H, W) to (size, size); nearest, so no class is invented."""
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def restore_probabilities(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Stretch float32 (C, h, w) back to (C, H, W) of ``shape``; bilinear keeps the sum over C at 1."""
+    height, width = shape
+    resized = cv2.resize(probabilities.transpose(1, 2, 0), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(resized.reshape(height, width, -1).transpose(2, 0, 1))
+
+
+def color_mask(mask: np.ndarray) -> np.ndarray:
+    """Class indices uint8 (H, W) as an RGB picture uint8 (H, W, 3) in the colours of ``CLASSES``."""
+    return np.array([c.rgb for c in CLASSES], np.uint8)[mask]

@@ -1,0 +1,1 @@
+"""What people look at, made from tables and image files alone (never torch)."""
