@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from bus_smp.classes import BENIGN, CLASSES, LABELS, MALIGNANT
 from bus_smp.errors import ImageError
+from bus_smp.files import replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_FORMATS = ("binary", "color", "index")
@@ -179,3 +180,11 @@ def restore_probabilities(probabilities: np.ndarray, shape: tuple[int, int]) -> 
 def color_mask(mask: np.ndarray) -> np.ndarray:
     """Class indices uint8 (H, W) as an RGB picture uint8 (H, W, 3) in the colours of ``CLASSES``."""
     return np.array([c.rgb for c in CLASSES], np.uint8)[mask]
+
+
+def write_png(path: Path, rgb: np.ndarray) -> None:
+    """Write RGB uint8 (H, W, 3) as PNG, all or nothing; carries no metadata of the source image."""
+    encoded, data = cv2.imencode(".png", rgb[..., ::-1])
+    assert encoded, "OpenCV encodes every uint8 RGB array"
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())

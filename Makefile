@@ -1,0 +1,26 @@
+# Everything a fresh machine needs is Python 3.10+ and this file.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+# The whole job on synthetic data: manifests, training, evaluation. Nothing is opened or downloaded.
+demo: .venv/installed
+	$(BIN)/bus-smp demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/python -m pip install --quiet "ruff>=0.6"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Made again when the requirements change; a failed install leaves no stamp and is tried again.
+.venv/installed: setup.cfg setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv outputs/demo

@@ -1,0 +1,99 @@
+"""``bus-smp info``: answers at once, so it imports neither torch nor numpy nor pandas."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("info")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything known as JSON.")
+def command(path: Path, as_json: bool) -> None:
+    """Say what a checkpoint, run folder or manifest is, at once.
+
+    PATH is a .safetensors file, a run folder, or a manifest's .csv file.
+    """
+    kind, about = describe(path)
+    if as_json:
+        click.echo(json.dumps({"kind": kind, "path": str(path), **about}, indent=2, ensure_ascii=False))
+        return
+    for line in (_checkpoint_lines if "model" in about else _manifest_lines)(path, about):
+        click.echo(line)
+
+
+def describe(path: Path) -> tuple[str, dict[str, Any]]:
+    """What ``path`` is (``checkpoint``, ``run`` or ``manifest``), and everything its header says.
+
+    Raises:
+        BusSmpError: if it is none of these, missing or damaged.
+    """
+    from bus_smp.errors import CheckpointError
+    from bus_smp.model.checkpoint import read_header
+
+    if path.is_dir():
+        best = path / "best.safetensors"
+        if not best.is_file():
+            raise CheckpointError(f"{path} holds no best.safetensors", hint="name a run folder, e.g. outputs/bus-uclm")
+        return "run", read_header(best)
+    if path.suffix.lower() == ".csv":
+        return "manifest", _read_manifest(path)
+    return "checkpoint", read_header(path)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    import csv
+    from collections import Counter
+
+    from bus_smp.errors import ManifestError
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        sidecar = path.with_suffix(".json")
+        about = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+        used = [row for row in rows if row["excluded"] == ""]
+        splits = {
+            split: dict(Counter(row["label"] for row in used if row["split"] == split)) for split in ("train", "val", "test")
+        }
+        return {
+            "images": len(rows),
+            "used": len(used),
+            "groups": len({row["group_id"] for row in used}),
+            "splits": splits,
+            "excluded": dict(Counter(row["excluded"] for row in rows if row["excluded"])),
+            **about,
+        }
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file", hint="bus-smp make-manifest") from None
+    except (KeyError, ValueError, OSError, csv.Error) as error:
+        raise ManifestError(f"{path}: is not a manifest of bus-smp ({error})", hint="bus-smp make-manifest") from None
+
+
+def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    model = about["model"]
+    extras = [str(model[key]) for key in ("attention", "bottleneck") if model.get(key)]
+    heads = "deep supervision" if model.get("deep_supervision") else "one head"
+    score = about.get("score", {})
+    versions = about.get("versions", {})
+    return [
+        f"{path}: bus-smp checkpoint",
+        f"  model      {model.get('encoder_name')} U-Net, {', '.join([heads, *extras])}",
+        f"  classes    {', '.join(entry['name'] for entry in about['classes'])}",
+        f"  input      {about['size']} px, mean {about['mean']}, std {about['std']}",
+        f"  trained on {', '.join(about['datasets'])} (manifest {about['manifest_sha256'][:12]})",
+        f"  epoch      {about['epoch']} of {about['settings']['train']['epochs']}, seed {about['settings']['train']['seed']}",
+        f"  validation {', '.join(f'{key[4:]} {value:.3f}' for key, value in score.items() if value is not None)}",
+        f"  made with  bus_smp {versions.get('bus_smp')}, torch {versions.get('torch')}, commit {str(about.get('git_commit'))[:12]}",
+        "  Research software, not for clinical use.",
+    ]
+
+
+def _manifest_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    lines = [f"{path}: manifest, {about['images']} images, {about['used']} used, {about['groups']} groups"]
+    for split, labels in about["splits"].items():
+        counts = ", ".join(f"{count} {label}" for label, count in sorted(labels.items()))
+        lines.append(f"  {split:<6} {sum(labels.values()):>6}  {counts}")
+    lines += [f"  excluded {count:>4}  {reason}" for reason, count in sorted(about["excluded"].items())[:20]]
+    return lines

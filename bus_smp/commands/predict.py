@@ -1,0 +1,55 @@
+"""``bus-smp predict``."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("predict")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--run", help="Name or folder of the run.  [default: the newest]")
+@click.option("--out", type=click.Path(path_type=Path), default="outputs", show_default=True, help="Parent of run folders.")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), default="predictions", show_default=True, help="Folder to write to."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, and nothing else.")
+def command(
+    inputs: tuple[Path, ...], run: str | None, out: Path, folder: Path, device: str, precision: str, as_json: bool
+) -> None:
+    """Segment images: colour masks, overlays, one CSV row per image.
+
+    INPUTS are image files and folders (searched with their sub-folders). Red is malignant, green is
+    benign. Writes <name>_mask.png and <name>_overlay.png at each image's own size, and
+    predictions.csv. A file that cannot be read gets a row that says why, and the exit code is 1.
+
+    Research software, not for clinical use.
+    """
+    import json
+    import sys
+
+    from tqdm import tqdm
+
+    from bus_smp.engine import make_engine
+    from bus_smp.evaluation.predictor import load_predictor
+    from bus_smp.evaluation.prediction import find_images, predict_files
+    from bus_smp.training.journal import find_run
+
+    images = find_images(inputs, skip=folder)
+    journal = find_run(run, out)
+    predictor, header = load_predictor(journal.best_path, make_engine(device, precision))
+    click.echo(f"Run: {journal.folder}, weights of epoch {header['epoch']}; {len(images)} images", err=True)
+    with tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
+        table = predict_files(predictor, images, folder, progress=bar.update)
+    unread = table[table["error"] != ""]
+    if as_json:
+        click.echo(json.dumps(json.loads(table.to_json(orient="records")), indent=2, ensure_ascii=False))
+    else:
+        counts = table.loc[table["error"] == "", "predicted_label"].value_counts()
+        found = ", ".join(f"{count} {label}" for label, count in counts.items()) or "none"
+        click.echo(f"{len(table) - len(unread)} images predicted ({found}); written to {folder}")
+    for error in unread["error"]:
+        click.echo(f"Not predicted: {error}", err=True)
+    if len(unread):
+        sys.exit(1)

@@ -1,0 +1,93 @@
+"""What ``evaluate`` and ``crosseval`` share: their options, and scoring one target from start to print."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bus_smp.data.manifest import Manifest
+    from bus_smp.training.journal import Journal
+
+
+def scoring_options(function: Callable) -> Callable:
+    """Add the options of every command that scores a run."""
+    for option in reversed(
+        (
+            click.option("--run", help="Name or folder of the run.  [default: the newest]"),
+            click.option(
+                "--out", type=click.Path(path_type=Path), default="outputs", show_default=True, help="Parent of run folders."
+            ),
+            click.option("--root", type=click.Path(path_type=Path), help="Folder of the images, where the manifest's own has moved."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+            click.option(
+                "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
+            ),
+            click.option(
+                "--legacy-metrics",
+                "legacy",
+                is_flag=True,
+                help="Also print the numbers of the notebook this replaces, which count absent classes as Dice 1.",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+class Scorer:
+    """A run's best weights, ready to score several targets."""
+
+    def __init__(self, journal: "Journal", device: str, precision: str, legacy: bool, as_json: bool) -> None:
+        from bus_smp.engine import make_engine
+        from bus_smp.evaluation.predictor import load_predictor
+
+        self.journal = journal
+        self.legacy, self.as_json = legacy, as_json
+        self.predictor, self.header = load_predictor(journal.best_path, make_engine(device, precision))
+        self.summaries: list[dict[str, Any]] = []
+        click.echo(f"Run: {journal.folder}, weights of epoch {self.header['epoch']}", err=True)
+
+    def score(self, manifest: "Manifest", rows: "pd.DataFrame", dataset: str, split: str, external: bool) -> None:
+        """Score ``rows``, write the evaluation folder, print the table."""
+        from tqdm import tqdm
+
+        from bus_smp.evaluation.record import evaluate
+        from bus_smp.evaluation.statistics import format_table
+
+        folder = self.journal.folder / f"eval-{dataset}-{split}"
+        with tqdm(total=len(rows), desc=dataset, unit="image", disable=not sys.stderr.isatty()) as bar:
+            summary = evaluate(
+                self.predictor,
+                self.header,
+                manifest,
+                rows,
+                folder,
+                about={"run": self.journal.folder.name, "dataset": dataset, "split": split, "external": external},
+                legacy=self.legacy,
+                progress=bar.update,
+            )
+        self.summaries.append(summary)
+        if not self.as_json:
+            kind = "external test, all used images" if external else f"{split} split of the run's own data"
+            click.echo(f"{dataset}: {kind}\n")
+            click.echo(format_table(summary["summaries"]))
+            for warning in summary["warnings"]:
+                click.echo(f"Warning: {warning}")
+            if self.legacy:
+                from bus_smp.evaluation.legacy import format_legacy
+
+                click.echo("\n" + format_legacy(summary["legacy"]))
+        click.echo(f"Written: {folder}", err=True)
+
+    def finish(self) -> None:
+        """Print the JSON, if that was asked for: one object for one target, else a list."""
+        if self.as_json:
+            document = self.summaries[0] if len(self.summaries) == 1 else self.summaries
+            click.echo(json.dumps(document, indent=2, allow_nan=False))

@@ -1,0 +1,204 @@
+"""Settings: the defaults below < a YAML file < ``--set section.key=value``. Nothing else is read.
+
+The merged result is written to the run folder as ``config.yaml`` and is all that training reads.
+``configs/default.yaml`` spells the same defaults out for people (a test holds the two together).
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from bus_smp.errors import ConfigError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class DataSettings(_Section):
+    """Which manifests to train on, and the square size in pixels that images are stretched to."""
+
+    train: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)] = ("bus-uclm",)
+    manifests: str = "data_manifests"
+    size: Annotated[int, Field(ge=32, le=2048)] = 256
+
+
+class AugmentSettings(_Section):
+    """Random changes of training images; none depends on the class.
+
+    ``rotate`` in degrees; ``scale``, ``shift``, ``brightness``, ``contrast`` as fractions (drawn
+    from plus or minus that much); flips and ``elastic`` as probabilities. The vertical flip is off:
+    it would put the acoustic shadow above the lesion, where no scanner shows it.
+    """
+
+    enabled: bool = True
+    rotate: Annotated[float, Field(ge=0, le=180)] = 15.0
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    horizontal_flip: Probability = 0.5
+    vertical_flip: Probability = 0.0
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    elastic: Probability = 0.3
+
+
+class ModelSettings(_Section):
+    """The network. ``encoder_weights``: ``imagenet``, null, or the path of a weights file."""
+
+    encoder_name: str = "resnet50"
+    encoder_weights: str | None = "imagenet"
+    deep_supervision: bool = True
+    attention: Literal["scse"] | None = None
+    bottleneck: Literal["aspp"] | None = None
+
+
+class LossSettings(_Section):
+    """Weights of cross entropy and Dice, and of the heads at full, 1/2, 1/4, 1/8 size (normalised to sum 1)."""
+
+    cross_entropy: Annotated[float, Field(ge=0)] = 1.0
+    dice: Annotated[float, Field(ge=0)] = 1.0
+    head_weights: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=4, max_length=4)
+    ] = (1.0, 0.5, 0.25, 0.125)
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> "LossSettings":
+        if self.cross_entropy + self.dice <= 0:
+            raise ValueError("cross_entropy and dice cannot both be 0")
+        return self
+
+
+class TrainSettings(_Section):
+    """The schedule. ``patience``: epochs without a better validation lesion Dice before stopping (0: never)."""
+
+    epochs: Annotated[int, Field(ge=1)] = 50
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    patience: Annotated[int, Field(ge=0)] = 15
+    balanced_sampling: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    deterministic: bool = True
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+
+class RuntimeSettings(_Section):
+    """What may change between two starts of one run, because it does not change the result.
+
+    ``workers``: loader processes, -1 chooses. ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1``;
+    another device continues a run, but not bit-identically.
+    """
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    workers: Annotated[int, Field(ge=-1, le=64)] = -1
+    cache: str = "outputs/.cache"
+
+
+class Settings(_Section):
+    """All settings of a training run."""
+
+    data: DataSettings = DataSettings()
+    augment: AugmentSettings = AugmentSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    train: TrainSettings = TrainSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+
+    def flat(self) -> dict[str, Any]:
+        """``{"train.lr": 0.0001, ...}``, JSON-like values."""
+        return {
+            f"{section}.{key}": value
+            for section, fields in self.model_dump(mode="json").items()
+            for key, value in fields.items()
+        }
+
+    def to_yaml(self) -> str:
+        """YAML text that ``load_settings`` reads back as the same settings."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Merge defaults, a YAML file and ``section.key=value`` texts (values are read as YAML).
+
+    Raises:
+        ConfigError: naming every unknown key (and the nearest right one) and every wrong value.
+    """
+    tree = _read_yaml(path) if path is not None else {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and section and name):
+            raise ConfigError(f"--set {text}: expected section.key=value", hint="for example: --set train.lr=3e-4")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from None
+        fields = tree.setdefault(section, {})
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{path}: {section} must hold keys and values, not {fields!r}")
+        fields[name] = parsed
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        where = f"{path}: " if path is not None else ""
+        raise ConfigError(where + "; ".join(_explain(error))) from None
+
+
+def differing_keys(old: Settings, new: Settings) -> list[tuple[str, Any, Any]]:
+    """``(key, old value, new value)`` of every setting that changes a result (``runtime`` does not)."""
+    before, after = old.flat(), new.flat()
+    return [
+        (key, before[key], after[key])
+        for key in before
+        if before[key] != after[key] and not key.startswith("runtime.")
+    ]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such settings file", hint="leave --config away to use the defaults") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as YAML settings ({reason})") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections (data, model, train, ...), found {type(tree).__name__}")
+    # "train:" with nothing below it is an empty section, as its writer meant
+    return {str(key): {} if value is None else value for key, value in tree.items()}
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        place = [str(part) for part in fault["loc"] if not isinstance(part, int)]
+        key = ".".join(place[:2])
+        if fault["type"] == "extra_forbidden":
+            yield f"unknown setting {key}{_nearest(place)}"
+        else:
+            yield f"{key}: {fault['msg']} (got {fault['input']!r})"
+
+
+def _nearest(place: Sequence[str]) -> str:
+    known: Mapping[str, Any] = Settings().flat()
+    sections = list(dict.fromkeys(key.split(".")[0] for key in known))
+    if len(place) == 1:
+        inside = [key for key in known if key.split(".")[1] == place[0]]
+        close = inside or difflib.get_close_matches(place[0], sections, 1)
+        return f"; did you mean {close[0]}?" if close else f"; sections are {', '.join(sections)}"
+    close = difflib.get_close_matches(".".join(place), known, 1, cutoff=0.7)
+    if close:
+        return f"; did you mean {close[0]}?"
+    names = [key.split(".")[1] for key in known if key.startswith(place[0] + ".")]
+    return f"; {place[0]} has {', '.join(names)}"

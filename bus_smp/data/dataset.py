@@ -1,0 +1,101 @@
+"""Cached images as training batches: the same bytes for any number of workers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from bus_smp.data.cache import Cache
+from bus_smp.data.sampler import Draw, EpochSampler
+from bus_smp.data.transforms import Augmentation
+from bus_smp.errors import TrainingError
+
+if TYPE_CHECKING:
+    from bus_smp.config import AugmentSettings
+
+# Keeps the augmentation's random stream apart from the sampler's.
+_AUGMENT = 3
+
+
+class TrainingDataset(Dataset):
+    """Augmented images and masks; what a draw gives depends on (seed, epoch, position, image) only.
+
+    Cheap to send to a worker: the cache travels as its path and is mapped again there.
+    """
+
+    def __init__(self, cache: Cache, augment: "AugmentSettings", seed: int) -> None:
+        self.cache = cache
+        self.augmentation = Augmentation(augment)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Return image uint8 (S, S, 3) RGB, mask uint8 (S, S) of class indices, and the cache index."""
+        epoch, position, index = draw
+        image, mask = self.augmentation(
+            self.cache.images[index], self.cache.masks[index], (self.seed, _AUGMENT, epoch, position)
+        )
+        return torch.from_numpy(image), torch.from_numpy(mask), index
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # a pool per worker would fight the training step for the cores
+
+
+def make_loader(
+    dataset: TrainingDataset,
+    sampler: EpochSampler,
+    batch_size: int,
+    workers: int,
+    device: "torch.device | str",
+) -> DataLoader:
+    """Batches of image uint8 (N, S, S, 3), mask uint8 (N, S, S), index int64 (N,).
+
+    All batches are full: a last batch of one image has no variance for BatchNorm, and on CUDA another
+    shape costs another tuning. The images left over (fewer than ``batch_size``, others in each epoch)
+    wait for a later epoch. Only where the whole set is smaller than one batch is that one kept.
+
+    Workers are forked or spawned once and kept; call ``sampler.set_epoch`` before each epoch.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=len(sampler) >= batch_size,
+        pin_memory=torch.device(device).type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        # Its own generator: else every epoch would draw from torch's global one, and with it change dropout.
+        generator=torch.Generator(),
+    )
+
+
+def batches(loader: DataLoader) -> Iterator[list[torch.Tensor]]:
+    """The batches of one epoch: [image, mask, index]; errors as ``explained_workers``."""
+    with explained_workers():
+        yield from loader
+
+
+@contextmanager
+def explained_workers() -> Iterator[None]:
+    """Around a whole training loop, because torch reports a killed worker wherever the program then is.
+
+    Raises:
+        TrainingError: if a worker was killed, in most cases by the system for lack of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a data-loading process died ({str(error).splitlines()[0]})",
+            hint="the memory may be full: run the same command again with --set runtime.workers=0; "
+            "it continues where it was saved",
+        ) from None

@@ -1,0 +1,45 @@
+"""The one way from a manifest row to pixels: caches, evaluation and figures all read through here."""
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from bus_smp.data.images import read_image, read_mask
+from bus_smp.data.manifest import Manifest
+from bus_smp.errors import ImageError
+
+
+def read_example(manifest: Manifest, row: pd.Series | Mapping | tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Read the image of a manifest row and the mask that belongs to it, at the image's own size.
+
+    Args:
+        row: one row of ``manifest.frame``, from ``iloc``, ``to_dict`` or ``itertuples``.
+
+    Returns:
+        image uint8 (H, W, 3) RGB, and mask uint8 (H, W) of class indices 0 background, 1 benign,
+        2 malignant. The masks of one image are OR-ed. Where the row has the flag
+        ``size_mismatch`` they are first stretched to the image (nearest, so no class is invented).
+
+    Raises:
+        ImageError: naming the file, if one is missing or damaged, if the image is no longer of
+            the size the manifest was made with, or if the sizes differ without that flag.
+    """
+    row = row._asdict() if isinstance(row, tuple) else row
+    path = manifest.image_path(row)
+    image = read_image(path)
+    height, width = image.shape[:2]
+    if str(row["width"]) and (int(row["width"]), int(row["height"])) != (width, height):
+        raise ImageError(
+            f"{path}: is {width}x{height}, but was {row['width']}x{row['height']} when the manifest was made",
+            hint="make the manifest again: bus-smp make-manifest",
+        )
+    masks = manifest.mask_paths(row)
+    if "size_mismatch" not in str(row["flags"]).split("|"):
+        return image, read_mask(masks, row["mask_format"], row["label"], (height, width))
+    mask = np.zeros((height, width), np.uint8)
+    for one in masks:
+        part = read_mask([one], row["mask_format"], row["label"])
+        mask = np.maximum(mask, cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+    return image, mask

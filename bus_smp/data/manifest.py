@@ -1,0 +1,344 @@
+"""The manifest: one CSV row per image, and the proof that no split leaks into another.
+
+Everything after it (training, evaluation, reports) knows manifests only. In memory a manifest's
+frame has the columns ``COLUMNS``: text, except ``patient_known`` (bool) and ``width``, ``height``,
+``fold`` (Int64, <NA> where empty). Further columns are kept, as text. On disk it is CSV (UTF-8,
+LF, sorted by dataset and image_id, ``true``/``false``) with a sidecar ``<stem>.json`` that records
+the data sets' root folders, relative to the sidecar, and how the manifest was made.
+
+A path may not be absolute or climb with ``..``, so a manifest cannot name a file outside its
+root. Links are followed: a root, a folder or an image may be a link that the user has set, and a
+manifest cannot set one.
+"""
+
+import csv
+import difflib
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import bus_smp
+from bus_smp.data.manifest_check import CLIMBING, COLUMNS, CONTROL, as_text, check, text_problems
+from bus_smp.data.splits import SPLITS
+from bus_smp.errors import ManifestError
+from bus_smp.files import write_text
+
+__all__ = [
+    "COLUMNS", "SPLITS", "Manifest", "check", "combine", "list_manifests", "manifest_hash", "manifest_path",
+    "read_manifest", "write_manifest",
+]  # fmt: skip
+
+_INTEGERS = ("fold", "width", "height")
+_LISTED = 10  # problems spelled out in one error; more than that nobody reads
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """A checked table of images, the folders its paths start from, and how it was made.
+
+    Attributes:
+        frame: one row per image, columns as the module describes, sorted by dataset and image_id.
+        roots: data set -> folder that its ``image`` and ``masks`` are relative to.
+        about: the rest of the sidecar (options, audit, version, ...), plain JSON values.
+    """
+
+    frame: pd.DataFrame
+    roots: dict[str, Path]
+    about: dict = field(default_factory=dict)
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets in the table, sorted."""
+        return sorted(self.frame["dataset"].unique())
+
+    def used(self, split: str | None = None) -> pd.DataFrame:
+        """Rows that are not excluded, of one split or of all; index 0..n-1, order as in ``frame``."""
+        if split is not None and split not in SPLITS:
+            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        keep = self.frame["excluded"] == ""
+        if split is not None:
+            keep &= self.frame["split"] == split
+        return self.frame[keep].reset_index(drop=True)
+
+    def image_path(self, row: pd.Series | Mapping | tuple) -> Path:
+        """File of the row's image; ``row`` comes from ``iloc``, ``to_dict`` or ``itertuples``.
+
+        Raises:
+            ManifestError: if the path is empty or leaves the root, or the data set has no root.
+        """
+        return self._inside(row, _cell(row, "image"))
+
+    def mask_paths(self, row: pd.Series | Mapping | tuple) -> list[Path]:
+        """Files of the row's masks, none for an image without a mask; errors as ``image_path``."""
+        masks = _cell(row, "masks")
+        return [self._inside(row, mask) for mask in masks.split("|")] if masks else []
+
+    def _inside(self, row: pd.Series | Mapping | tuple, relative: str) -> Path:
+        dataset = _cell(row, "dataset")
+        if dataset not in self.roots:
+            raise ManifestError(
+                f"no folder is recorded for the data set {dataset}", hint="give it with --root FOLDER"
+            )
+        if not relative or re.search(f"{CLIMBING}|{CONTROL}", relative):
+            raise ManifestError(
+                f"{dataset}/{_cell(row, 'image_id')}: path {relative!r} does not stay inside {self.roots[dataset]}"
+            )
+        return self.roots[dataset] / relative
+
+
+def _cell(row: pd.Series | Mapping | tuple, column: str) -> str:
+    return getattr(row, column) if isinstance(row, tuple) else row[column]
+
+
+def _typed(text: pd.DataFrame) -> pd.DataFrame:
+    """The frame that ``Manifest`` promises, from text that passed the checks."""
+    text = _ordered(text).reset_index(drop=True)
+    frame = text.astype("str")
+    for column in _INTEGERS:
+        frame[column] = pd.to_numeric(text[column].replace("", None)).astype("Int64")
+    frame["patient_known"] = text["patient_known"] == "true"
+    return frame
+
+
+def _ordered(text: pd.DataFrame) -> pd.DataFrame:
+    """COLUMNS first, rows sorted by dataset and image_id."""
+    rest = [column for column in text.columns if column not in COLUMNS]
+    return text[[*COLUMNS, *rest]].sort_values(["dataset", "image_id"], kind="stable")
+
+
+def _raise(where: str, problems: Sequence[str], hint: str) -> None:
+    if not problems:
+        return
+    listed = "".join(f"\n  {problem}" for problem in problems[:_LISTED])
+    more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise ManifestError(f"{where}: {count}{listed}{more}", hint=hint)
+
+
+# Reading and writing
+
+
+def read_manifest(
+    path: Path, root: Path | Mapping[str, Path] | None = None, *, images: bool = True
+) -> Manifest:
+    """Read a manifest and prove everything that ``check`` promises.
+
+    Accepts what spreadsheets make of it: a byte-order mark, ``;`` or tabs, CRLF, other row order.
+
+    Args:
+        path: the CSV file; its sidecar is ``<stem>.json`` beside it.
+        root: folder of the images instead of the recorded one; a mapping for several data sets.
+        images: whether the root folders must exist (not so where only the table is asked).
+
+    Raises:
+        ManifestError: with all failures at once.
+    """
+    path = Path(path)
+    text, lines, problems = _read_text(path)
+    again = f"correct it, or make it again with bus-smp make-manifest (from a table of your own: --csv {path.name})"
+    if set(COLUMNS) <= set(text.columns):
+        text["patient_known"] = text["patient_known"].str.lower()  # spreadsheets turn true into TRUE
+        problems += text_problems(text, lines)
+    else:
+        problems += check(text)
+    _raise(str(path), problems, again)
+
+    frame = _typed(text)
+    about = _read_sidecar(path.with_suffix(".json"))
+    roots = _roots(path, frame["dataset"].unique(), about.pop("roots"), root)
+    if images:
+        gone = [
+            f"{name}: folder {folder} is not there" for name, folder in roots.items() if not folder.is_dir()
+        ]
+        _raise(str(path), gone, "say where the images are: --root FOLDER")
+    return Manifest(frame, roots, about)
+
+
+def _read_text(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """Cells, line numbers, and the lines that are not rows.
+
+    csv rather than pandas: pandas takes a surplus column for an index and fills short rows up.
+    """
+    again = "make it with bus-smp make-manifest"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such manifest", hint=again) from None
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})", hint=again) from None
+    save = "save it as CSV in UTF-8"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ManifestError(f"{path}: is UTF-16, not UTF-8", hint=save)
+    try:
+        content = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{path}: line {line} is not UTF-8 (byte {error.start})", hint=save) from None
+    if "\0" in content:
+        line = content.count("\n", 0, content.index("\0")) + 1
+        raise ManifestError(f"{path}: line {line} holds a NUL byte; the file is damaged", hint=again)
+
+    first = content.split("\n", 1)[0]
+    lines = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    rows, numbers, problems = [], [], []
+    try:
+        header = [name.strip() for name in next(lines, [])]
+        for cells in lines:
+            if len(cells) == len(header):
+                rows.append(cells)
+                numbers.append(lines.line_num)
+            elif any(cells):
+                problems.append(f"line {lines.line_num} has {len(cells)} cells, the header {len(header)}")
+    except csv.Error as error:
+        raise ManifestError(f"{path}: line {lines.line_num} is not CSV ({error})", hint=again) from None
+    if not any(header):
+        raise ManifestError(f"{path}: is empty", hint=again)
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ManifestError(f"{path}: two columns are named {', '.join(map(repr, twice))}", hint="rename one")
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    text = pd.DataFrame({n: pd.Series(c, dtype=object) for n, c in zip(header, columns, strict=True)})
+    return text, np.array(numbers, dtype=int), problems
+
+
+def _read_sidecar(path: Path) -> dict:
+    """The sidecar's JSON object with ``roots`` a dict of texts; empty where there is no sidecar."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(about, dict):
+            raise ValueError("not an object")
+        roots = about.setdefault("roots", {})
+        if not isinstance(roots, dict) or not all(isinstance(r, str) and r for r in roots.values()):
+            raise ValueError("roots must give a folder for each data set")
+    except FileNotFoundError:
+        return {"roots": {}}
+    except (ValueError, OSError) as error:
+        raise ManifestError(
+            f"{path}: cannot be read as the manifest's sidecar ({error})",
+            hint="make the manifest again with bus-smp make-manifest",
+        ) from None
+    return about
+
+
+def _roots(
+    path: Path, datasets: Sequence[str], recorded: Mapping[str, str], given: Path | Mapping[str, Path] | None
+) -> dict[str, Path]:
+    """Folder of each data set: the one given, else the one recorded, else the CSV's own."""
+    folder = path.parent.resolve()
+    roots = {}
+    for dataset in sorted(datasets):
+        chosen = given.get(dataset) if isinstance(given, Mapping) else given
+        if chosen is None:
+            # Recorded paths climb at their beginning only, and folder holds no link: lexical is right.
+            roots[dataset] = Path(os.path.normpath(folder / recorded.get(dataset, ".")))
+        else:
+            roots[dataset] = Path(chosen).expanduser()
+    return roots
+
+
+def _csv(text: pd.DataFrame) -> str:
+    """The one text of a manifest, with LF."""
+    return _ordered(text).to_csv(index=False, lineterminator="\n")
+
+
+def manifest_hash(frame: pd.DataFrame) -> str:
+    """sha256 (64 hex digits) of the CSV that ``write_manifest`` writes for ``frame``; row order is no matter."""
+    return hashlib.sha256(_csv(as_text(frame)).encode("utf-8")).hexdigest()
+
+
+def write_manifest(manifest: Manifest, path: Path) -> Path:
+    """Write ``path`` (CSV) and its sidecar, each all or nothing, the same bytes for the same manifest.
+
+    Raises:
+        ManifestError: if ``check`` finds a problem; nothing is written then.
+    """
+    path = Path(path)
+    _raise(f"{path} was not written", check(manifest.frame), "correct the table, then run the command again")
+    folder = path.parent.resolve()
+    roots = {dataset: _relative(root, folder) for dataset, root in manifest.roots.items()}
+    about = {"version": bus_smp.__version__, **manifest.about, "roots": roots}
+    sidecar = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_text(path.with_suffix(".json"), sidecar)
+    write_text(path, _csv(as_text(manifest.frame)))
+    return path
+
+
+def _relative(root: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(root, folder)).as_posix()
+    except ValueError:  # another drive on Windows
+        return Path(root).absolute().as_posix()
+
+
+# Several manifests
+
+
+def combine(manifests: Sequence[Manifest]) -> Manifest:
+    """One manifest of several, for training on them together; ``dataset`` tells their rows apart.
+
+    A group id that names its data set (``<dataset>:<patient>``) may stand in several manifests:
+    it is then one group, merged for images found in both. It must lie in one split everywhere.
+
+    Raises:
+        ManifestError: if a data set comes twice, a shared group id names no data set, or a
+            group or a picture lies in different splits.
+    """
+    if not manifests:
+        raise ManifestError("no manifest to train on", hint="name at least one, e.g. data.train=[bus-uclm]")
+    names = [name for manifest in manifests for name in manifest.datasets]
+    where = f"the manifests of {', '.join(names)} together"
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ManifestError(
+            f"the data set {', '.join(twice)} is listed twice", hint="name each data set once"
+        )
+
+    frame = pd.concat([as_text(m.frame) for m in manifests], ignore_index=True).fillna("")
+    grouped = frame.loc[frame["group_id"] != "", ["dataset", "group_id"]].drop_duplicates()
+    shared = grouped.loc[grouped.duplicated("group_id"), "group_id"].unique()
+    unnamed = sorted(group for group in shared if ":" not in group)
+    again = (
+        "make them again in one run, which keeps shared groups in one split: bus-smp make-manifest "
+        + " ".join(f"--dataset {name}" for name in names)
+    )
+    _raise(
+        where,
+        [f"group {g} is in several data sets but names none (<dataset>:<patient>)" for g in unnamed],
+        again,
+    )
+    _raise(where, check(frame), again)
+    roots = {name: root for manifest in manifests for name, root in manifest.roots.items()}
+    about = {"combined": {"+".join(m.datasets): m.about for m in manifests}}
+    return Manifest(_typed(frame), roots, about if len(manifests) > 1 else dict(manifests[0].about))
+
+
+def list_manifests(folder: Path) -> list[Path]:
+    """The manifests (``*.csv``) of a folder, sorted by name; none if the folder is not there."""
+    return sorted(path for path in Path(folder).glob("*.csv") if path.is_file() and path.name[0] != ".")
+
+
+def manifest_path(name_or_path: str | Path, folder: Path) -> Path:
+    """File of a manifest: a path to a CSV as it is, a name like ``busi`` as ``folder/busi.csv``.
+
+    Raises:
+        ManifestError: if there is no such file; lists those that are there.
+    """
+    given = str(name_or_path)
+    is_path = given.lower().endswith(".csv") or "/" in given or os.sep in given
+    path = Path(given) if is_path else Path(folder) / f"{given}.csv"
+    if path.is_file():
+        return path
+    present = [manifest.stem for manifest in list_manifests(folder)]
+    near = difflib.get_close_matches(path.stem, present, n=1)
+    found = f"{folder} has {', '.join(present)}" if present else f"{folder} has none"
+    hint = f"did you mean {near[0]}? " if near else ""
+    make = "bus-smp make-manifest" if is_path else f"bus-smp make-manifest --dataset {given}"
+    raise ManifestError(f"{path}: no such manifest; {found}", hint=f"{hint}make it with: {make}")

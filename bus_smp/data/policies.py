@@ -1,0 +1,292 @@
+"""What follows from an audit: which rows are used, and which images must never be torn apart.
+
+Two relations are kept apart. Images are *copies* of one another when their pixels are equal or a
+near-duplicate was verified; a chain of copies is a cluster. Patients belong to one *group* when a
+copy joins them. Groups are merged under every policy, so none of them can leak.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import pandas as pd
+
+from bus_smp.classes import LABELS
+from bus_smp.data.audit import FLAGS, Look, Survey
+from bus_smp.data.duplicates import Fingerprint, find_near_duplicates
+from bus_smp.data.manifest import COLUMNS
+from bus_smp.data.sources._tree import natural_key
+from bus_smp.errors import ConfigError, DataError
+
+ON_MISMATCH = ("exclude", "resize", "error")
+DUPLICATES = ("keep", "group", "drop")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to do with what the audit finds.
+
+    on_mismatch: mask of another size than its image: ``exclude`` the row, ``resize`` the mask when
+        it is read (nearest), or ``error``.
+    duplicates: ``drop`` uses the first image of each cluster of copies; ``group`` uses all, unless
+        their labels contradict each other; ``keep`` uses even those. None chooses ``group`` for a
+        data set with patient ids and ``drop`` for one without. Copies share a group under all three.
+    exclude: flags whose rows are not used.
+    """
+
+    on_mismatch: str = "exclude"
+    duplicates: str | None = None
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """An image of a manifest that exists already and is not made again: its group and place stand.
+
+    ``place`` is (split, fold or ""), None for an excluded image.
+    """
+
+    dataset: str
+    image_id: str
+    label: str
+    group_id: str
+    place: tuple[str, str] | None
+    sha256: str
+    print: Fingerprint
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A data set after judgement.
+
+    frame: the manifest's columns, rows in natural order, ``split`` and ``fold`` still empty.
+    pairs: (image, other image, "exact" | "near", correlation) of this data set's images; an image
+        of another data set is written <dataset>/<id>.
+    shared: group id -> (split, fold), of groups that manifests made earlier hold in that place.
+    """
+
+    survey: Survey
+    frame: pd.DataFrame
+    duplicates: str
+    pairs: list[tuple[str, str, str, float]]
+    shared: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One picture in the comparison, of a survey (``place`` = survey, look) or of a known manifest."""
+
+    dataset: str
+    image_id: str
+    label: str
+    group: str
+    sha256: str
+    print: Fingerprint
+    place: tuple[int, int] | None = None
+
+    @property
+    def order(self) -> tuple:
+        return self.dataset, natural_key(self.image_id)
+
+    def seen_from(self, dataset: str) -> str:
+        return self.image_id if dataset == self.dataset else f"{self.dataset}/{self.image_id}"
+
+
+def judge(surveys: Sequence[Survey], policy: Policy, known: Sequence[Known] = ()) -> list[Judged]:
+    """Apply ``policy`` to data sets that were surveyed, compared with each other and with ``known``.
+
+    Raises:
+        DataError: under ``on_mismatch="error"``, naming every image.
+        ConfigError: if ``policy.exclude`` names a flag that does not exist.
+    """
+    _refuse_mismatches(surveys, policy)
+    _refuse_unknown_flags(surveys, policy)
+    images = [
+        _Image(s.dataset, k.record.image_id, _label(k), patient_key(s, k), k.sha256, k.print, (i, j))
+        for i, s in enumerate(surveys)
+        for j, k in enumerate(s.looks)
+        if k.print is not None
+    ]
+    images += [_Image(k.dataset, k.image_id, k.label, k.group_id, k.sha256, k.print) for k in known]
+    images.sort(key=lambda image: image.order)
+    pairs = _find_pairs(images)
+    clusters = _components(range(len(images)), [(a, b) for a, b, _, _ in pairs])
+    groups = _components(
+        [patient_key(s, k) for s in surveys for k in s.looks] + [k.group_id for k in known],
+        [(images[a].group, images[b].group) for a, b, _, _ in pairs],
+    )
+    fixed: dict[str, set[tuple[str, str]]] = {}  # group in a known manifest -> its split and fold
+    for image in known:
+        fixed.setdefault(image.group_id, set()).update({image.place} - {None})
+    ids, shared, torn = _name_groups(groups, fixed)
+
+    excluded = {
+        (i, j): k.excluded or (k.mismatch if policy.on_mismatch == "exclude" else "")
+        for i, s in enumerate(surveys)
+        for j, k in enumerate(s.looks)
+    }
+    flags = {(i, j): list(k.flags) for i, s in enumerate(surveys) for j, k in enumerate(s.looks)}
+    partners: dict[tuple[int, int], list[_Image]] = {}
+    for a, b, _, _ in pairs:
+        for one, other in ((images[a], images[b]), (images[b], images[a])):
+            if one.place is not None:
+                partners.setdefault(one.place, []).append(other)
+    for place, others in partners.items():
+        dataset = surveys[place[0]].dataset
+        flags[place] += [f"duplicate:{o.seen_from(dataset)}" for o in sorted(others, key=lambda o: o.order)]
+
+    how = [policy.duplicates or default_duplicates(s) for s in surveys]
+    clusters_of_many = [[images[i] for i in c] for c in clusters if len(c) > 1]
+    for cluster in clusters_of_many:
+        if len({image.label for image in cluster} - {""}) > 1:
+            for image in cluster:
+                if image.place is None:
+                    continue
+                flags[image.place].append("label_conflict")
+                if how[image.place[0]] != "keep":
+                    others = ", ".join(
+                        f"{o.seen_from(image.dataset)} ({o.label or 'label in doubt'})"
+                        for o in cluster
+                        if o is not image
+                    )
+                    reason = f"label conflict: labelled {image.label or 'in doubt'}, same picture as {others}"
+                    excluded[image.place] = excluded[image.place] or reason
+
+    judged = []
+    for i, s in enumerate(surveys):
+        for j, k in enumerate(s.looks):
+            names = [flag.partition(":")[0] for flag in flags[i, j]]
+            unwanted = next((flag for flag in policy.exclude if flag in names), "")
+            excluded[i, j] = excluded[i, j] or (f"--exclude {unwanted}" if unwanted else "")
+            if ids[patient_key(s, k)] in torn:
+                text = "shared group: same patient as images in different splits of other manifests"
+                excluded[i, j] = excluded[i, j] or text
+        if how[i] == "drop":
+            _drop_copies(i, clusters_of_many, excluded)
+        rows = [_row(s, k, ids, flags[i, j], excluded[i, j]) for j, k in enumerate(s.looks)]
+        frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        frame = frame.astype({column: "Int64" for column in ("fold", "width", "height")})
+        own = [
+            (images[a].seen_from(s.dataset), images[b].seen_from(s.dataset), kind, correlation)
+            for a, b, kind, correlation in pairs
+            if s.dataset in (images[a].dataset, images[b].dataset)
+        ]
+        mine = {group: shared[group] for group in set(frame["group_id"]) & set(shared)}
+        judged.append(Judged(s, frame, how[i], own, mine))
+    return judged
+
+
+def default_duplicates(survey: Survey) -> str:
+    """``group`` where patients are known (their frames resemble each other by nature), else ``drop``."""
+    return "group" if any(look.record.patient_known for look in survey.looks) else "drop"
+
+
+def patient_key(survey: Survey, look: Look) -> str:
+    """``<dataset>:<patient>``; an image without a patient id is a patient of its own."""
+    return f"{survey.dataset}:{look.record.patient_id or look.record.image_id}"
+
+
+def _label(look: Look) -> str:
+    """The label, or "" where it is in doubt already and proves nothing about a copy's."""
+    return "" if "label_mismatch" in look.flags or look.record.label not in LABELS else look.record.label
+
+
+def _find_pairs(images: Sequence[_Image]) -> list[tuple[int, int, str, float]]:
+    """(first, second, kind, correlation), first < second: equal pixels, and verified near-duplicates."""
+    same: dict[str, list[int]] = {}
+    for i, image in enumerate(images):
+        same.setdefault(image.sha256, []).append(i)
+    pairs = {pair: ("exact", 1.0) for alike in same.values() for pair in combinations(alike, 2)}
+    for first, second, correlation in find_near_duplicates([image.print for image in images]):
+        pairs.setdefault((first, second), ("near", round(float(correlation), 3)))
+    return sorted((a, b, kind, correlation) for (a, b), (kind, correlation) in pairs.items())
+
+
+def _components(nodes: Iterable[Hashable], edges: Iterable[tuple]) -> list[list]:
+    """Connected components, each in the order of ``nodes``."""
+    parent = {node: node for node in nodes}
+
+    def top(node: Hashable) -> Hashable:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for a, b in edges:
+        parent[top(b)] = top(a)
+    found: dict[Hashable, list] = {}
+    for node in parent:
+        found.setdefault(top(node), []).append(node)
+    return list(found.values())
+
+
+def _name_groups(
+    groups: list[list[str]], fixed: dict[str, set[tuple[str, str]]]
+) -> tuple[dict[str, str], dict[str, tuple[str, str]], set[str]]:
+    """Patient key -> group id; group id -> place it has elsewhere; ids of groups torn elsewhere.
+
+    A group is called after its smallest data set and patient. Where a manifest made earlier holds
+    it, it keeps the name it has there: that file is not rewritten.
+    """
+    ids, shared, torn = {}, {}, set()
+    for members in groups:
+        standing = [key for key in members if key in fixed]
+        name = min(standing or members, key=lambda key: (key.partition(":")[0], natural_key(key)))
+        ids.update(dict.fromkeys(members, name))
+        places = set().union(*(fixed[key] for key in standing))
+        if len(places) > 1:
+            torn.add(name)
+        elif places:
+            shared[name] = places.pop()
+    return ids, shared, torn
+
+
+def _drop_copies(i: int, clusters: list[list[_Image]], excluded: dict[tuple[int, int], str]) -> None:
+    """Of each cluster keep the first image, in natural order, that nothing else excludes."""
+    for cluster in clusters:
+        usable = [m for m in cluster if m.place is not None and m.place[0] == i and not excluded[m.place]]
+        for copy in usable[1:]:
+            word = "duplicate" if copy.sha256 == usable[0].sha256 else "near-duplicate"
+            excluded[copy.place] = f"{word} of {usable[0].image_id}"
+
+
+def _row(survey: Survey, look: Look, ids: dict[str, str], flags: list[str], excluded: str) -> dict:
+    record = look.record
+    return {
+        "dataset": survey.dataset,
+        "image_id": record.image_id,
+        "patient_id": record.patient_id or record.image_id,
+        "patient_known": record.patient_known,
+        "group_id": ids[patient_key(survey, look)],
+        "label": record.label,
+        "split": "",
+        "fold": None,
+        "image": record.image,
+        "masks": "|".join(record.masks),
+        "mask_format": look.mask_format if record.masks else "",
+        "width": look.width or None,
+        "height": look.height or None,
+        "sha256": look.sha256,
+        "phash": look.print.phash if look.print else "",
+        "flags": "|".join(dict.fromkeys(flags)),
+        "excluded": excluded,
+    }
+
+
+def _refuse_mismatches(surveys: Sequence[Survey], policy: Policy) -> None:
+    found = [f"{s.dataset}/{k.record.image_id}" for s in surveys for k in s.looks if k.mismatch]
+    if policy.on_mismatch == "error" and found:
+        raise DataError(
+            f"{len(found)} masks are of another size than their image: {', '.join(found)}",
+            hint="correct the files, or use --on-mismatch exclude (leaves them out) or resize (stretches the mask)",
+        )
+
+
+def _refuse_unknown_flags(surveys: Sequence[Survey], policy: Policy) -> None:
+    present = {flag.partition(":")[0] for s in surveys for k in s.looks for flag in k.flags}
+    unknown = [flag for flag in policy.exclude if flag not in FLAGS and flag not in present]
+    if unknown:
+        raise ConfigError(
+            f"--exclude {', '.join(unknown)}: no such flag",
+            hint=f"flags are {', '.join(sorted({*FLAGS, *present}))}",
+        )

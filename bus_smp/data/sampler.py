@@ -1,0 +1,72 @@
+"""The order in which training sees the images: a pure function of (seed, epoch)."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class Draw(NamedTuple):
+    """One place in training: the ``position``-th draw of ``epoch`` is image ``index`` of the cache."""
+
+    epoch: int
+    position: int
+    index: int
+
+
+# Keeps the random streams of this file apart from each other and from the augmentation's.
+_ORDER, _CYCLE = 1, 2
+
+
+class EpochSampler(Sampler[Draw]):
+    """Draws ``len(labels)`` images per epoch, with equal shares for the classes.
+
+    Each class is an endless stream: its images in a random permutation, then in another one, and so
+    on; an epoch takes the next stretch of it. So over the whole training no image is drawn twice
+    before all of its class were drawn once: also the many normals, of which one epoch holds only a
+    part. Shares of one epoch differ by one image at most, where the classes do not divide its length.
+
+    Args:
+        labels: label of each image, in the order of the cache.
+        seed: non-negative.
+        balanced: False draws every image once per epoch.
+    """
+
+    def __init__(self, labels: Sequence[str], seed: int, balanced: bool = True) -> None:
+        groups = np.array(list(labels), dtype=str) if balanced else np.zeros(len(labels), int)
+        self._members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        self._length = len(groups)
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) that the next iteration yields."""
+        self.epoch = epoch
+
+    def indices(self, epoch: int) -> np.ndarray:
+        """Image indices of one epoch in their order, int64 (len(labels),)."""
+        drawn = [self._stretch(group, epoch) for group in range(len(self._members))]
+        if not drawn:
+            return np.zeros(0, np.int64)
+        return np.random.default_rng([self.seed, _ORDER, epoch]).permutation(np.concatenate(drawn))
+
+    def _stretch(self, group: int, epoch: int) -> np.ndarray:
+        members, count = self._members[group], len(self._members)
+        # floor((m + j) / k) summed over j = 0..k-1 is m (Hermite), so the shares add up to the
+        # length in every epoch, and the odd ones go round among the classes.
+        start, stop = ((e * self._length + group) // count for e in (epoch, epoch + 1))
+        cycles = range(start // len(members), -(-stop // len(members)))
+        stream = [
+            np.random.default_rng([self.seed, _CYCLE, group, cycle]).permutation(members) for cycle in cycles
+        ]
+        offset = cycles.start * len(members)
+        return np.concatenate(stream)[start - offset : stop - offset]
+
+    def __iter__(self) -> Iterator[Draw]:
+        epoch = self.epoch
+        for position, index in enumerate(self.indices(epoch).tolist()):
+            yield Draw(epoch, position, index)

@@ -1,0 +1,128 @@
+"""The known data sets, one module each: the folder is the registry.
+
+A source module holds ``NAME``, ``TITLE``, ``LAYOUT``, ``CITE``, ``LICENCE``, ``URL``, ``OFFICIAL_TEST`` and two functions:
+``looks_like(folder)``, a cheap test that this very folder is the data set, and ``records(root)``,
+which yields one ``Record`` per image in natural order without decoding images.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from bus_smp.data.sources._tree import entries, names
+from bus_smp.errors import DataError
+
+MAX_DEPTH = 4  # folders below the given one; zip inside zip inside a download folder is three
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a data set as its files and tables describe it; nothing is judged yet.
+
+    Paths are posix and relative to the data set's root; ``image`` is "" where there is no image
+    file. ``label`` is normal, benign or malignant, and "" only where it is unknown, in which case
+    ``excluded`` says why. ``excluded`` is the reason not to use the image, "" to use it.
+    ``official_split`` is "test" or "train" where the authors published a split, else "".
+    """
+
+    image_id: str
+    image: str
+    masks: tuple[str, ...]
+    mask_format: str
+    label: str
+    patient_id: str
+    patient_known: bool = True
+    flags: tuple[str, ...] = ()
+    excluded: str = ""
+    official_split: str = ""
+
+
+def source_names() -> list[str]:
+    """Names of the known data sets, as typed on the command line ("bus-uclm")."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
+
+
+def load_source(name: str) -> ModuleType:
+    """Return the source module called ``name`` ("bus-uclm", in any case, also "bus_uclm").
+
+    Raises:
+        DataError: if there is none.
+    """
+    known = name.strip().lower().replace("_", "-")
+    if known not in source_names():
+        raise DataError(f"unknown data set {name!r}", hint=f"known data sets: {', '.join(source_names())}")
+    return importlib.import_module(f"{__name__}.{known.replace('-', '_')}")
+
+
+def _below(folder: Path) -> Iterator[list[Path]]:
+    """Yield the folders at depth 0, 1, ... MAX_DEPTH; the caller removes those not to descend into."""
+    level = [folder]
+    for _ in range(MAX_DEPTH + 1):
+        yield level
+        level = [child for parent in level for child in entries(parent) if child.is_dir()]
+
+
+def _existing(folder: Path) -> Path:
+    folder = Path(folder)
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise DataError(
+            f"{folder}: is a file, not a folder", hint="unpack it and name the folder it unpacks to"
+        )
+    raise DataError(
+        f"{folder}: no such folder", hint="name the data set's folder, or one above it, with --root"
+    )
+
+
+def find_root(source: ModuleType, folder: Path) -> Path:
+    """Find the data set's own folder: ``folder`` itself or one up to ``MAX_DEPTH`` below it.
+
+    Raises:
+        DataError: if there is none, or more than one equally near.
+    """
+    folder = _existing(folder)
+    for level in _below(folder):
+        found = [candidate for candidate in level if source.looks_like(candidate)]
+        if len(found) > 1:
+            raise DataError(
+                f"{folder}: {len(found)} folders below it look like {source.TITLE}: {', '.join(map(str, found))}",
+                hint=f'name the one to use: bus-smp make-manifest --dataset {source.NAME} --root "{found[0]}"',
+            )
+        if found:
+            return found[0]
+    absolute = folder.resolve()
+    if source.looks_like(absolute.parent):
+        hint = f'its parent does: bus-smp make-manifest --dataset {source.NAME} --root "{absolute.parent}"'
+    elif others := find_known(folder):
+        module, root = others[0]
+        hint = f'found {module.TITLE} instead: bus-smp make-manifest --dataset {module.NAME} --root "{root}"'
+    else:
+        hint = (
+            f"download it from {source.URL}, then: bus-smp make-manifest --dataset {source.NAME} --root DIR"
+        )
+    raise DataError(
+        f"{folder}: neither it nor a folder below it looks like {source.TITLE}; "
+        f"expected {source.LAYOUT}; found {names(folder)}",
+        hint=hint,
+    )
+
+
+def find_known(folder: Path) -> list[tuple[ModuleType, Path]]:
+    """All known data sets in ``folder`` or up to ``MAX_DEPTH`` below it, as (source module, root).
+
+    The nearest come first. A data set that is there twice is listed twice.
+    """
+    modules = [load_source(name) for name in source_names()]
+    found = []
+    for level in _below(_existing(folder)):
+        for candidate in list(level):
+            matches = [module for module in modules if module.looks_like(candidate)]
+            found += [(module, candidate) for module in matches]
+            if matches:
+                level.remove(candidate)
+    return found

@@ -1,0 +1,241 @@
+"""Reading raw trees as people really have them: any case, OS litter, copies, tables from Excel."""
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bus_smp.data.images import IMAGE_SUFFIXES
+from bus_smp.errors import DataError
+
+_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+_COPY = re.compile(r"(?: ?\(\d+\)| - copy(?: \(\d+\))?)$", re.IGNORECASE)
+_NO = {"", "no", "n", "false", "0", "-", "none", "na", "n/a", "nan"}
+
+
+def key(name: str) -> str:
+    """Names equal on one operating system or another: case and Unicode composition do not count."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
+
+
+def natural_key(name: str) -> tuple:
+    """Sort key under which "benign (2)" comes before "benign (10)", on every file system."""
+    parts = re.split(r"([0-9]+)", key(name))
+    return tuple((int(p), p) if i % 2 else (0, p) for i, p in enumerate(parts)), name
+
+
+def entries(folder: Path) -> list[Path]:
+    """The folder's entries in natural order, without hidden files and OS litter; [] if unreadable."""
+    try:
+        found = [p for p in folder.iterdir() if not p.name.startswith(".") and key(p.name) not in _LITTER]
+    except OSError:
+        return []
+    return sorted(found, key=lambda p: natural_key(p.name))
+
+
+def names(folder: Path, most: int = 6) -> str:
+    """The first few entries, for error messages."""
+    found = [p.name + ("/" if p.is_dir() else "") for p in entries(folder)]
+    rest = f", ... ({len(found)} entries)" if len(found) > most else ""
+    return (", ".join(found[:most]) + rest) or "nothing"
+
+
+def subfolder(folder: Path, *wanted: str) -> Path | None:
+    """The subfolder of one of these names, whatever its case; the first name found wins."""
+    found = {key(p.name): p for p in reversed(entries(folder)) if p.is_dir()}
+    return next((found[key(name)] for name in wanted if key(name) in found), None)
+
+
+def image_files(folder: Path | None) -> list[Path]:
+    """Files with an image's suffix, in natural order; [] for None."""
+    if folder is None:
+        return []
+    return [p for p in entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+
+
+def table_file(folders: Sequence[Path], stem: str, prefix: bool = False) -> Path | None:
+    """The first .xlsx or .csv file called ``stem`` (copies and any case too) in these folders."""
+    for folder in folders:
+        for path in entries(folder):
+            name = key(original(path.stem))
+            if path.suffix.lower() in (".xlsx", ".xlsm", ".csv") and (
+                name.startswith(key(stem)) if prefix else name == key(stem)
+            ):
+                return path
+    return None
+
+
+def stem_of(name: str) -> str:
+    """A file name in a table without folder and image suffix."""
+    name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").rpartition("/")[2]
+    suffix = next((s for s in IMAGE_SUFFIXES if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)].strip()
+
+
+def original(stem: str) -> str:
+    """The name without a copy's mark: "SIBA_001 (1)" -> "SIBA_001"."""
+    return _COPY.sub("", unicodedata.normalize("NFC", stem))
+
+
+def is_yes(value: str) -> bool:
+    """Yes, Y, true, 1, ...: everything that does not say no, so that a stray value is flagged."""
+    return key(value) not in _NO
+
+
+def wrong_folder(folder: Path, title: str, layout: str, name: str) -> DataError:
+    """The error for a folder that is not the data set."""
+    return DataError(
+        f"{folder}: is not the {title} folder; expected {layout}; found {names(folder)}",
+        hint=f"name the right one: bus-smp make-manifest --dataset {name} --root DIR",
+    )
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a .csv or .xlsx table.
+
+    CSV may have a BOM, any line ends, and ";", "," or tab between cells. Lines above the header
+    are skipped. Column names are lower-cased and stripped, cells are stripped text; whole numbers
+    have no ".0".
+
+    Args:
+        columns: lower-case names that must be there.
+
+    Raises:
+        DataError: if the file cannot be read or has no such columns.
+    """
+    sheets = _read_xlsx(path) if path.suffix.lower() in (".xlsx", ".xlsm") else _read_csv(path)
+    for cells in sheets:
+        for start, header in enumerate(cells[:20]):
+            found = [key(cell) for cell in header]
+            if all(column in found for column in columns):
+                rows = [row for row in cells[start + 1 :] if any(row)]
+                return [dict(reversed(list(zip(found, row, strict=False)))) for row in rows]
+    first = next((row for cells in sheets for row in cells if any(row)), [])
+    raise DataError(
+        f"{path}: expected the columns {', '.join(columns)}; found {', '.join(first[:12]) or 'an empty table'}",
+        hint="restore the table as it was downloaded",
+    )
+
+
+def _read_csv(path: Path) -> list[list[list[str]]]:
+    """The table once per separator; the right one is the one under which the columns are found."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = data.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252", errors="replace")  # what Excel writes in Western Europe
+    if "\0" in text:
+        raise DataError(f"{path}: is not a text table", hint="restore it as it was downloaded")
+    try:
+        return [
+            [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
+            for separator in (";", ",", "\t")
+        ]
+    except csv.Error as error:
+        raise DataError(f"{path}: is not a CSV table ({error})", hint="restore it as downloaded") from None
+
+
+def _read_xlsx(path: Path) -> list[list[list[str]]]:
+    import openpyxl
+
+    def text(value: object) -> str:
+        if value is None:
+            return ""
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            return [
+                [[text(value) for value in row] for row in sheet.iter_rows(values_only=True)]
+                for sheet in book.worksheets
+            ]
+        finally:
+            book.close()
+    except Exception as error:  # openpyxl lets zip, XML and key errors through
+        raise DataError(
+            f"{path}: cannot be read as an Excel table ({error})",
+            hint="download it again, or save it as CSV under the same name",
+        ) from None
+
+
+@dataclass
+class Pair:
+    """An image with the masks that belong to it by name; ``image`` None for masks without image."""
+
+    image_id: str
+    image: Path | None
+    masks: list[Path]
+    flags: tuple[str, ...] = ()
+    excluded: str = ""
+
+
+def pair_masks(
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    image_name: Callable[[str], str] = original,
+    mask_owner: Callable[[str], str] = lambda stem: stem,
+) -> list[Pair]:
+    """Pair image and mask files by name; every file given ends up in exactly one pair.
+
+    A copy beside its original is kept with the reason to exclude it; in its original's place it is
+    used under the original's name. The same goes for masks.
+
+    Args:
+        image_name: an image's stem without a copy's mark.
+        mask_owner: a mask's stem -> the stem of its image, copy's mark kept.
+    """
+    groups: dict[str, list[Path]] = {}
+    for path in images:
+        groups.setdefault(key(image_name(path.stem)), []).append(path)
+    owned: dict[str, list[Path]] = {}
+    for path in masks:
+        owned.setdefault(key(mask_owner(path.stem)), []).append(path)
+
+    pairs: dict[str, Pair] = {}
+    for name, files in groups.items():
+        # The original first; .png before other suffixes.
+        files.sort(
+            key=lambda p: (key(p.stem) != name, IMAGE_SUFFIXES.index(p.suffix.lower()), natural_key(p.name))
+        )
+        main, *copies = files
+        own = owned.pop(name, None) or owned.pop(key(main.stem), [])
+        flags = () if key(main.stem) == name else ("copy",)
+        pairs[name] = Pair(image_name(main.stem), main, own, flags)
+        for copy in copies:
+            copy_id = key(copy.stem) if key(copy.stem) not in pairs else key(copy.name)
+            pairs[copy_id] = Pair(
+                unicodedata.normalize("NFC", copy.stem if copy_id == key(copy.stem) else copy.name),
+                copy,
+                owned.pop(key(copy.stem), []),
+                ("copy",),
+                f"copy of {main.name}",
+            )
+    for owner, files in owned.items():
+        pair = pairs.get(key(image_name(owner)))
+        if pair is None:
+            stem = unicodedata.normalize("NFC", mask_owner(files[0].stem))
+            pairs[owner] = Pair(stem, None, files, (), "mask without image")
+        elif not pair.masks:
+            pair.masks = files
+        else:
+            stem = unicodedata.normalize("NFC", mask_owner(files[0].stem))
+            pairs[owner] = Pair(stem, None, files, ("copy",), f"copy of mask {pair.masks[0].name}")
+    for pair in pairs.values():
+        if not pair.masks and not pair.excluded:
+            pair.excluded = "image without mask"
+    return sorted(pairs.values(), key=lambda p: natural_key(p.image_id))
+
+
+def relative(path: Path | None, root: Path) -> str:
+    """Posix path below ``root``; "" for None."""
+    return "" if path is None else path.relative_to(root).as_posix()

@@ -1,0 +1,148 @@
+"""BrEaST (Breast-Lesions-USG): 256 images of 256 patients, normal, benign and malignant, with binary masks.
+
+Layout: one folder with ``case001.png``, ``case001_tumor.png`` and, for findings that are not tumours,
+``case001_other1.png``; ``BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx`` (or .csv) in it or above it, with
+``CaseID``, ``Image_filename``, ``Mask_tumor_filename``, ``Classification``. Every file is RGBA. The other findings
+are no lesions here; normal images have no tumour mask.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bus_smp.classes import parse_label
+from bus_smp.data.sources import Record
+from bus_smp.data.sources._tree import (
+    image_files,
+    is_yes,
+    key,
+    names,
+    natural_key,
+    original,
+    pair_masks,
+    read_table,
+    relative,
+    stem_of,
+    table_file,
+    wrong_folder,
+)
+from bus_smp.errors import DataError
+
+NAME = "breast"
+TITLE = "BrEaST"
+LAYOUT = "case001.png and case001_tumor.png in one folder, BrEaST-Lesions-USG-clinical-data*.xlsx in it or above it"
+CITE = "Pawlowska et al., Curated benchmark dataset for ultrasound based breast lesion analysis, Scientific Data 11:148, 2024"
+LICENCE = "CC BY 4.0 at The Cancer Imaging Archive; check the terms where you downloaded it"
+URL = "https://doi.org/10.7937/9WKK-Q141"
+OFFICIAL_TEST: frozenset[str] = frozenset()
+
+_IMAGE_NAME = re.compile(r"case\d+(_tumor\d*|_other\d*)?\.", re.IGNORECASE)
+_MASK_NAME = re.compile(r"^(?P<image>.+)_(?P<kind>tumor|other)\d*(?P<copy> ?\(\d+\))?$", re.IGNORECASE)
+
+
+def looks_like(folder: Path) -> bool:
+    """True where ``folder`` itself holds images named case001.png."""
+    return any(_IMAGE_NAME.match(path.name) for path in image_files(folder))
+
+
+def records(root: Path) -> Iterator[Record]:
+    """Yield every image, tumour mask and table row of the data set, in the order of their names.
+
+    Raises:
+        DataError: if ``root`` is another folder, or the table is missing or cannot be understood.
+    """
+    root = Path(root)
+    if not looks_like(root):
+        raise wrong_folder(root, TITLE, LAYOUT, NAME)
+    parent = root.absolute().parent
+    table = table_file([root, parent, parent.parent], "BrEaST-Lesions", prefix=True)
+    if table is None:
+        raise DataError(
+            f"{root}: the table of labels is missing; found {names(root)}",
+            hint="put BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx from the download into this folder",
+        )
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_table(table, ("image_filename", "classification")):
+        if row.get("image_filename", ""):
+            rows.setdefault(key(stem_of(row["image_filename"])), row)
+
+    files = image_files(root)
+    listed = {key(m): name for name, row in rows.items() for m in _listed_masks(row)}
+    kinds = {path: _MASK_NAME.match(path.stem) for path in files}
+    tumours = [
+        p for p in files if key(stem_of(p.name)) in listed or (kinds[p] and key(kinds[p]["kind"]) == "tumor")
+    ]
+    images = [p for p in files if p not in tumours and not kinds[p]]
+
+    def owner(stem: str) -> str:
+        named = _MASK_NAME.match(stem)
+        return listed.get(key(stem)) or (named["image"] + (named["copy"] or ""))
+
+    found = []
+    used = set()
+    for pair in pair_masks(images, tumours, mask_owner=owner):
+        name = key(original(pair.image_id))
+        used.add(name)
+        row = rows.get(name)
+        label, problem = _label(row, table.name)
+        missing = [m for m in _listed_masks(row or {}) if key(m) not in {key(p.stem) for p in pair.masks}]
+        excluded = pair.excluded
+        if excluded == "image without mask" and label == "normal":
+            excluded = ""
+        elif missing and not excluded:
+            excluded = f"mask {missing[0]} is missing"
+        found.append(
+            _record(
+                pair.image_id,
+                relative(pair.image, root),
+                tuple(relative(m, root) for m in pair.masks),
+                label,
+                row,
+                pair.flags,
+                excluded or problem,
+            )
+        )
+    for name, row in rows.items():
+        if name not in used:
+            label, _ = _label(row, table.name)
+            found.append(
+                _record(
+                    stem_of(row["image_filename"]),
+                    "",
+                    (),
+                    label,
+                    row,
+                    (),
+                    f"row in {table.name} without image",
+                )
+            )
+    yield from sorted(found, key=lambda r: natural_key(r.image_id))
+
+
+def _listed_masks(row: dict[str, str]) -> list[str]:
+    """Stems of the tumour masks that the table names; several may stand in one cell."""
+    cell = row.get("mask_tumor_filename", "")
+    return [stem_of(part) for part in re.split(r"[&,;|\n]", cell) if is_yes(part)]
+
+
+def _label(row: dict[str, str] | None, table: str) -> tuple[str, str]:
+    """The label and "", or "" and the reason why it is unknown."""
+    if row is None:
+        return "", f"no row in {table}"
+    try:
+        return parse_label(row.get("classification", "")), ""
+    except ValueError:
+        return "", f"unknown label {row.get('classification', '')!r} in {table}"
+
+
+def _record(
+    image_id: str,
+    image: str,
+    masks: tuple[str, ...],
+    label: str,
+    row: dict[str, str] | None,
+    flags: tuple[str, ...],
+    excluded: str,
+) -> Record:
+    patient = (row or {}).get("caseid", "") or original(image_id)  # one image per patient
+    return Record(image_id, image, masks, "binary", label, patient, flags=flags, excluded=excluded)

@@ -1,0 +1,127 @@
+"""BUS-BRA: 1875 images of 1064 women from four scanners, benign and malignant, with binary masks.
+
+Layout: ``Images/bus_0001-l.png``, ``Masks/mask_0001-l.png`` (suffix l, r or s), ``bus_data.csv`` with
+``ID,Case,Histology,Pathology,BIRADS,Device,Width,Height,Side,BBOX``. The patient is ``Case``.
+Images are grey, masks 1-bit, always of the image's size.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bus_smp.classes import parse_label
+from bus_smp.data.sources import Record
+from bus_smp.data.sources._tree import (
+    image_files,
+    key,
+    names,
+    natural_key,
+    original,
+    pair_masks,
+    read_table,
+    relative,
+    stem_of,
+    subfolder,
+    table_file,
+    wrong_folder,
+)
+from bus_smp.errors import DataError
+
+NAME = "bus-bra"
+TITLE = "BUS-BRA"
+LAYOUT = "Images/bus_0001-l.png, Masks/mask_0001-l.png and bus_data.csv"
+CITE = "Gomez-Flores et al., BUS-BRA: A breast ultrasound dataset, Medical Physics 51(4), 2024"
+LICENCE = "CC BY 4.0 on Zenodo; check the terms where you downloaded it"
+URL = "https://doi.org/10.5281/zenodo.8231412"
+OFFICIAL_TEST: frozenset[str] = frozenset()
+
+_IMAGE_NAME = re.compile(r"bus_\d+-[a-z]\b", re.IGNORECASE)
+
+
+def looks_like(folder: Path) -> bool:
+    """True where ``folder`` itself holds Images/ and Masks/, and bus_data.csv or images named bus_0001-l."""
+    images, masks = subfolder(folder, "Images"), subfolder(folder, "Masks")
+    if images is None or masks is None:
+        return False
+    return table_file([folder], "bus_data") is not None or any(
+        _IMAGE_NAME.match(p.name) for p in image_files(images)
+    )
+
+
+def records(root: Path) -> Iterator[Record]:
+    """Yield every image, mask and table row of the data set, in the order of their names.
+
+    Raises:
+        DataError: if ``root`` is another folder, or bus_data.csv is missing or cannot be understood.
+    """
+    root = Path(root)
+    if not looks_like(root):
+        raise wrong_folder(root, TITLE, LAYOUT, NAME)
+    table = table_file([root], "bus_data")
+    if table is None:
+        raise DataError(
+            f"{root}: bus_data.csv is missing, so labels and patients are unknown; found {names(root)}",
+            hint="put bus_data.csv from the download beside Images/ and Masks/",
+        )
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_table(table, ("id", "case", "pathology")):
+        if row.get("id", ""):
+            rows.setdefault(key(stem_of(row["id"])), row)
+    found = []
+    used = set()
+    images = image_files(subfolder(root, "Images"))
+    masks = image_files(subfolder(root, "Masks"))
+    for pair in pair_masks(images, masks, mask_owner=_mask_owner):
+        name = key(original(pair.image_id))
+        used.add(name)
+        found.append(
+            _record(
+                pair.image_id,
+                relative(pair.image, root),
+                tuple(relative(m, root) for m in pair.masks),
+                rows.get(name),
+                pair.flags,
+                pair.excluded,
+            )
+        )
+    found += [
+        _record(stem_of(row["id"]), "", (), row, (), "row in bus_data.csv without image")
+        for name, row in rows.items()
+        if name not in used
+    ]
+    yield from sorted(found, key=lambda r: natural_key(r.image_id))
+
+
+def _mask_owner(stem: str) -> str:
+    """ "mask_0001-l" -> "bus_0001-l"."""
+    return re.sub(r"^mask_", "bus_", stem, flags=re.IGNORECASE)
+
+
+def _record(
+    image_id: str,
+    image: str,
+    masks: tuple[str, ...],
+    row: dict[str, str] | None,
+    flags: tuple[str, ...],
+    excluded: str,
+) -> Record:
+    label, patient = "", row.get("case", "") if row else ""
+    word = row.get("pathology", "") if row else ""
+    try:
+        label = parse_label(word)
+    except ValueError:
+        problem = f"unknown label {word!r} in bus_data.csv" if row else "no row in bus_data.csv"
+        excluded = excluded or problem
+    if not patient:
+        excluded = excluded or "no patient (Case) in bus_data.csv"
+    return Record(
+        image_id,
+        image,
+        masks,
+        "binary",
+        label,
+        patient or image_id,
+        patient_known=bool(patient),
+        flags=flags,
+        excluded=excluded,
+    )

@@ -1,0 +1,143 @@
+"""BUS-UCLM: 683 images of 38 women, normal, benign and malignant, with colour masks.
+
+Layout: ``images/ABCD_000.png``, ``masks/ABCD_000.png`` (same names), ``INFO.csv``. The patient is the code
+before the number. Masks are RGB: black, green benign, red malignant.
+``INFO.csv`` has ``Image;Resolution;Label;Doppler;Marks;Combined``. Without it, and for an image without a row
+in it, the label is read from the mask (flag ``label_from_mask``), and Doppler, marks and combined are unknown.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bus_smp.classes import LABELS, parse_label
+from bus_smp.data.images import read_mask
+from bus_smp.data.sources import Record
+from bus_smp.data.sources._tree import (
+    image_files,
+    is_yes,
+    key,
+    natural_key,
+    original,
+    pair_masks,
+    read_table,
+    relative,
+    stem_of,
+    subfolder,
+    table_file,
+    wrong_folder,
+)
+from bus_smp.errors import ImageError
+
+NAME = "bus-uclm"
+TITLE = "BUS-UCLM"
+LAYOUT = "images/ABCD_000.png, masks/ABCD_000.png and INFO.csv"
+CITE = "Vallez et al., BUS-UCLM: Breast ultrasound lesion segmentation dataset, Scientific Data 12:242, 2025"
+LICENCE = (
+    "CC BY 4.0 on Mendeley Data, CC BY-NC 4.0 in the authors' repository: check which applies to your use"
+)
+URL = "https://doi.org/10.17632/7fvgj4jsp7"
+OFFICIAL_TEST = frozenset({"COPE", "ANFO", "ELCO", "CRCI", "FLKA"})  # the authors' own test patients
+
+_IMAGE_NAME = re.compile(r"[A-Za-z]{4}_\d{3}\b")
+
+
+def looks_like(folder: Path) -> bool:
+    """True where ``folder`` itself holds images/ and masks/, and INFO.csv or images named ABCD_000."""
+    images, masks = subfolder(folder, "images"), subfolder(folder, "masks")
+    if images is None or masks is None:
+        return False
+    return _info_file(folder) is not None or any(_IMAGE_NAME.match(p.name) for p in image_files(images))
+
+
+def records(root: Path) -> Iterator[Record]:
+    """Yield every image, mask and table row of the data set, in the order of their names.
+
+    Raises:
+        DataError: if ``root`` is another folder, or INFO.csv cannot be understood.
+    """
+    root = Path(root)
+    if not looks_like(root):
+        raise wrong_folder(root, TITLE, LAYOUT, NAME)
+    info = _read_info(root)
+    found = []
+    used = set()
+    for pair in pair_masks(image_files(subfolder(root, "images")), image_files(subfolder(root, "masks"))):
+        name = next((n for n in (key(pair.image_id), key(original(pair.image_id))) if n in info), None)
+        if (
+            pair.image is not None and name is None
+        ):  # the table may name the copy that took its original's place
+            name = next((n for n in [key(pair.image.stem)] if n in info), None)
+        flags, excluded, label = list(pair.flags), pair.excluded, ""
+        if name is not None:
+            used.add(name)
+            row = info[name]
+            flags += [flag for flag in ("doppler", "combined", "marks") if is_yes(row.get(flag, ""))]
+            try:
+                label = parse_label(row["label"])
+            except ValueError:
+                excluded = excluded or f"unknown label {row['label']!r} in INFO.csv"
+        elif pair.masks:
+            flags.append("label_from_mask")
+            try:
+                label = LABELS[int(read_mask(pair.masks, "color", "").max())]
+            except ImageError as error:
+                excluded = (
+                    excluded
+                    or f"label unknown, its mask cannot be read: {error.what.replace(str(root), '.')}"
+                )
+        else:
+            excluded = excluded or "image without mask"
+        found.append(
+            _record(
+                pair.image_id,
+                relative(pair.image, root),
+                tuple(relative(m, root) for m in pair.masks),
+                label,
+                tuple(flags),
+                excluded,
+            )
+        )
+    for name, row in info.items():
+        if name not in used:
+            try:
+                label = parse_label(row["label"])
+            except ValueError:
+                label = ""
+            found.append(_record(stem_of(row["image"]), "", (), label, (), "row in INFO.csv without image"))
+    yield from sorted(found, key=lambda r: natural_key(r.image_id))
+
+
+def _record(
+    image_id: str, image: str, masks: tuple[str, ...], label: str, flags: tuple[str, ...], excluded: str
+) -> Record:
+    # ABCD_000 -> ABCD; the codes are capitals, so a lower-case copy of a file is the same woman.
+    patient = re.sub(r"[ _-]*\d+$", "", original(image_id)).upper() or image_id
+    return Record(
+        image_id,
+        image,
+        masks,
+        "color",
+        label,
+        patient,
+        flags=flags,
+        excluded=excluded,
+        official_split="test" if patient in OFFICIAL_TEST else "train",
+    )
+
+
+def _info_file(root: Path) -> Path | None:
+    return table_file([root], "INFO")
+
+
+def _read_info(root: Path) -> dict[str, dict[str, str]]:
+    """INFO.csv by image name; {} without the file. Of rows for the same image the first counts."""
+    path = _info_file(root)
+    if path is None:
+        return {}
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_table(path, ("image", "label")):
+        row = {**row, "image": row.get("image", ""), "label": row.get("label", "")}
+        if row["image"]:
+            rows.setdefault(key(stem_of(row["image"])), row)
+    return rows

@@ -1,0 +1,75 @@
+"""The one seam for device, precision and determinism. The same code runs on CPU and CUDA."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from bus_smp.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where tensors live and in which type products are computed.
+
+    ``dtype`` is float32, bfloat16 or float16; weights and losses stay float32 in every case.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Mixed precision for the forward pass; nothing in float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def make_scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, active for float16 alone: bfloat16 has the exponent range of float32."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``bf16`` or ``fp16``."""
+        return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
+
+def make_engine(device: str = "auto", precision: str = "auto") -> Engine:
+    """Choose device and precision.
+
+    Raises:
+        ConfigError: if CUDA is asked for and absent, or the precision does not exist there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("no CUDA device is available", hint="use --set runtime.device=cpu (or auto)")
+    place = torch.device(device)
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"{device} does not exist; this machine has {torch.cuda.device_count()} CUDA devices")
+    if precision == "auto":
+        precision = _fast_precision(place)
+    if precision == "fp16" and place.type == "cpu":
+        raise ConfigError("fp16 needs a GPU", hint="on a CPU use --set train.precision=bf16 (or auto)")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return Engine(place, dtype)
+
+
+def _fast_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # Without bf16 instructions the CPU emulates them, several times slower than fp32.
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return "bf16" if capabilities.startswith("AVX512") and _cpu_has_bf16() else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def make_deterministic() -> None:
+    """Ask PyTorch for algorithms that give the same bits each time, and an error where there is none."""
+    # read by cuBLAS when it starts, so it is set before the first CUDA call
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,163 @@
+"""Predicting a user's own files: masks and overlays to look at, one table row per image."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bus_smp.classes import BENIGN, LESIONS, MALIGNANT
+from bus_smp.data.images import IMAGE_SUFFIXES, color_mask, read_image, write_png
+from bus_smp.errors import DataError, ImageError
+from bus_smp.evaluation.metrics import confusion, malignant_score, predicted_label
+from bus_smp.evaluation.predictor import Predictor, read_ahead
+from bus_smp.files import replacing
+
+COLUMNS = (
+    "file", "width", "height", "predicted_label", "malignant_score",
+    *(f"{lesion.name}_area" for lesion in LESIONS), "mask", "overlay", "error",
+)  # fmt: skip
+
+
+def find_images(inputs: Sequence[Path], skip: Path | None = None) -> list[tuple[Path, str]]:
+    """List the image files of ``inputs`` with the name each result gets, in natural path order.
+
+    Args:
+        inputs: files (any suffix) and folders (files with an image suffix, in sub-folders too).
+        skip: a folder that is not searched: where the results go.
+
+    Returns:
+        (file, name) pairs; the name is the path below the given folder, so results never collide.
+
+    Raises:
+        DataError: if an input does not exist, or there is no image in any of them.
+    """
+    missing = [str(path) for path in inputs if not path.exists()]
+    if missing:
+        raise DataError(f"no such file or folder: {', '.join(missing)}")
+    found: dict[Path, str] = {}
+    for given in inputs:
+        if given.is_dir():
+            for path in _image_files(given, skip):
+                found.setdefault(path, path.relative_to(given).as_posix())
+        else:
+            found.setdefault(given, given.name)
+    if not found:
+        raise DataError(
+            f"no image in {', '.join(map(str, inputs))}", hint=f"images are files ending in {', '.join(IMAGE_SUFFIXES)}"
+        )
+    return _distinct(found)
+
+
+def _image_files(folder: Path, skip: Path | None) -> Iterator[Path]:
+    skipped = skip.resolve() if skip is not None else None
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        folders[:] = sorted(name for name in folders if name[0] != "." and (here / name).resolve() != skipped)
+        yield from (here / name for name in sorted(files) if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _distinct(found: dict[Path, str]) -> list[tuple[Path, str]]:
+    """Give each file a name of its own without suffix: scan.png and scan.jpg become scan.png, scan.jpg."""
+    stems = [str(Path(name).with_suffix("")) for name in found.values()]
+    folded = [stem.casefold() for stem in stems]
+    named: list[tuple[Path, str]] = []
+    taken: set[str] = set()
+    for (path, name), stem, key in zip(found.items(), stems, folded, strict=True):
+        chosen = stem if folded.count(key) == 1 else name
+        number = 2
+        while chosen.casefold() in taken:
+            chosen, number = f"{name}-{number}", number + 1
+        taken.add(chosen.casefold())
+        named.append((path, chosen))
+    return named
+
+
+def predict_files(
+    predictor: Predictor,
+    images: Sequence[tuple[Path, str]],
+    folder: Path,
+    *,
+    progress: Callable[[], object] = lambda: None,
+) -> pd.DataFrame:
+    """Predict each file and write ``<name>_mask.png``, ``<name>_overlay.png`` and ``predictions.csv``.
+
+    Reading, the network and writing overlap; memory does not grow with the number of images.
+
+    Args:
+        images: from ``find_images``.
+        folder: made if absent.
+        progress: called after each image.
+
+    Returns:
+        One row per image in their order, columns ``COLUMNS``: areas are shares of the image in 0..1,
+        ``malignant_score`` the highest malignant probability. A file that cannot be read has its
+        reason in ``error`` and nothing else.
+    """
+    folder = Path(folder)
+    rows: list[dict[str, Any]] = [dict.fromkeys(COLUMNS, "") | {"file": str(path)} for path, _ in images]
+    readable: list[int] = []
+
+    def load(number: int) -> np.ndarray | ImageError:
+        try:
+            return read_image(images[number][0])
+        except ImageError as error:
+            return error
+
+    current: list[tuple[int, np.ndarray]] = []
+
+    def decoded() -> Iterator[np.ndarray]:
+        for number, image in enumerate(read_ahead(load, range(len(images)))):
+            if isinstance(image, ImageError):
+                rows[number]["error"] = image.what
+                progress()
+            else:
+                readable.append(number)
+                current.append((number, image))
+                yield image
+
+    with ThreadPoolExecutor(1) as writer:
+        written = []
+        for probabilities in predictor.probabilities(decoded()):
+            number, image = current.pop(0)
+            mask = probabilities.argmax(axis=0).astype(np.uint8)
+            rows[number] |= _describe(mask, probabilities, images[number][1])
+            written.append(writer.submit(_write_pictures, folder, images[number][1], image, mask))
+            if len(written) > 16:
+                written.pop(0).result()  # a full disk ends the run here, not after the last image
+            progress()
+        for future in written:
+            future.result()
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    with replacing(folder / "predictions.csv") as temporary:
+        table.map(_harmless).to_csv(temporary, index=False, lineterminator="\n")
+    return table
+
+
+def _describe(mask: np.ndarray, probabilities: np.ndarray, name: str) -> dict[str, Any]:
+    counts = confusion(np.zeros_like(mask), mask)
+    return {
+        "width": mask.shape[1],
+        "height": mask.shape[0],
+        "predicted_label": predicted_label(counts),
+        "malignant_score": round(malignant_score(probabilities), 6),
+        f"{BENIGN.name}_area": round(float(np.mean(mask == BENIGN.index)), 6),
+        f"{MALIGNANT.name}_area": round(float(np.mean(mask == MALIGNANT.index)), 6),
+        "mask": f"{name}_mask.png",
+        "overlay": f"{name}_overlay.png",
+    }
+
+
+def _write_pictures(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
+    from bus_smp.report.overlay import overlay
+
+    write_png(folder / f"{name}_mask.png", color_mask(mask))
+    write_png(folder / f"{name}_overlay.png", overlay(image, mask))
+
+
+def _harmless(value: Any) -> Any:
+    """A file name that begins like a formula would be run by a spreadsheet; a leading quote makes it text."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -1,0 +1,89 @@
+"""A mask drawn on its image, so that the class is told by texture and line style as well as by colour.
+
+Red and green are what breast-ultrasound masks are drawn in, and what one reader in twenty cannot tell
+apart. So a benign area is filled evenly and a malignant one is hatched, and the truth is a white broken
+line (dashes around benign, dots around malignant) on a dark edge that shows on bright and dark tissue.
+"""
+
+import cv2
+import numpy as np
+
+from bus_smp.classes import LESIONS, MALIGNANT
+
+_EVEN = 0.28  # opacity of a benign area: tissue must stay readable below it
+_HATCH = (0.1, 0.6)  # opacity between and on the stripes of a malignant area
+
+
+def _line_width(shape: tuple[int, ...]) -> int:
+    """Line width in pixels that looks the same at every image size (1 at 300 px, 2 at 600 px)."""
+    return max(1, round(min(shape[:2]) / 300))
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
+    """Draw a mask, and if given the outline of the true one, on an image.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        mask: uint8 (H, W) of class indices; drawn as a see-through fill with a solid outline that
+            lies inside the area, so no pixel outside ``mask`` is touched.
+        truth: uint8 (H, W) of class indices; drawn as a broken white outline, dashed for benign
+            and dotted for malignant.
+
+    Returns:
+        uint8 (H, W, 3), RGB; a new array.
+
+    Raises:
+        ValueError: if the sizes differ.
+    """
+    for other in (mask, truth):
+        if other is not None and other.shape != image.shape[:2]:
+            raise ValueError(f"mask is {other.shape}, image is {image.shape[:2]}")
+    width = _line_width(image.shape)
+    rows, columns = np.indices(mask.shape, sparse=True)
+    stripes = (rows + columns) % (9 * width) < 3 * width
+
+    picture = image.astype(np.float32)
+    for lesion in LESIONS:
+        area = mask == lesion.index
+        if not area.any():
+            continue
+        if lesion is MALIGNANT:
+            opacity = np.where(stripes, _HATCH[1], _HATCH[0])
+        else:
+            opacity = np.full(mask.shape, _EVEN)
+        opacity[area & ~_shrunk(area, 2 * width)] = 1
+        opacity = np.where(area, opacity, 0)[..., None]
+        picture += opacity * (np.array(lesion.rgb, np.float32) - picture)
+    drawn = np.rint(picture).astype(np.uint8)
+
+    if truth is not None:
+        line = _broken_outline(truth, width)
+        drawn[_grown(line, 2 * width) & ~_grown(line, width)] = 0
+        drawn[_grown(line, width)] = 255
+    return drawn
+
+
+def _shrunk(area: np.ndarray, pixels: int) -> np.ndarray:
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1,) * 2)
+    return cv2.erode(area.astype(np.uint8), kernel).astype(bool)
+
+
+def _grown(line: np.ndarray, pixels: int) -> np.ndarray:
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pixels + 1,) * 2)
+    return cv2.dilate(line.astype(np.uint8), kernel).astype(bool)
+
+
+def _broken_outline(truth: np.ndarray, width: int) -> np.ndarray:
+    """Bool (H, W): the outline pixels that are drawn, one pixel wide. Outlines too short to break stay whole."""
+    line = np.zeros(truth.shape, bool)
+    for lesion in LESIONS:
+        on, off = (2 * width, 4 * width) if lesion is MALIGNANT else (9 * width, 6 * width)
+        area = (truth == lesion.index).astype(np.uint8)
+        for contour in cv2.findContours(area, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]:
+            points = contour.reshape(-1, 2)
+            pieces = len(points) // (on + off)  # a whole number, so that the last piece meets the first
+            if pieces > 1:
+                position = np.arange(len(points)) * pieces / len(points) % 1
+                points = points[position < on / (on + off)]
+            line[points[:, 1], points[:, 0]] = True
+    return line

@@ -1,0 +1,170 @@
+"""The run folder: what a run is, how far it has come, and that one process alone writes it."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bus_smp.config import Settings, differing_keys, load_settings
+from bus_smp.data.manifest import Manifest, manifest_hash, read_manifest, write_manifest
+from bus_smp.engine import Engine
+from bus_smp.environment import describe_environment
+from bus_smp.errors import BusSmpError, CheckpointError, TrainingError
+from bus_smp.files import replacing, write_text
+
+BEST = "best.safetensors"
+_STATE_FORMAT = 1
+
+
+class Journal:
+    """Reads and writes the files of one run folder. Each file is whole at any moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def best_path(self) -> Path:
+        """Weights of the best epoch so far, with everything needed to use them in the header."""
+        return self.folder / BEST
+
+    @property
+    def state_path(self) -> Path:
+        """Everything needed to go on after the last finished epoch."""
+        return self.folder / "last.ckpt"
+
+    def exists(self) -> bool:
+        """True once the folder holds a run, started or finished."""
+        return (self.folder / "config.yaml").is_file()
+
+    def begin(self, settings: Settings, manifest: Manifest) -> None:
+        """Write what the run is; ``config.yaml`` last, since it alone makes the folder a run.
+
+        Raises:
+            TrainingError: if the folder already holds something that is not a run.
+        """
+        found = [path.name for path in self.folder.glob("*") if not path.name.startswith(".")]
+        leftovers = {"manifest.csv", "manifest.json"}  # of a start that was killed before config.yaml
+        if set(found) - leftovers:
+            raise TrainingError(
+                f"{self.folder} is not empty and not a run (it holds {', '.join(sorted(found)[:3])})",
+                hint="choose another name with --run NAME",
+            )
+        write_manifest(manifest, self.folder / "manifest.csv")
+        write_text(self.folder / "config.yaml", settings.to_yaml())
+
+    def check_same(self, settings: Settings, manifest: Manifest) -> None:
+        """Refuse to continue this run with other settings or other data.
+
+        Raises:
+            TrainingError: showing every key that differs, or that the manifest changed.
+        """
+        changed = differing_keys(self.settings(), settings)
+        if changed:
+            lines = "".join(f"\n  {key}: {old!r} in the run, {new!r} now" for key, old, new in changed)
+            raise TrainingError(
+                f"{self.folder} was started with other settings:{lines}",
+                hint="start another run with --run NAME, or continue this one with its own settings",
+            )
+        if manifest_hash(self.manifest().frame) != manifest_hash(manifest.frame):
+            raise TrainingError(
+                f"the manifests of {', '.join(manifest.datasets)} changed since {self.folder} was started",
+                hint="start another run with --run NAME",
+            )
+
+    def settings(self) -> Settings:
+        """The settings the run was started with."""
+        return load_settings(self.folder / "config.yaml")
+
+    def manifest(self) -> Manifest:
+        """The manifest the run was started with; its groups are checked again."""
+        return read_manifest(self.folder / "manifest.csv", images=False)
+
+    def write_environment(self, engine: Engine) -> None:
+        """Record what the run was made with, which is what someone needs to repeat it."""
+        write_text(self.folder / "environment.json", json.dumps(describe_environment(engine), indent=2) + "\n")
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Replace ``last.ckpt``. ``state`` holds tensors, numbers, texts, lists and dicts alone."""
+        # through memory: torch's own file writer hides a full disk behind an unspecific error
+        buffer = io.BytesIO()
+        torch.save({"format": _STATE_FORMAT, **state}, buffer)
+        with replacing(self.state_path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+    def read_state(self, engine: Engine) -> dict[str, Any] | None:
+        """The state after the last finished epoch, or None if none has finished.
+
+        Raises:
+            CheckpointError: if the file is damaged. Nothing in it is ever executed.
+        """
+        if not self.state_path.exists():
+            return None
+        try:
+            state = torch.load(self.state_path, map_location=engine.device, weights_only=True)
+            usable = state["format"] == _STATE_FORMAT
+        except Exception as error:  # torch raises many types on damaged bytes
+            reason = str(error).splitlines()[0][:200]
+            raise CheckpointError(
+                f"{self.state_path} cannot be read ({reason})",
+                hint="delete the run folder to start again, or use --run NAME",
+            ) from None
+        if not usable:
+            raise CheckpointError(f"{self.state_path} was written by another version of bus-smp")
+        return state
+
+    def write_metrics(self, rows: list[dict[str, float]]) -> pd.DataFrame:
+        """Replace ``metrics.csv`` by one row per finished epoch; return it as a table."""
+        table = pd.DataFrame(rows)
+        with replacing(self.folder / "metrics.csv") as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+        return table
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; released by the system even after a kill.
+
+        Raises:
+            TrainingError: if another process is training in it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not on Windows, where nothing comparable survives a kill as cleanly
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = (self.folder / ".lock").open("a")
+        except OSError as error:
+            raise BusSmpError(f"{self.folder}: cannot be written ({error.strerror})") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(
+                    f"another process is training in {self.folder}",
+                    hint="wait for it, stop it, or use --run NAME",
+                ) from None
+            yield
+
+
+def find_run(run: str | None, out: Path) -> Journal:
+    """The run named ``run`` (a name below ``out``, or a folder), or the newest with a checkpoint.
+
+    Raises:
+        CheckpointError: if there is none; lists the runs that there are.
+    """
+    runs = sorted(Path(out).glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime)
+    names = ", ".join(sorted(path.parent.name for path in runs)) or "none"
+    if run is None:
+        if not runs:
+            raise CheckpointError(f"{out} holds no trained run", hint="train one first: bus-smp train")
+        return Journal(runs[-1].parent)
+    for folder in (Path(out) / run, Path(run)):
+        if (folder / BEST).is_file():
+            return Journal(folder)
+    raise CheckpointError(f"no trained run {run}; {out} has: {names}", hint="bus-smp train --run NAME")

@@ -1,0 +1,367 @@
+"""The training loop, readable from top to bottom.
+
+Randomness is a function of (seed, epoch, position) alone and the state is saved after every epoch,
+so a run that was killed and started again ends with the same bits as one that was not.
+"""
+
+import contextlib
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bus_smp import __version__
+from bus_smp.classes import CLASSES, LABELS
+from bus_smp.config import Settings
+from bus_smp.data.cache import open_cache
+from bus_smp.data.dataset import TrainingDataset, batches, make_loader
+from bus_smp.data.manifest import Manifest, manifest_hash
+from bus_smp.data.sampler import EpochSampler
+from bus_smp.engine import Engine, make_deterministic, make_engine
+from bus_smp.environment import git_commit, package_versions
+from bus_smp.errors import TrainingError
+from bus_smp.evaluation.crosseval import score_images
+from bus_smp.evaluation.predictor import Predictor
+from bus_smp.evaluation.statistics import summarise
+from bus_smp.model.checkpoint import FORMAT, write_checkpoint
+from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, normalise
+from bus_smp.model.losses import DeepSupervisionLoss
+from bus_smp.report.figures import write_dice_curve, write_loss_curves
+from bus_smp.training.journal import Journal
+
+HEADS = ("main", "aux_2", "aux_4", "aux_8")
+SCORE = "val_dice_lesion"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run stands: its best epoch (from 1), the score there, and the epochs done."""
+
+    best_epoch: int
+    best_score: float
+    epochs: int
+    stopped_early: bool
+
+
+def train(
+    settings: Settings,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    bar: bool = False,
+) -> Outcome:
+    """Train in ``folder``, or go on where it stopped.
+
+    Args:
+        settings: all settings; only ``runtime`` may differ from those the run was started with.
+        manifest: the combined manifest of ``settings.data.train``.
+        folder: the run folder, made if absent.
+        say: receives one line per event.
+        bar: show a progress bar on stderr.
+
+    Raises:
+        TrainingError: on data that cannot train, other settings than the run's, a loss that is not
+            finite, or too little memory or disk.
+    """
+    journal = Journal(folder)
+    for warning in check_trainable(manifest):
+        say(f"Warning: {warning}")
+    with journal.locked():
+        if journal.exists():
+            journal.check_same(settings, manifest)
+        else:
+            check_disk(journal.folder)
+            journal.begin(settings, manifest)
+        with _explained_memory(settings):
+            return _Run(settings, manifest, journal, say, bar).finish()
+
+
+def check_trainable(manifest: Manifest) -> list[str]:
+    """Return warnings about the splits.
+
+    Raises:
+        TrainingError: if the training or validation split is empty or holds no lesion.
+    """
+    warnings = []
+    remedy = "make the manifest again with more patients or another --seed: bus-smp make-manifest"
+    for split in ("train", "val"):
+        labels = manifest.used(split)["label"]
+        if labels.empty:
+            raise TrainingError(f"the {split} split of {', '.join(manifest.datasets)} is empty", hint=remedy)
+        if not labels.isin(LABELS[1:]).any():
+            purpose = "nothing can be learnt" if split == "train" else "lesion Dice is undefined"
+            raise TrainingError(f"the {split} split has no image with a lesion, so {purpose}", hint=remedy)
+        warnings += [f"the {split} split has no {name} image" for name in LABELS if not (labels == name).any()]
+    return warnings
+
+
+def check_disk(folder: Path, needed: int = 1_500_000_000) -> None:
+    """Refuse to start where the run would not fit: two states of a ResNet-50 and its best weights, in bytes."""
+    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise TrainingError(
+            f"{folder}: {free / 1e9:.1f} GB free, a run needs about {needed / 1e9:.1f} GB",
+            hint="free some space, or put the run elsewhere with --out FOLDER",
+        )
+
+
+class _Run:
+    """The parts of one run, and the way through them in ``finish``."""
+
+    def __init__(
+        self, settings: Settings, manifest: Manifest, journal: Journal, say: Callable[[str], None], bar: bool
+    ) -> None:
+        self.settings, self.manifest, self.journal = settings, manifest, journal
+        self.say, self.bar = say, bar
+        plan = settings.train
+        if plan.deterministic:
+            make_deterministic()
+        self.engine = make_engine(settings.runtime.device, plan.precision)
+
+        self.rows = manifest.used("train")
+        cache = open_cache(manifest, self.rows, settings.data.size, Path(settings.runtime.cache))
+        self.sampler = EpochSampler(list(self.rows["label"]), plan.seed, plan.balanced_sampling)
+        self.loader = make_loader(
+            TrainingDataset(cache, settings.augment, plan.seed),
+            self.sampler,
+            plan.batch_size,
+            _count_workers(settings, self.engine),
+            self.engine.device,
+        )
+        self.steps = len(self.loader)
+
+        torch.manual_seed(plan.seed)
+        self.model_arguments = {"num_classes": len(CLASSES), **settings.model.model_dump()}
+        resuming = journal.state_path.exists()
+        weights = None if resuming else settings.model.encoder_weights  # the state holds them all
+        model = HybridResNet50(**{**self.model_arguments, "encoder_weights": weights})
+        self.model = model.to(self.engine.device, memory_format=torch.channels_last)
+        self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump())
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
+        )
+        self.scaler = self.engine.make_scaler()
+        self.predictor = Predictor(
+            self.model,
+            self.engine,
+            size=settings.data.size,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            batch_size=plan.batch_size,
+        )
+
+        self.history: list[dict[str, Any]] = []
+        self.best_epoch, self.best_score = 0, -math.inf
+        self._restore()
+
+    def finish(self) -> Outcome:
+        """Train until the last epoch or until patience ends."""
+        plan, first = self.settings.train, len(self.history)
+        if not self._is_over():
+            self.journal.write_environment(self.engine)
+            where = f"{self.engine.device.type} {self.engine.precision}"
+            self.say(
+                f"{'Continuing' if first else 'Training'} {self.journal.folder} on {where}: "
+                f"{len(self.rows)} images, {self.steps} steps per epoch, epoch {first + 1} of {plan.epochs}"
+            )
+        with (
+            tqdm(
+                total=plan.epochs * self.steps,
+                initial=first * self.steps,
+                disable=not self.bar,
+                unit="step",
+                dynamic_ncols=True,
+                smoothing=0.02,
+            ) as progress,
+            self._tensorboard() as board,
+        ):
+            while not self._is_over():
+                epoch = len(self.history)
+                row = {"epoch": epoch + 1, **self._train_epoch(epoch, progress), **self._validate()}
+                self._record(row, board)
+                if not self.bar:
+                    self.say(_one_line(row, plan.epochs))
+                progress.set_postfix_str(f"loss {row['train_loss']:.3f}, lesion Dice {row[SCORE]:.3f}")
+        stopped_early = len(self.history) < plan.epochs
+        return Outcome(self.best_epoch, self.best_score, len(self.history), stopped_early)
+
+    def _is_over(self) -> bool:
+        done, plan = len(self.history), self.settings.train
+        waited = done - self.best_epoch
+        return done >= plan.epochs or (0 < plan.patience <= waited)
+
+    def _train_epoch(self, epoch: int, progress: tqdm) -> dict[str, float]:
+        plan = self.settings.train
+        torch.manual_seed(plan.seed + epoch)  # for whatever draws inside the network
+        self.sampler.set_epoch(epoch)
+        self.model.train()
+        progress.set_description(f"epoch {epoch + 1}/{plan.epochs}")
+        # On CUDA, reading a loss waits for the device; so it is read now and then.
+        interval = 20 if self.engine.device.type == "cuda" else 1
+        losses: list[torch.Tensor] = []
+        indices: list[torch.Tensor] = []
+        for step, (images, masks, index) in enumerate(batches(self.loader)):
+            rate = cosine_rate(plan.lr, epoch * self.steps + step, plan.epochs * self.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            losses.append(self._step(images, masks))
+            indices.append(index)
+            if len(losses) % interval == 0 or step + 1 == self.steps:
+                self._check_finite(losses, indices, epoch)
+                progress.set_postfix_str(self._postfix(losses))
+            progress.update()
+        table = torch.stack(losses).double().mean(0).tolist()
+        names = ["train_loss", *(f"train_loss_{head}" for head in HEADS)]
+        return {"lr": rate, **dict(zip(names, table, strict=False))}
+
+    def _step(self, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """One optimiser step; return the total loss and each head's, detached, float32 (1 + heads,)."""
+        device = self.engine.device
+        inputs = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
+        targets = masks.to(device, non_blocking=True)
+        with self.engine.autocast():
+            outputs = self.model(inputs)
+        loss, heads = self.loss(outputs, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return torch.stack([loss.detach(), *heads])
+
+    def _check_finite(self, losses: list[torch.Tensor], indices: list[torch.Tensor], epoch: int) -> None:
+        recent = torch.stack(losses)[:, 0]
+        if torch.isfinite(recent).all():
+            return
+        step = int(torch.nonzero(~torch.isfinite(recent))[0])
+        names = [str(self.rows.iloc[int(i)]["image_id"]) for i in indices[step]]
+        saved = f"; epoch {epoch} is saved" if epoch else ""
+        raise TrainingError(
+            f"the loss became {recent[step].item()} in epoch {epoch + 1}, step {step + 1} "
+            f"(images {', '.join(names)}){saved}",
+            hint="start another run with a lower rate or full precision: "
+            f"--run NAME --set train.lr={self.settings.train.lr / 3:.0e} --set train.precision=fp32",
+        )
+
+    def _postfix(self, losses: list[torch.Tensor]) -> str:
+        loss = torch.stack(losses[-50:])[:, 0].mean().item()
+        dice = f"{self.history[-1][SCORE]:.3f}" if self.history else "-"
+        return f"loss {loss:.3f}, lesion Dice {dice}"
+
+    def _validate(self) -> dict[str, float]:
+        table = score_images(self.predictor, self.manifest, self.manifest.used("val")).model
+        summary = summarise(table, draws=0)
+        dice = {f"val_dice_{name}": summary["metrics"][f"dice_{name}"]["mean"] for name in ("lesion", "benign", "malignant")}
+        rates = {f"val_{name}": summary["rates"][name]["mean"] for name in ("miss_rate", "false_alarm_rate")}
+        return {name: math.nan if value is None else value for name, value in (dice | rates).items()}
+
+    def _record(self, row: dict[str, Any], board: Any) -> None:
+        """Write everything of one epoch; ``last.ckpt`` last, so that a kill before it repeats the epoch."""
+        self.history.append(row)
+        if row[SCORE] > self.best_score:
+            self.best_epoch, self.best_score = row["epoch"], row[SCORE]
+            write_checkpoint(self.journal.best_path, self.model, self._about(row))
+        table = self.journal.write_metrics(self.history)
+        write_loss_curves(table, self.journal.folder / "loss_curves.png")
+        write_dice_curve(table, self.journal.folder / "dice_curve.png")
+        for name, value in row.items():
+            if name != "epoch" and math.isfinite(value):
+                board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        board.flush()
+        self.journal.write_state(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "history": self.history,
+                "best_epoch": self.best_epoch,
+                "best_score": self.best_score,
+                "precision": self.engine.precision,
+            }
+        )
+
+    def _about(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The checkpoint's header: everything needed to use the weights and to know their origin."""
+        return {
+            "format": FORMAT,
+            "model": self.model_arguments,
+            "classes": [{"index": c.index, "name": c.name, "rgb": list(c.rgb)} for c in CLASSES],
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+            "size": self.settings.data.size,
+            "settings": {key: value for key, value in self.settings.model_dump(mode="json").items() if key != "runtime"},
+            "datasets": self.manifest.datasets,
+            "manifest_sha256": manifest_hash(self.manifest.frame),
+            "versions": {"bus_smp": __version__, **package_versions()},
+            "git_commit": git_commit(),
+            "precision": self.engine.precision,
+            "epoch": row["epoch"],
+            "score": {name: value for name, value in row.items() if name.startswith("val_") and math.isfinite(value)},
+        }
+
+    def _restore(self) -> None:
+        state = self.journal.read_state(self.engine)
+        if state is None:
+            return
+        if state["precision"] != self.engine.precision:
+            self.say(
+                f"Warning: the run was computed in {state['precision']} and goes on in {self.engine.precision}; "
+                "it will not be bit-identical to an uninterrupted one"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = state["history"]
+        self.best_epoch, self.best_score = state["best_epoch"], state["best_score"]
+
+    @contextlib.contextmanager
+    def _tensorboard(self) -> Iterator[Any]:
+        from torch.utils.tensorboard import SummaryWriter  # a second to import, needed here alone
+
+        # events of an epoch that a kill cut short are hidden by purge_step
+        writer = SummaryWriter(str(self.journal.folder), purge_step=len(self.history) + 1)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def cosine_rate(lr: float, step: int, steps: int) -> float:
+    """Learning rate at ``step`` of ``steps``: from ``lr`` down to 0 along half a cosine (Loshchilov & Hutter 2017)."""
+    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _count_workers(settings: Settings, engine: Engine) -> int:
+    if settings.runtime.workers >= 0:
+        return settings.runtime.workers
+    # one worker keeps up with a CPU's training step; a GPU waits for as many as there are cores
+    return 1 if engine.device.type == "cpu" else min(8, torch.get_num_threads())
+
+
+@contextlib.contextmanager
+def _explained_memory(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        if not exhausted:
+            raise
+        half = max(1, settings.train.batch_size // 2)
+        raise TrainingError(
+            f"not enough memory for batches of {settings.train.batch_size} images at {settings.data.size} px",
+            hint=f"try --run NAME --set train.batch_size={half} (or a smaller data.size)",
+        ) from None
+
+
+def _one_line(row: dict[str, Any], epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f}, lesion Dice {row[SCORE]:.3f}, "
+        f"miss rate {row['val_miss_rate']:.2f}, false alarms {row['val_false_alarm_rate']:.2f}"
+    )

@@ -1,0 +1,280 @@
+"""What training sees: the augmentation, the order of the images, and the batches."""
+
+import os
+import pickle
+import signal
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bus_smp.config import AugmentSettings
+from bus_smp.data.cache import Cache
+from bus_smp.data.dataset import TrainingDataset, batches, explained_workers, make_loader
+from bus_smp.data.sampler import Draw, EpochSampler
+from bus_smp.data.transforms import Augmentation
+from bus_smp.errors import TrainingError
+
+SIZE = 48
+STILL = {"rotate": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0, "elastic": 0}
+STRONG = AugmentSettings(vertical_flip=0.5, elastic=1.0)
+LABELS = ["normal"] * 13 + ["benign"] * 5 + ["malignant"] * 3
+
+
+def picture(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth scan-like image, and a mask with both lesion classes."""
+    rng = np.random.default_rng(seed)
+    image = np.repeat(np.repeat(rng.integers(40, 200, (8, 8, 3), dtype=np.uint8), 6, 0), 6, 1)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[8:22, 10:24], mask[26:40, 22:38] = 1, 2
+    return image, mask
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    pairs = [picture(i) for i in range(len(LABELS))]
+    np.save(tmp_path / "images.npy", np.stack([image for image, _ in pairs]))
+    np.save(tmp_path / "masks.npy", np.stack([mask for _, mask in pairs]))
+    return Cache(tmp_path)
+
+
+def same(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# Augmentation
+
+
+def test_augmentation_is_the_same_for_benign_and_malignant():
+    augment, (image, mask) = Augmentation(STRONG), picture()
+    exchange = np.array([0, 2, 1], np.uint8)
+    for position in range(10):
+        plain_image, plain_mask = augment(image, mask, (42, 0, position))
+        other_image, other_mask = augment(image, exchange[mask], (42, 0, position))
+        empty_image, empty_mask = augment(image, np.zeros_like(mask), (42, 0, position))
+        assert np.array_equal(plain_image, other_image) and np.array_equal(plain_image, empty_image)
+        assert np.array_equal(exchange[plain_mask], other_mask) and not empty_mask.any()
+
+
+def test_augmentation_is_a_function_of_its_seed_alone():
+    image, mask = picture()
+    augment = Augmentation(STRONG)
+    first = [augment(image, mask, (42, 1, position)) for position in range(6)]
+    np.random.seed(5)
+    backwards = [Augmentation(STRONG)(image, mask, (42, 1, position)) for position in reversed(range(6))]
+    assert all(same(a, b) for a, b in zip(first, reversed(backwards), strict=True))
+
+
+def test_another_seed_epoch_or_position_gives_another_picture():
+    augment, (image, mask) = Augmentation(AugmentSettings()), picture()
+    seeds = [(seed, epoch, position) for seed in (1, 2) for epoch in (0, 1, 2) for position in (0, 1, 2)]
+    pictures = {augment(image, mask, seed)[0].tobytes() for seed in seeds}
+    assert len(pictures) == len(seeds)
+
+
+def test_masks_keep_their_alphabet_and_every_output_its_kind():
+    augment, (image, mask) = Augmentation(STRONG), picture()
+    for position in range(30):
+        changed_image, changed_mask = augment(image, mask, (0, position))
+        assert changed_image.shape == image.shape and changed_mask.shape == mask.shape
+        assert changed_image.dtype == changed_mask.dtype == np.uint8
+        assert changed_image.flags.c_contiguous and changed_mask.flags.c_contiguous
+        assert set(np.unique(changed_mask)) <= {0, 1, 2}
+
+
+def test_the_mask_moves_with_the_image():
+    augment = Augmentation(AugmentSettings(brightness=0, contrast=0, elastic=1.0, vertical_flip=0.5))
+    _, mask = picture()
+    image = np.repeat((mask > 0)[..., None], 3, 2).astype(np.uint8) * 255
+    for position in range(20):
+        changed_image, changed_mask = augment(image, mask, (7, position))
+        differing = np.mean((changed_image[..., 0] > 127) != (changed_mask > 0))
+        assert differing < 0.03  # pixels on the contour, where linear and nearest part
+
+
+def test_what_comes_in_at_the_border_is_black_background():
+    augment = Augmentation(AugmentSettings(**{**STILL, "shift": 0.4}, horizontal_flip=0))
+    image = np.full((SIZE, SIZE, 3), 200, np.uint8)
+    mask = np.full((SIZE, SIZE), 2, np.uint8)
+    shares = []
+    for position in range(10):
+        changed_image, changed_mask = augment(image, mask, (0, position))
+        assert np.array_equal(changed_image[..., 0] == 0, changed_mask == 0)
+        shares.append((changed_mask == 0).mean())
+    assert max(shares) > 0.2
+
+
+def test_flips_are_drawn_independently():
+    augment = Augmentation(AugmentSettings(**STILL, horizontal_flip=0.5, vertical_flip=0.5))
+    image, mask = picture()
+    views = {image[::v, ::h].tobytes(): (v, h) for v in (1, -1) for h in (1, -1)}
+    seen = Counter(views[augment(image, mask, (42, 0, position))[0].tobytes()] for position in range(400))
+    assert len(seen) == 4 and min(seen.values()) > 65  # 100 expected; 4 standard deviations below
+
+
+def test_settings_at_zero_and_disabled_augmentation_change_nothing():
+    image, mask = picture()
+    for settings in (AugmentSettings(**STILL, horizontal_flip=0), AugmentSettings(enabled=False)):
+        assert same(Augmentation(settings)(image, mask, (1, 2)), (image, mask))
+
+
+def test_one_augmentation_serves_images_of_another_size():
+    augment = Augmentation(STRONG)
+    image, mask = picture()
+    small = augment(image[:32, :32], mask[:32, :32], (1,))
+    augment(image, mask, (1,))
+    assert same(augment(image[:32, :32], mask[:32, :32], (1,)), small)
+
+
+# Order
+
+
+def test_classes_have_equal_shares_in_every_epoch():
+    sampler = EpochSampler(LABELS, seed=42)
+    totals: Counter = Counter()
+    for epoch in range(30):
+        shares = Counter(LABELS[i] for i in sampler.indices(epoch))
+        assert sum(shares.values()) == len(sampler) == 21
+        assert set(shares.values()) == {7}
+        totals += shares
+    uneven = EpochSampler(LABELS[:-1], seed=42)  # 20 draws, 3 classes
+    for epoch in range(30):
+        shares = Counter(LABELS[i] for i in uneven.indices(epoch))
+        assert sum(shares.values()) == 20 and max(shares.values()) - min(shares.values()) <= 1
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:-1], LABELS[10:], ["benign"] * 4], ids=len)
+def test_no_image_is_drawn_twice_before_all_of_its_class_were_drawn(labels):
+    sampler = EpochSampler(labels, seed=1)
+    drawn: Counter = Counter()
+    for epoch in range(25):
+        drawn.update(sampler.indices(epoch).tolist())
+        for label in set(labels):
+            counts = [drawn[i] for i in range(len(labels)) if labels[i] == label]
+            assert max(counts) - min(counts) <= 1
+
+
+def test_without_balance_every_epoch_holds_each_image_once():
+    sampler = EpochSampler(LABELS, seed=42, balanced=False)
+    orders = [sampler.indices(epoch).tolist() for epoch in range(5)]
+    assert all(sorted(order) == list(range(21)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 5
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_order_is_a_function_of_seed_and_epoch(balanced):
+    sampler = EpochSampler(LABELS, 42, balanced)
+    sampler.set_epoch(3)
+    third = list(sampler)
+    sampler.set_epoch(4)
+    fourth = list(sampler)
+    resumed = EpochSampler(LABELS, 42, balanced)
+    resumed.set_epoch(4)
+    assert list(resumed) == fourth and third != fourth
+    other = EpochSampler(LABELS, 43, balanced)
+    other.set_epoch(4)
+    assert list(other) != fourth
+
+
+def test_a_draw_says_its_epoch_and_position():
+    sampler = EpochSampler(LABELS, seed=0)
+    sampler.set_epoch(6)
+    assert [(d.epoch, d.position) for d in sampler] == [(6, i) for i in range(21)]
+
+
+def test_classes_are_mixed_within_an_epoch():
+    order = [LABELS[i] for i in EpochSampler(LABELS, seed=42).indices(0)]
+    assert sum(a != b for a, b in zip(order, order[1:], strict=False)) > 6
+
+
+def test_a_class_that_is_absent_takes_no_share():
+    drawn = EpochSampler(["benign", "normal", "benign"], seed=0).indices(0)
+    assert len(drawn) == 3
+    assert len(EpochSampler([], seed=0)) == 0 and list(EpochSampler([], seed=0)) == []
+
+
+# Batches
+
+
+def epoch_of(cache: Cache, workers: int, epochs: tuple[int, ...] = (0, 1), settings=STRONG) -> list[bytes]:
+    sampler = EpochSampler(LABELS, seed=42)
+    loader = make_loader(TrainingDataset(cache, settings, seed=42), sampler, 4, workers, "cpu")
+    out = []
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        for image, mask, index in batches(loader):
+            assert image.shape == (4, SIZE, SIZE, 3) and mask.shape == (4, SIZE, SIZE)
+            assert image.dtype == mask.dtype == torch.uint8 and index.dtype == torch.int64
+            out.append(image.numpy().tobytes() + mask.numpy().tobytes() + index.numpy().tobytes())
+    return out
+
+
+def test_the_number_of_workers_changes_no_byte_and_epochs_need_no_history(cache):
+    alone = epoch_of(cache, 0)
+    assert len(alone) == len(set(alone)) == 10  # 21 images: 5 full batches in each epoch
+    assert epoch_of(cache, 1) == alone
+    assert epoch_of(cache, 2) == alone
+    assert epoch_of(cache, 2, epochs=(1,)) == alone[5:]
+
+
+def test_loading_leaves_the_global_random_state_alone(cache):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    epoch_of(cache, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_item_is_what_the_cache_holds_when_nothing_is_augmented(cache):
+    dataset = TrainingDataset(cache, AugmentSettings(enabled=False), seed=0)
+    image, mask, index = dataset[Draw(0, 0, 5)]
+    assert np.array_equal(image, cache.images[5]) and np.array_equal(mask, cache.masks[5]) and index == 5
+    image.zero_()  # a copy: the cache stays as it is
+    assert cache.images[5].any()
+
+
+def test_the_same_image_is_changed_differently_at_another_position(cache):
+    dataset = TrainingDataset(cache, AugmentSettings(), seed=0)
+    views = {
+        dataset[Draw(epoch, position, 5)][0].numpy().tobytes() for epoch in (0, 1) for position in (0, 1)
+    }
+    assert len(views) == 4
+    assert TrainingDataset(cache, AugmentSettings(), seed=1)[Draw(0, 0, 5)][0].numpy().tobytes() not in views
+
+
+def test_a_data_set_travels_to_a_worker_as_a_path_and_settings(cache):
+    dataset = TrainingDataset(cache, STRONG, seed=3)
+    expected = dataset[Draw(1, 2, 3)]
+    packed = pickle.dumps(dataset)  # after use, when the transforms have been made
+    assert len(packed) < 2000
+    image, mask, _ = pickle.loads(packed)[Draw(1, 2, 3)]
+    assert torch.equal(image, expected[0]) and torch.equal(mask, expected[1])
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4] * 5), (20, [20]), (21, [21]), (64, [21])])
+def test_no_batch_is_partly_filled_unless_it_is_the_only_one(cache, batch_size, sizes):
+    sampler = EpochSampler(LABELS, seed=42)
+    loader = make_loader(TrainingDataset(cache, AugmentSettings(), seed=0), sampler, batch_size, 0, "cpu")
+    assert [len(index) for _, _, index in loader] == sizes and len(loader) == len(sizes)
+
+
+class DeadlyDataset(TrainingDataset):
+    """Kills the worker that loads its sixth image, as the system does when memory ends."""
+
+    def __getitem__(self, draw: Draw):
+        if draw.position == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(draw)
+
+
+def test_a_killed_worker_is_one_clear_error(cache):
+    loader = make_loader(DeadlyDataset(cache, AugmentSettings(), 0), EpochSampler(LABELS, 0), 4, 1, "cpu")
+    with pytest.raises(TrainingError, match="data-loading process died") as caught, explained_workers():
+        list(batches(loader))
+    assert "runtime.workers=0" in caught.value.hint
+
+
+def test_other_runtime_errors_pass_unchanged():
+    with pytest.raises(RuntimeError, match="another thing"), explained_workers():
+        raise RuntimeError("another thing")

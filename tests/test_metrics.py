@@ -1,0 +1,247 @@
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sk
+
+from bus_smp.errors import EvaluationError
+from bus_smp.evaluation.metrics import (
+    METRIC_COLUMNS,
+    PIXEL_COLUMNS,
+    TARGETS,
+    PixelHistograms,
+    confusion,
+    counts_of_row,
+    image_metrics,
+    image_row,
+    malignant_score,
+    predicted_label,
+)
+
+
+def _random(seed, shape=(17, 23)):
+    return np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8)
+
+
+def _single(value, shape=(9, 7)):
+    mask = np.zeros(shape, np.uint8)
+    mask[4, 3] = value
+    return mask
+
+
+_SHAPE = (9, 7)
+_EMPTY = np.zeros(_SHAPE, np.uint8)
+_FULL = np.full(_SHAPE, 2, np.uint8)
+MASKS = {
+    "random": (_random(0), _random(1)),
+    "same": (_random(2), _random(2)),
+    "all empty": (_EMPTY, _EMPTY),
+    "empty reference": (_EMPTY, _random(3, _SHAPE)),
+    "empty prediction": (_random(4, _SHAPE), _EMPTY),
+    "full": (_FULL, _FULL),
+    "full reference": (_FULL, _random(5, _SHAPE)),
+    "full prediction": (_random(6, _SHAPE), _FULL),
+    "single pixel hit": (_single(1), _single(1)),
+    "single pixel of the other class": (_single(1), _single(2)),
+    "single pixel missed": (_single(2), _EMPTY),
+    "1x1 background": (np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8)),
+    "1x1 lesion": (np.full((1, 1), 1, np.uint8), np.full((1, 1), 1, np.uint8)),
+    "1x1 wrong": (np.full((1, 1), 1, np.uint8), np.full((1, 1), 2, np.uint8)),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_metric_agrees_with_scikit_learn_or_is_undefined_where_a_ratio_has_nothing_below(name, target):
+    truth, prediction = (mask.reshape(-1) for mask in MASKS[name])
+    ours = image_metrics(confusion(truth, prediction))
+    true, seen = np.isin(truth, TARGETS[target]), np.isin(prediction, TARGETS[target])
+    nan = {"zero_division": math.nan}
+    expected = {
+        "dice": sk.f1_score(true, seen, **nan) if true.any() else math.nan,
+        "f1": sk.f1_score(true, seen, **nan) if true.any() else math.nan,
+        "iou": sk.jaccard_score(true, seen, zero_division=0) if true.any() else math.nan,
+        "sensitivity": sk.recall_score(true, seen, **nan),
+        "precision": sk.precision_score(true, seen, **nan),
+        "specificity": sk.recall_score(~true, ~seen, **nan),
+    }
+    for metric, value in expected.items():
+        assert ours[f"{metric}_{target}"] == pytest.approx(value, abs=1e-6, nan_ok=True), metric
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_confusion_agrees_with_scikit_learn(name):
+    truth, prediction = MASKS[name]
+    expected = sk.confusion_matrix(truth.reshape(-1), prediction.reshape(-1), labels=[0, 1, 2])
+    assert np.array_equal(confusion(truth, prediction), expected)
+    assert confusion(truth, prediction).dtype == np.int64
+
+
+_pairs = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6).flatmap(
+    lambda shape: st.tuples(*[hnp.arrays(np.uint8, shape, elements=st.integers(0, 2))] * 2)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_pairs)
+def test_metrics_stay_in_range_dice_follows_from_iou_and_is_symmetric(pair):
+    truth, prediction = pair
+    there, back = image_metrics(confusion(truth, prediction)), image_metrics(confusion(prediction, truth))
+    for value in there.values():
+        assert math.isnan(value) or 0 <= value <= 1
+    for target in TARGETS:
+        dice, iou = there[f"dice_{target}"], there[f"iou_{target}"]
+        assert dice == pytest.approx(2 * iou / (1 + iou), nan_ok=True)
+        assert math.isnan(dice) == (not np.isin(truth, TARGETS[target]).any())
+        if not math.isnan(dice) and not math.isnan(back[f"dice_{target}"]):
+            assert dice == back[f"dice_{target}"]
+            assert there[f"sensitivity_{target}"] == back[f"precision_{target}"]
+
+
+def test_an_empty_reference_never_has_a_dice_whatever_is_predicted():
+    for prediction in (_EMPTY, _FULL, _single(1)):
+        metrics = image_metrics(confusion(_EMPTY, prediction))
+        for name in ("dice", "iou", "f1", "sensitivity"):
+            assert all(math.isnan(metrics[f"{name}_{target}"]) for target in TARGETS)
+
+
+def test_a_lesion_of_the_wrong_class_is_a_lesion_found_but_not_a_malignant_one():
+    metrics = image_metrics(confusion(np.full((4, 4), 2), np.full((4, 4), 1)))
+    assert metrics["dice_lesion"] == 1
+    assert metrics["dice_malignant"] == 0
+    assert math.isnan(metrics["dice_benign"])
+
+
+def test_false_alarm_area_is_the_share_of_the_image_predicted_on_background():
+    truth, prediction = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
+    truth[:2] = 1
+    prediction[1:4] = 2
+    assert image_metrics(confusion(truth, prediction))["false_alarm_area"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction", "named"),
+    [
+        (np.zeros((4, 5), int), np.zeros((5, 4), int), r"\(5, 4\)"),
+        (np.zeros((4, 5), int), np.full((4, 5), 3), "prediction holds class index 3"),
+        (np.full((4, 5), 255, np.uint8), np.zeros((4, 5), int), "reference holds class index 255"),
+        (np.zeros((4, 5), int), np.full((4, 5), -1), "class index -1"),
+        (np.zeros((4, 5), int), np.zeros((4, 5)), "float64"),
+    ],
+)
+def test_a_mask_of_another_size_or_of_unknown_classes_is_never_scored(truth, prediction, named):
+    with pytest.raises(EvaluationError, match=named):
+        confusion(truth, prediction)
+
+
+def test_large_integer_types_and_many_classes_are_counted_without_overflow():
+    truth = np.arange(200, dtype=np.int64)
+    assert np.array_equal(confusion(truth, truth, 200), np.eye(200, dtype=int))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "label"),
+    [
+        ((9, 0, 0), "normal"),
+        ((9, 1, 0), "benign"),
+        ((9, 2, 1), "benign"),
+        ((9, 1, 1), "malignant"),
+        ((0, 1, 2), "malignant"),
+    ],
+)
+def test_predicted_label_is_the_larger_lesion_and_malignant_on_a_tie(pixels, label):
+    counts = np.zeros((3, 3), int)
+    counts[1] = pixels
+    assert predicted_label(counts) == label
+
+
+def test_a_row_holds_the_metrics_and_the_nine_counts_it_came_from():
+    counts = confusion(*MASKS["random"])
+    row = image_row(counts)
+    assert set(row) == {*METRIC_COLUMNS, *PIXEL_COLUMNS, "false_alarm_area", "predicted_label"}
+    assert row["pixels_benign_as_malignant"] == counts[1, 2]
+    assert np.array_equal(counts_of_row(row), counts)
+
+
+def _probabilities(seed, shape=(40, 50)):
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 3, shape).astype(np.uint8)
+    logits = random.normal(size=(3, *shape))
+    np.put_along_axis(
+        logits, truth[None].astype(int), 1 + np.take_along_axis(logits, truth[None].astype(int), 0), 0
+    )
+    probabilities = np.exp(logits)
+    return truth, (probabilities / probabilities.sum(axis=0)).astype(np.float32)
+
+
+def _scores(probabilities):
+    return {"lesion": 1 - probabilities[0], "benign": probabilities[1], "malignant": probabilities[2]}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pixel_auc_agrees_with_scikit_learn(target):
+    truth, probabilities = _probabilities(0)
+    histograms = PixelHistograms(1000)
+    histograms.update(truth, probabilities)
+    fpr, tpr, auc = histograms.roc(target)
+    true, score = np.isin(truth, TARGETS[target]).reshape(-1), _scores(probabilities)[target].reshape(-1)
+    quantised = np.minimum((score * 1000).astype(int), 999)
+    assert auc == pytest.approx(sk.roc_auc_score(true, quantised), abs=1e-6)
+    assert auc == pytest.approx(sk.roc_auc_score(true, score), abs=1e-3)
+    assert len(fpr) == len(tpr) == 1001
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+
+
+def test_histograms_of_parts_add_up_and_survive_being_stored_as_csv():
+    whole, first, second = PixelHistograms(50), PixelHistograms(50), PixelHistograms(50)
+    for seed in range(4):
+        truth, probabilities = _probabilities(seed, (5 + seed, 7))
+        whole.update(truth, probabilities)
+        (first if seed < 2 else second).update(truth, probabilities)
+    assert np.array_equal((first + second).counts, whole.counts)
+    stored = pd.read_csv(io.StringIO(whole.to_frame().to_csv(index=False))).sample(frac=1, random_state=0)
+    assert np.array_equal(PixelHistograms.from_frame(stored).counts, whole.counts)
+    with pytest.raises(EvaluationError, match="bins"):
+        first + PixelHistograms(20)
+    with pytest.raises(EvaluationError, match="table"):
+        PixelHistograms.from_frame(stored.iloc[1:])
+
+
+def test_auc_is_undefined_where_one_kind_of_pixel_is_absent():
+    histograms = PixelHistograms(10)
+    assert math.isnan(histograms.roc("lesion")[2])
+    _, probabilities = _probabilities(0, (4, 4))
+    histograms.update(np.ones((4, 4), int), probabilities)
+    assert all(math.isnan(histograms.roc(target)[2]) for target in TARGETS)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1.5, -0.5])
+def test_probabilities_that_are_none_are_refused_and_change_nothing(bad):
+    truth, probabilities = _probabilities(0, (4, 4))
+    probabilities[1, 2, 3] = bad
+    histograms = PixelHistograms(10)
+    with pytest.raises(EvaluationError, match="NaN or outside"):
+        histograms.update(truth, probabilities)
+    assert histograms.counts.sum() == 0
+
+
+def test_probabilities_of_another_size_are_refused():
+    truth, probabilities = _probabilities(0, (4, 5))
+    with pytest.raises(EvaluationError, match="shape"):
+        PixelHistograms(10).update(truth.T, probabilities)
+
+
+def test_certain_and_slightly_overshooting_probabilities_fall_into_the_outer_bins():
+    histograms = PixelHistograms(10)
+    histograms.update(np.array([[0, 2]]), np.array([[[1.0005, 0]], [[0, -0.0005]], [[-0.0005, 1.0005]]]))
+    assert histograms.counts[2, 0, 0] == 1
+    assert histograms.counts[2, 2, 9] == 1
+
+
+def test_malignant_score_is_the_highest_malignant_probability():
+    assert malignant_score(np.array([[[0.2, 0.1]], [[0.7, 0.2]], [[0.1, 0.7]]])) == 0.7
