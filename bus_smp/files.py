@@ -1,16 +1,44 @@
 """Writing files so that a half-written one is never seen under its final name."""
 
+import contextlib
 import errno
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bus_smp.errors import BusSmpError
 
+# EFBIG: a limit on the size of one file; for the user the same as a full disk
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
-@contextmanager
+
+@contextlib.contextmanager
+def explained(path: Path, needs: str = "") -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written to into an error for people.
+
+    Args:
+        path: what is being written.
+        needs: said in addition where the disk is full, e.g. "the cache needs 300 MB".
+
+    Raises:
+        BusSmpError: in place of the OSError of such a write. Any other OSError passes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise BusSmpError(
+                f"{path}: the disk is full{'; ' if needs else ''}{needs}",
+                hint="free some space and run the same command again",
+            ) from None
+        if error.errno in _REFUSED:
+            raise BusSmpError(f"{path}: cannot be written ({error.strerror})") from None
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; when the block ends well, it takes the place of ``path``.
 
@@ -23,22 +51,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem[:80]}.{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BusSmpError(
-                f"{path}: the disk is full", hint="free some space and run the same command again"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise BusSmpError(f"{path}: cannot be written ({error.strerror})") from None
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explained(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

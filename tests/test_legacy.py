@@ -7,7 +7,7 @@ import pytest
 
 from bus_smp.data.images import read_mask
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.legacy import legacy_metrics
+from bus_smp.evaluation.legacy import format_legacy, legacy_metrics
 from bus_smp.evaluation.metrics import confusion, image_row
 
 REAL = Path(os.environ.get("BUS_SMP_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -48,6 +48,13 @@ def test_a_table_without_rows_or_counts_is_refused():
         legacy_metrics(_table([(_mask(0), _mask(0))]).iloc[:0])
     with pytest.raises(EvaluationError, match="pixels_background"):
         legacy_metrics(pd.DataFrame({"image_id": ["a"]}))
+
+
+def test_the_printed_table_says_that_it_misleads():
+    result = legacy_metrics(_table([(_mask(0), _mask(0)), (_mask(1), _mask(0))]))
+    lines = format_legacy({"model": result, "all-background": result}).splitlines()
+    assert "MISLEADING" in lines[0]
+    assert lines[-1].split() == ["all-background", "0.500", "1.000", "0.750"]
 
 
 @pytest.mark.real

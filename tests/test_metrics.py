@@ -245,3 +245,5 @@ def test_certain_and_slightly_overshooting_probabilities_fall_into_the_outer_bin
 
 def test_malignant_score_is_the_highest_malignant_probability():
     assert malignant_score(np.array([[[0.2, 0.1]], [[0.7, 0.2]], [[0.1, 0.7]]])) == 0.7
+    with pytest.raises(EvaluationError, match="NaN"):
+        malignant_score(np.array([[[0.2, 0.1]], [[0.7, 0.2]], [[0.1, math.nan]]]))

@@ -16,7 +16,7 @@ from bus_smp import synthetic
 from bus_smp.data.images import pixel_sha256, read_image, read_mask
 from bus_smp.data.sources import find_known, find_root, load_source, source_names
 from bus_smp.data.sources._tree import natural_key
-from bus_smp.errors import BusSmpError, DataError
+from bus_smp.errors import DataError
 
 ALL = ("breast", "bus-bra", "bus-uclm", "busi", "udiat")
 
@@ -72,7 +72,7 @@ def test_the_folder_of_modules_is_the_registry():
     assert source_names() == list(ALL)
     for name in ALL:
         source = load_source(name)
-        assert source.NAME == name
+        assert name == source.NAME
         assert source.TITLE and source.LAYOUT and source.CITE and source.LICENCE and source.URL
     assert load_source("BUS_UCLM").NAME == "bus-uclm"
     with pytest.raises(DataError, match="known data sets: breast, bus-bra"):
@@ -111,7 +111,8 @@ def test_records_come_in_natural_order_whatever_the_file_system_says(name, tree,
 
 def test_natural_order_counts_and_ignores_case():
     names = ["a", "a1", "A2", "a10", "b (1)", "b (1)_mask", "B (2)", "b (10)"]
-    assert sorted(reversed(names), key=natural_key) == names
+    shuffled = names[::-1]
+    assert sorted(shuffled, key=natural_key) == names
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -196,6 +197,14 @@ def test_the_case_of_names_does_not_matter(name, tree, tmp_path):
             one.flags,
             bool(one.excluded),
         )
+
+
+def test_a_link_to_a_folder_is_no_second_data_set(busi_tree, tmp_path):
+    shutil.copytree(busi_tree, tmp_path / "data")
+    (tmp_path / "again").symlink_to(tmp_path / "data")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert len(find_known(tmp_path)) == 1
+    assert find_root(load_source("busi"), tmp_path).resolve() == (tmp_path / "data").resolve()
 
 
 # ---- BUS-UCLM
@@ -312,22 +321,26 @@ def test_an_unknown_label_excludes_its_row_alone(uclm):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\n\n",
-        b"Name;Class\nALWI_000.png;Benign\n",
-        b"\x89PNG\0\0\0",
-        b"\xff\xfe\x00",
-        b'Image;Label\n"a;b\nc',
-    ],
+    "content", [b"", b"\n\n", b"Name;Class\nALWI_000.png;Benign\n", b"\x89PNG\0\0\0", b"\xff\xfe\x00"]
 )
 def test_a_broken_table_is_one_clear_error(uclm, content):
     (uclm / "INFO.csv").write_bytes(content)
-    try:
+    with pytest.raises(DataError, match=r"INFO.csv: (.|\n)*restore") as caught:
         read("bus-uclm", uclm)
-    except BusSmpError as error:
-        assert isinstance(error, DataError) and "INFO.csv" in str(error) and error.hint
+    assert caught.value.hint
+
+
+def test_rows_that_contradict_each_other_exclude_their_image(uclm):
+    with (uclm / "INFO.csv").open("a") as file:
+        file.write("HUBL_000.png;96x72;Malignant;No;No;No\nHUBL_001.png;96x72;benign;No;No;No\n")
+    found = read("bus-uclm", uclm)
+    assert found["HUBL_000"].excluded == "unknown label 'Benign / Malignant' in INFO.csv"
+    assert found["HUBL_001"].label == "benign" and not found["HUBL_001"].excluded
+
+
+def test_the_original_table_comes_before_its_copy(uclm, bus_uclm_tree):
+    (uclm / "INFO (1).csv").write_text("not the table")
+    assert read("bus-uclm", uclm) == read("bus-uclm", bus_uclm_tree)
 
 
 def test_names_with_spaces_and_umlauts_work(uclm, tmp_path):

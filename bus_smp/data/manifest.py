@@ -192,10 +192,12 @@ def _read_text(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     try:
         header = [name.strip() for name in next(lines, [])]
         for cells in lines:
+            if not any(cells):  # spreadsheets leave such rows behind
+                continue
             if len(cells) == len(header):
                 rows.append(cells)
                 numbers.append(lines.line_num)
-            elif any(cells):
+            else:
                 problems.append(f"line {lines.line_num} has {len(cells)} cells, the header {len(header)}")
     except csv.Error as error:
         raise ManifestError(f"{path}: line {lines.line_num} is not CSV ({error})", hint=again) from None

@@ -3,6 +3,8 @@
 It is not used for anything else, and its numbers belong in no table beside real ones.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -50,3 +52,18 @@ def legacy_metrics(per_image: pd.DataFrame) -> dict[str, float | int]:
     result["dice_mean"] = (result["dice_benign"] + result["dice_malignant"]) / 2
     result["images"] = len(per_image)
     return result
+
+
+def format_legacy(results: Mapping[str, Mapping[str, float | int]]) -> str:
+    """Results of ``legacy_metrics`` by name (a model, the baselines) as plain text that says what they are."""
+    width = max(len(name) for name in results)
+    lines = [
+        "MISLEADING, for comparison with the upstream notebook only: Dice = 1 for a class that is absent",
+        "from mask and prediction, so predicting nothing (all-background) scores high.",
+        f"{'':<{width}}  benign  malignant  mean",
+    ]
+    lines += [
+        f"{name:<{width}}  {of['dice_benign']:.3f}   {of['dice_malignant']:.3f}      {of['dice_mean']:.3f}"
+        for name, of in results.items()
+    ]
+    return "\n".join(lines)

@@ -6,6 +6,7 @@ returns 0 with a warning (``zero_division``), ``smp.metrics`` returns 1, MONAI's
 predicting nothing scores .8 on a data set with many normal images; that is the error this module avoids.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -63,7 +64,7 @@ def _check_classes(name: str, mask: np.ndarray, num_classes: int) -> None:
 
 
 def _ratio(part: float, whole: float) -> float:
-    return float(part) / float(whole) if whole else float("nan")
+    return float(part) / float(whole) if whole else math.nan
 
 
 def _binary_metrics(counts: np.ndarray, positive: tuple[int, ...]) -> dict[str, float]:
@@ -74,10 +75,10 @@ def _binary_metrics(counts: np.ndarray, positive: tuple[int, ...]) -> dict[str, 
     fp = int(counts[np.ix_(~is_positive, is_positive)].sum())
     tn = int(counts[np.ix_(~is_positive, ~is_positive)].sum())
     has_reference = tp + fn > 0
-    dice = _ratio(2 * tp, 2 * tp + fp + fn) if has_reference else float("nan")
+    dice = _ratio(2 * tp, 2 * tp + fp + fn) if has_reference else math.nan
     return {
         "dice": dice,
-        "iou": _ratio(tp, tp + fp + fn) if has_reference else float("nan"),
+        "iou": _ratio(tp, tp + fp + fn) if has_reference else math.nan,
         "sensitivity": _ratio(tp, tp + fn),
         "specificity": _ratio(tn, tn + fp),
         "precision": _ratio(tp, tp + fp),
@@ -127,8 +128,15 @@ def predicted_label(counts: np.ndarray) -> str:
 
 
 def malignant_score(probabilities: np.ndarray) -> float:
-    """The image's score for malignancy: the highest malignant probability (0..1) of float (3, H, W)."""
-    return float(np.max(probabilities[MALIGNANT.index]))
+    """The image's score for malignancy: the highest malignant probability (0..1) of float (3, H, W).
+
+    Raises:
+        EvaluationError: if one of them is NaN.
+    """
+    score = float(np.max(probabilities[MALIGNANT.index]))
+    if math.isnan(score):
+        raise EvaluationError("the prediction holds probabilities that are NaN")
+    return score
 
 
 def image_row(counts: np.ndarray) -> dict[str, float | int | str]:

@@ -25,7 +25,8 @@ from bus_smp.evaluation.metrics import TARGETS, PixelHistograms
 from bus_smp.evaluation.predictor import Predictor
 from bus_smp.evaluation.statistics import read_per_image, summarise, warnings_of
 from bus_smp.files import replacing, write_text
-from bus_smp.report.figures import Case, write_confusion_matrix, write_qualitative, write_roc_curves
+from bus_smp.report.figures import write_confusion_matrix, write_roc_curves
+from bus_smp.report.pictures import Case, write_qualitative
 
 MODEL = "model"
 

@@ -346,7 +346,7 @@ def format_table(summaries: Mapping[str, Mapping]) -> str:
 
     Returns:
         Lines with LF between them: what was scored, the rows under their headings, how to read
-        them, and the warnings.
+        them. ``warnings_of`` belongs beside it.
     """
     rows = table_rows(summaries)
     names = list(summaries)

@@ -66,7 +66,7 @@ def _curve(
     known = np.isfinite(y)
     beside = np.r_[False, known[:-1]] | np.r_[known[1:], False]
     # A value between two undefined ones is drawn by its marker alone.
-    marked = known & ((np.arange(len(y)) % max(1, len(y) // 25) == 0))
+    marked = known & (~beside | (np.arange(len(y)) % max(1, len(y) // 25) == 0))
     axes.plot(
         x, y, label=label, color=color, linestyle=dashes, marker=marker, markersize=4, fillstyle="none",
         markevery=np.flatnonzero(marked).tolist(), **more,

@@ -60,10 +60,15 @@ def load_source(name: str) -> ModuleType:
 
 def _below(folder: Path) -> Iterator[list[Path]]:
     """Yield the folders at depth 0, 1, ... MAX_DEPTH; the caller removes those not to descend into."""
-    level = [folder]
+    level, seen = [folder], {folder.resolve()}
     for _ in range(MAX_DEPTH + 1):
         yield level
-        level = [child for parent in level for child in entries(parent) if child.is_dir()]
+        below = [child for parent in level for child in entries(parent) if child.is_dir()]
+        level = []
+        for child in below:
+            if child.resolve() not in seen:  # a link to a folder already visited is no second data set
+                seen.add(child.resolve())
+                level.append(child)
 
 
 def _existing(folder: Path) -> Path:

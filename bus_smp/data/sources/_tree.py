@@ -59,11 +59,11 @@ def image_files(folder: Path | None) -> list[Path]:
 def table_file(folders: Sequence[Path], stem: str, prefix: bool = False) -> Path | None:
     """The first .xlsx or .csv file called ``stem`` (copies and any case too) in these folders."""
     for folder in folders:
-        for path in entries(folder):
+        # The original before its copies.
+        for path in sorted(entries(folder), key=lambda p: p.stem != original(p.stem)):
             name = key(original(path.stem))
-            if path.suffix.lower() in (".xlsx", ".xlsm", ".csv") and (
-                name.startswith(key(stem)) if prefix else name == key(stem)
-            ):
+            fits = name.startswith(key(stem)) if prefix else name == key(stem)
+            if fits and path.suffix.lower() in (".xlsx", ".xlsm", ".csv"):
                 return path
     return None
 
@@ -93,6 +93,24 @@ def wrong_folder(folder: Path, title: str, layout: str, name: str) -> DataError:
     )
 
 
+def rows_by_image(
+    rows: Sequence[dict[str, str]], column: str, label: str, name: Callable[[str], str]
+) -> dict[str, dict[str, str]]:
+    """A table's rows by the image that ``column`` names, under ``name`` of it; rows that name none are left out.
+
+    Of several rows for one image the first counts; where they disagree on the column ``label``, it
+    holds both words, which no reader takes for a label.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        row = {**row, column: row.get(column, ""), label: row.get(label, "")}
+        if row[column]:
+            first = found.setdefault(name(row[column]), row)
+            if key(first[label]) != key(row[label]):
+                first[label] = f"{first[label]} / {row[label]}"
+    return found
+
+
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a .csv or .xlsx table.
 
@@ -113,7 +131,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             if all(column in found for column in columns):
                 rows = [row for row in cells[start + 1 :] if any(row)]
                 return [dict(reversed(list(zip(found, row, strict=False)))) for row in rows]
-    first = next((row for cells in sheets for row in cells if any(row)), [])
+    first = max((next(filter(any, cells), []) for cells in sheets), key=len, default=[])
     raise DataError(
         f"{path}: expected the columns {', '.join(columns)}; found {', '.join(first[:12]) or 'an empty table'}",
         hint="restore the table as it was downloaded",

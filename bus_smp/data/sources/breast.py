@@ -22,6 +22,7 @@ from bus_smp.data.sources._tree import (
     pair_masks,
     read_table,
     relative,
+    rows_by_image,
     stem_of,
     table_file,
     wrong_folder,
@@ -61,18 +62,23 @@ def records(root: Path) -> Iterator[Record]:
             f"{root}: the table of labels is missing; found {names(root)}",
             hint="put BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx from the download into this folder",
         )
-    rows: dict[str, dict[str, str]] = {}
-    for row in read_table(table, ("image_filename", "classification")):
-        if row.get("image_filename", ""):
-            rows.setdefault(key(stem_of(row["image_filename"])), row)
+    rows = rows_by_image(
+        read_table(table, ("image_filename", "classification")),
+        "image_filename",
+        "classification",
+        lambda n: key(stem_of(n)),
+    )
 
     files = image_files(root)
-    listed = {key(m): name for name, row in rows.items() for m in _listed_masks(row)}
-    kinds = {path: _MASK_NAME.match(path.stem) for path in files}
-    tumours = [
-        p for p in files if key(stem_of(p.name)) in listed or (kinds[p] and key(kinds[p]["kind"]) == "tumor")
-    ]
-    images = [p for p in files if p not in tumours and not kinds[p]]
+    listed = {key(mask): name for name, row in rows.items() for mask in _listed(row, "mask_tumor_filename")}
+    others = {key(mask) for row in rows.values() for mask in _listed(row, "mask_other_filename")}
+    images, tumours = [], []
+    for path in files:
+        named = _MASK_NAME.match(path.stem)
+        if key(path.stem) in listed or (named and key(named["kind"]) == "tumor"):
+            tumours.append(path)
+        elif not named and key(path.stem) not in others:
+            images.append(path)
 
     def owner(stem: str) -> str:
         named = _MASK_NAME.match(stem)
@@ -85,7 +91,11 @@ def records(root: Path) -> Iterator[Record]:
         used.add(name)
         row = rows.get(name)
         label, problem = _label(row, table.name)
-        missing = [m for m in _listed_masks(row or {}) if key(m) not in {key(p.stem) for p in pair.masks}]
+        missing = [
+            m
+            for m in _listed(row or {}, "mask_tumor_filename")
+            if key(m) not in {key(p.stem) for p in pair.masks}
+        ]
         excluded = pair.excluded
         if excluded == "image without mask" and label == "normal":
             excluded = ""
@@ -119,10 +129,9 @@ def records(root: Path) -> Iterator[Record]:
     yield from sorted(found, key=lambda r: natural_key(r.image_id))
 
 
-def _listed_masks(row: dict[str, str]) -> list[str]:
-    """Stems of the tumour masks that the table names; several may stand in one cell."""
-    cell = row.get("mask_tumor_filename", "")
-    return [stem_of(part) for part in re.split(r"[&,;|\n]", cell) if is_yes(part)]
+def _listed(row: dict[str, str], column: str) -> list[str]:
+    """Stems of the masks that a cell of the table names; there may be several."""
+    return [stem_of(part) for part in re.split(r"[&,;|\n]", row.get(column, "")) if is_yes(part)]
 
 
 def _label(row: dict[str, str] | None, table: str) -> tuple[str, str]:
@@ -130,9 +139,9 @@ def _label(row: dict[str, str] | None, table: str) -> tuple[str, str]:
     if row is None:
         return "", f"no row in {table}"
     try:
-        return parse_label(row.get("classification", "")), ""
+        return parse_label(row["classification"]), ""
     except ValueError:
-        return "", f"unknown label {row.get('classification', '')!r} in {table}"
+        return "", f"unknown label {row['classification']!r} in {table}"
 
 
 def _record(

@@ -20,6 +20,7 @@ from bus_smp.data.sources._tree import (
     pair_masks,
     read_table,
     relative,
+    rows_by_image,
     stem_of,
     subfolder,
     table_file,
@@ -63,10 +64,9 @@ def records(root: Path) -> Iterator[Record]:
             f"{root}: bus_data.csv is missing, so labels and patients are unknown; found {names(root)}",
             hint="put bus_data.csv from the download beside Images/ and Masks/",
         )
-    rows: dict[str, dict[str, str]] = {}
-    for row in read_table(table, ("id", "case", "pathology")):
-        if row.get("id", ""):
-            rows.setdefault(key(stem_of(row["id"])), row)
+    rows = rows_by_image(
+        read_table(table, ("id", "case", "pathology")), "id", "pathology", lambda n: key(stem_of(n))
+    )
     found = []
     used = set()
     images = image_files(subfolder(root, "Images"))
@@ -106,7 +106,7 @@ def _record(
     excluded: str,
 ) -> Record:
     label, patient = "", row.get("case", "") if row else ""
-    word = row.get("pathology", "") if row else ""
+    word = row["pathology"] if row else ""
     try:
         label = parse_label(word)
     except ValueError:

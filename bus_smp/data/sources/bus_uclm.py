@@ -22,6 +22,7 @@ from bus_smp.data.sources._tree import (
     pair_masks,
     read_table,
     relative,
+    rows_by_image,
     stem_of,
     subfolder,
     table_file,
@@ -131,13 +132,8 @@ def _info_file(root: Path) -> Path | None:
 
 
 def _read_info(root: Path) -> dict[str, dict[str, str]]:
-    """INFO.csv by image name; {} without the file. Of rows for the same image the first counts."""
+    """INFO.csv by image name; {} without the file."""
     path = _info_file(root)
     if path is None:
         return {}
-    rows: dict[str, dict[str, str]] = {}
-    for row in read_table(path, ("image", "label")):
-        row = {**row, "image": row.get("image", ""), "label": row.get("label", "")}
-        if row["image"]:
-            rows.setdefault(key(stem_of(row["image"])), row)
-    return rows
+    return rows_by_image(read_table(path, ("image", "label")), "image", "label", lambda n: key(stem_of(n)))

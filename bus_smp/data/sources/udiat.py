@@ -14,14 +14,15 @@ from bus_smp.classes import parse_label
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import (
     Pair,
-    entries,
     image_files,
     key,
+    names,
     natural_key,
     original,
     pair_masks,
     read_table,
     relative,
+    rows_by_image,
     stem_of,
     subfolder,
     table_file,
@@ -96,16 +97,13 @@ def _mask_owner(stem: str) -> str:
 
 def _original(root: Path) -> Iterator[Record]:
     table = _label_table(root)
-    rows: dict[str, dict[str, str]] = {}
-    for row in read_table(table, ("image", "type")):
-        if row.get("image", ""):
-            rows.setdefault(_number(row["image"]), row)
+    rows = rows_by_image(read_table(table, ("image", "type")), "image", "type", _number)
     pairs = pair_masks(
         image_files(subfolder(root, "original")), image_files(subfolder(root, "GT")), mask_owner=_mask_owner
     )
     for pair in pairs:
         row = rows.get(_number(pair.image_id))
-        word = row.get("type", "") if row else ""
+        word = row["type"] if row else ""
         try:
             label, problem = parse_label(word), ""
         except ValueError:
@@ -116,7 +114,7 @@ def _original(root: Path) -> Iterator[Record]:
     for number, row in rows.items():
         if number not in with_image:
             try:
-                label = parse_label(row.get("type", ""))
+                label = parse_label(row["type"])
             except ValueError:
                 label = ""
             yield _record(
@@ -125,12 +123,12 @@ def _original(root: Path) -> Iterator[Record]:
 
 
 def _label_table(root: Path) -> Path:
-    table = table_file([root, root / "GT", root.absolute().parent], "DatasetB", prefix=True)
+    table = table_file([root, root.absolute().parent], "DatasetB", prefix=True)
     if table is not None:
         return table
     raise DataError(
         f"{root}: DatasetB.xlsx is missing, so which lesions are benign or malignant is unknown; "
-        f"found {', '.join(p.name for p in entries(root)[:6])}",
+        f"found {names(root)}",
         hint="put DatasetB.xlsx (or DatasetB.csv with the columns Image,Type) from the download beside original/ and GT/",
     )
 
