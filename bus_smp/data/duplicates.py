@@ -10,18 +10,19 @@ import numpy as np
 SIDE = 256
 LEVELS = (1.0, 0.8, 0.64, 0.512)
 PER_LEVEL = 40
-STEP = 3  # pixels between the samples of a descriptor
-GRID = 8  # samples per side of a descriptor
-REACH = STEP * (GRID - 1) / 2
+OFFSETS = np.array([-10, -7, -4, -1, 1, 4, 7, 10])  # samples of a patch; symmetric, so it can be mirrored
+MARGIN = 11
 
 TABLES, BITS = 10, 22
 NEIGHBOURS = 8
+CROWD = 64
 SAME_PATCH = 0.75
-MIN_MATCHES = 3
+MIN_PLACES = 5
 
 TILE, TILE_STEP = 32, 24
-MIN_TILES = 8
-SAME_SPECKLE = 0.70
+MIN_TILES = 12
+HOPELESS = 0.3
+SAME_SPECKLE = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,30 +67,30 @@ def _grey(image: np.ndarray) -> np.ndarray:
 def _texture(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Band-passed image in units of its local deviation, and that deviation."""
     values = gray.astype(np.float32)
-    band = cv2.GaussianBlur(values, (0, 0), 1.2) - cv2.GaussianBlur(values, (0, 0), 4.0)
-    deviation = cv2.sqrt(cv2.GaussianBlur(band * band, (0, 0), 8.0))
+    band = cv2.GaussianBlur(values, (7, 7), 1.2) - cv2.GaussianBlur(values, (19, 19), 4.0)
+    deviation = cv2.sqrt(cv2.blur(band * band, (25, 25)))
     return band / (deviation + 1.0), deviation
 
 
 def _features(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    offsets = np.rint((np.arange(GRID) - (GRID - 1) / 2) * STEP).astype(int)
-    margin = int(np.abs(offsets).max()) + 1
     points, patches = [], []
     for level in LEVELS:
-        scaled = thumbnail if level == 1 else cv2.resize(
-            thumbnail, None, fx=level, fy=level, interpolation=cv2.INTER_AREA
+        scaled = (
+            thumbnail
+            if level == 1
+            else cv2.resize(thumbnail, None, fx=level, fy=level, interpolation=cv2.INTER_AREA)
         )
-        if min(scaled.shape) <= 2 * margin:
+        if min(scaled.shape) <= 2 * MARGIN:
             continue
         texture, deviation = _texture(scaled)
         strength = np.abs(texture)
         peak = (strength == cv2.dilate(strength, np.ones((7, 7), np.uint8))) & (deviation > 1.5)
-        peak[:margin] = peak[-margin:] = False
-        peak[:, :margin] = peak[:, -margin:] = False
+        peak[:MARGIN] = peak[-MARGIN:] = False
+        peak[:, :MARGIN] = peak[:, -MARGIN:] = False
         y, x = np.nonzero(peak)
         best = np.argsort(-strength[y, x], kind="stable")[:PER_LEVEL]
         y, x = y[best], x[best]
-        patch = texture[y[:, None, None] + offsets[None, :, None], x[:, None, None] + offsets[None, None, :]]
+        patch = texture[y[:, None, None] + OFFSETS[None, :, None], x[:, None, None] + OFFSETS[None, None, :]]
         patch = patch.reshape(len(y), -1)
         patch = patch - patch.mean(axis=1, keepdims=True)
         patch /= patch.std(axis=1, keepdims=True) + 1e-6
@@ -97,7 +98,7 @@ def _features(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scale_x, scale_y = scaled.shape[1] / thumbnail.shape[1], scaled.shape[0] / thumbnail.shape[0]
         points.append(np.stack([(x + 0.5) / scale_x, (y + 0.5) / scale_y, np.full(len(x), 1 / level)], 1))
     if not points:
-        return np.zeros((0, 3), np.float32), np.zeros((0, GRID * GRID), np.int8)
+        return np.zeros((0, 3), np.float32), np.zeros((0, OFFSETS.size**2), np.int8)
     return np.concatenate(points).astype(np.float32), np.concatenate(patches)
 
 
@@ -115,7 +116,7 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     return Fingerprint(dhash(gray), encoded, points, patches)
 
 
-def _matches(patches: np.ndarray, owner: np.ndarray) -> np.ndarray:
+def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
     """Pairs of alike patches of different images: int64 (K, 2), first owner < second owner, sorted."""
     rng = np.random.default_rng(0)
     total = len(patches)
@@ -129,12 +130,18 @@ def _matches(patches: np.ndarray, owner: np.ndarray) -> np.ndarray:
             key[start : start + len(block)] = block @ (1 << np.arange(BITS, dtype=np.uint32))
         order = np.argsort(key, kind="stable")
         key = key[order]
+        crowd = np.zeros(total, bool)
+        crowd[:-CROWD] = key[CROWD:] == key[:-CROWD]
         for step in range(1, NEIGHBOURS + 1):
-            at = np.flatnonzero(key[step:] == key[:-step])
+            same = key[step:] == key[:-step]
+            if step > 1:
+                same &= ~crowd[:-step]
+            at = np.flatnonzero(same)
             a, b = order[at], order[at + step]
-            other = owner[a] != owner[b]
-            a, b = a[other], b[other]
-            codes.append(_alike(patches, a, b, total))
+            a, b = np.minimum(a, b), np.maximum(a, b)
+            # an image is not compared with itself; of image and mirror one combination is enough
+            wanted = (owner[a] < images) & (owner[a] < owner[b] % images)
+            codes.append(_alike(patches, a[wanted], b[wanted], total))
     codes = np.unique(np.concatenate(codes))
     return np.stack([codes // total, codes % total], 1)
 
@@ -162,7 +169,7 @@ def _align(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, int] | None:
     chosen = np.flatnonzero(near[best])
     # levels see one blob several times: count places, not points
     places = len({(int(x) // 8, int(y) // 8) for x, y in p[chosen, :2]})
-    if places < MIN_MATCHES:
+    if places < MIN_PLACES:
         return None
     return _fit(p[chosen, :2], q[chosen, :2], ratio[best]), places
 
@@ -228,6 +235,8 @@ def _verify(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> tuple[
         centres, moves, scores = _tiles(texture, other, lively & inside, reach)
         if len(scores) < MIN_TILES:
             return 0.0, len(scores)
+        if np.median(scores) < HOPELESS:
+            break
         good = scores >= max(0.4, float(np.median(scores)))
         if reach > 2 and good.sum() >= 4:
             correction = _fit(centres[good], centres[good] + moves[good], 1.0)
@@ -254,32 +263,43 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
 
 def _compare(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float, int, int]]:
     # One order for all callers, so that the result does not depend on theirs.
-    content = sorted(range(len(fingerprints)), key=lambda i: (fingerprints[i].phash, fingerprints[i].thumbnail))
+    content = sorted(
+        range(len(fingerprints)), key=lambda i: (fingerprints[i].phash, fingerprints[i].thumbnail)
+    )
     ordered = [fingerprints[i] for i in content]
     counts = [len(f.points) for f in ordered]
     if len(ordered) < 2 or sum(counts) < 2:
         return []
+    count = len(ordered)
+    # image i mirrored is image count + i
     patches = np.concatenate([f.patches for f in ordered])
+    mirrored = patches.reshape(-1, len(OFFSETS), len(OFFSETS))[:, :, ::-1].reshape(patches.shape)
+    owner = np.repeat(np.arange(count), counts)
     points = np.concatenate([f.points for f in ordered])
-    owner = np.repeat(np.arange(len(ordered)), counts)
-    matches = _matches(patches, owner)
-    a, b = matches.T
-    a, b = np.minimum(a, b), np.maximum(a, b)
-    pair = owner[a].astype(np.int64) * len(ordered) + owner[b]
+    a, b = _matches(np.concatenate([patches, mirrored]), np.concatenate([owner, owner + count]), count).T
+    mirror = b >= len(owner)
+    b = b % len(owner)
+    pair = (owner[a].astype(np.int64) * count + owner[b]) * 2 + mirror
     order = np.argsort(pair, kind="stable")
     a, b, pair = a[order], b[order], pair[order]
     starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]]) if len(pair) else np.zeros(0, int)
     ends = np.r_[starts[1:], len(pair)]
     found = []
     for start, end in zip(starts, ends, strict=True):
-        if end - start < MIN_MATCHES:
+        if end - start < MIN_PLACES:
             continue
         i, j = int(owner[a[start]]), int(owner[b[start]])
-        aligned = _align(points[a[start:end]], points[b[start:end]])
+        p, q = points[a[start:end]], points[b[start:end]]
+        if pair[start] % 2:
+            q = np.stack([SIDE - q[:, 0], q[:, 1], q[:, 2]], 1)
+        aligned = _align(p, q)
         if aligned is None:
             continue
         matrix, places = aligned
         one, two = _decode(ordered[i].thumbnail), _decode(ordered[j].thumbnail)
+        if pair[start] % 2:
+            two = cv2.flip(two, 1)
+            matrix[0, 2] += two.shape[1] - SIDE
         scale = np.diag(matrix[:, :2])
         if (scale < 0.3).any() or (scale > 3.3).any():
             continue
