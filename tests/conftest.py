@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import Result
 
 from bus_smp import synthetic
 
@@ -48,3 +50,51 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}; set BUS_SMP_REAL_DATA to their folder")
     return folder
+
+
+def invoke(*arguments: str) -> Result:
+    """Run ``bus-smp`` in this process as the shell would; returns click's Result (exit_code, stdout, stderr)."""
+    from click.testing import CliRunner
+
+    from bus_smp.cli import main
+
+    @click.command(context_settings={"ignore_unknown_options": True})
+    def through_main() -> None:
+        main([str(argument) for argument in arguments])
+
+    return CliRunner().invoke(through_main, [])
+
+
+# A network and images small enough for a test; everything else as users have it.
+TINY = (
+    "model.encoder_name=resnet18",
+    "model.encoder_weights=null",
+    "data.size=64",
+    "train.lr=1e-3",
+    "train.epochs=2",
+    "runtime.workers=0",
+)
+
+
+def settings_options(folder: Path, *more: str) -> list[str]:
+    """``--set`` options for a tiny training that reads and writes below ``folder`` alone."""
+    own = (f"data.manifests={folder / 'data_manifests'}", f"runtime.cache={folder / 'cache'}")
+    return [part for setting in (*own, *TINY, *more) for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="session")
+def manifests(tmp_path_factory, bus_uclm_tree, busi_tree) -> Path:
+    """A folder with data_manifests/bus-uclm.csv and busi.csv of the synthetic trees."""
+    folder = tmp_path_factory.mktemp("work")
+    for tree in (bus_uclm_tree, busi_tree):
+        result = invoke("make-manifest", "--root", tree, "--out", folder / "data_manifests")
+        assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(manifests) -> Path:
+    """A run folder trained on the synthetic BUS-UCLM for two epochs; do not change it."""
+    result = invoke("train", "--out", manifests / "outputs", "--run", "first", *settings_options(manifests))
+    assert result.exit_code == 0, result.stderr
+    return manifests / "outputs" / "first"

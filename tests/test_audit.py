@@ -1,7 +1,5 @@
 """Looking at files: every oddity is found and written down, nothing is lost."""
 
-import shutil
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -98,7 +96,10 @@ def test_images_without_mask_and_masks_without_image_keep_their_rows(tmp_path):
     write_case(tmp_path, "a")
     write_case(tmp_path, "n", "normal")
     found = looks(
-        tmp_path, record("a", masks=()), record("n", "normal", masks=()), record("m", image="", masks=("a_mask.png",))
+        tmp_path,
+        record("a", masks=()),
+        record("n", "normal", masks=()),
+        record("m", image="", masks=("a_mask.png",)),
     )
     assert (found["a"].flags, found["a"].excluded) == (("no_mask",), "image without mask")
     assert (found["n"].flags, found["n"].excluded) == ((), "")  # a normal image needs none
@@ -115,7 +116,9 @@ def test_a_size_mismatch_is_a_finding_and_not_yet_a_verdict(tmp_path):
 
 def test_what_the_source_knows_is_kept(tmp_path):
     write_case(tmp_path, "a")
-    look = looks(tmp_path, record("a", mask_format="color", flags=("doppler",), excluded="copy of b.png"))["a"]
+    look = looks(tmp_path, record("a", mask_format="color", flags=("doppler",), excluded="copy of b.png"))[
+        "a"
+    ]
     assert (look.flags, look.excluded) == (("doppler",), "copy of b.png")
 
 

@@ -114,6 +114,14 @@ def test_flips_are_drawn_independently():
     assert len(seen) == 4 and min(seen.values()) > 65  # 100 expected; 4 standard deviations below
 
 
+def test_each_flip_has_its_own_probability():
+    image, mask = picture()
+    across = Augmentation(AugmentSettings(**STILL, horizontal_flip=1, vertical_flip=0))
+    assert same(across(image, mask, (0,)), (image[:, ::-1], mask[:, ::-1]))
+    over = Augmentation(AugmentSettings(**STILL, horizontal_flip=0, vertical_flip=1))
+    assert same(over(image, mask, (0,)), (image[::-1], mask[::-1]))
+
+
 def test_settings_at_zero_and_disabled_augmentation_change_nothing():
     image, mask = picture()
     for settings in (AugmentSettings(**STILL, horizontal_flip=0), AugmentSettings(enabled=False)):
@@ -187,6 +195,13 @@ def test_a_draw_says_its_epoch_and_position():
 def test_classes_are_mixed_within_an_epoch():
     order = [LABELS[i] for i in EpochSampler(LABELS, seed=42).indices(0)]
     assert sum(a != b for a, b in zip(order, order[1:], strict=False)) > 6
+
+
+def test_every_epoch_mixes_the_classes_anew_and_every_cycle_its_images():
+    labels = ["normal"] * 8 + ["benign"] * 2 + ["malignant"] * 2  # one epoch holds half of the normals
+    epochs = [EpochSampler(labels, seed=42).indices(epoch).tolist() for epoch in range(0, 12, 2)]
+    assert len({tuple(labels[i] for i in epoch) for epoch in epochs}) == len(epochs)
+    assert len({frozenset(i for i in epoch if labels[i] == "normal") for epoch in epochs}) > 1
 
 
 def test_a_class_that_is_absent_takes_no_share():

@@ -338,6 +338,18 @@ def test_a_linked_root_keeps_its_name(tmp_path, root):
     assert manifest.image_path(manifest.used().iloc[0]) == tmp_path.resolve() / "link/images/a1.png"
 
 
+def test_a_manifest_in_a_linked_folder_finds_the_same_root(written, tmp_path, root):
+    link = tmp_path / "deep" / "er" / "link"
+    link.parent.mkdir(parents=True)
+    try:
+        link.symlink_to(written.parent)
+    except OSError:
+        pytest.skip("no links here")
+    assert read_manifest(link / "demo.csv").roots == {"demo": root.resolve()}
+    path = write_manifest(Manifest(frame(), {"demo": root}), link / "again.csv")
+    assert read_manifest(path).roots == {"demo": root.resolve()}
+
+
 @pytest.mark.parametrize("path", ["../x.png", "/x.png", "", r"a\b.png", "a\0.png"])
 def test_no_path_leaves_the_root_even_in_an_unchecked_table(path, root):
     manifest = Manifest(frame(0, image=path), {"demo": root})

@@ -10,7 +10,7 @@ from bus_smp.data.examples import read_example
 from bus_smp.data.images import color_mask, read_image
 from bus_smp.data.making import SplitPlan, make_manifests
 from bus_smp.data.manifest import combine
-from bus_smp.data.policies import Policy, judge
+from bus_smp.data.policies import Known, Policy, judge
 from bus_smp.data.sources import Record
 from bus_smp.errors import ConfigError, DataError, ImageError, ManifestError
 from bus_smp.synthetic import draw
@@ -34,7 +34,12 @@ def write_set(folder, rows, dataset="set", known=True, split_given=False, **chan
     return survey(dataset, records, folder, split_given=split_given)
 
 
-COPIES = [("a", "P", "benign", 1), ("b", "Q", "benign", 1), ("c", "R", "benign", 2), ("d", "S", "malignant", 3)]
+COPIES = [
+    ("a", "P", "benign", 1),
+    ("b", "Q", "benign", 1),
+    ("c", "R", "benign", 2),
+    ("d", "S", "malignant", 3),
+]
 CONFLICT = [*COPIES, ("e", "T", "malignant", 2)]
 
 
@@ -203,16 +208,37 @@ def test_contradicting_labels_in_two_data_sets_exclude_both(tmp_path):
     assert excluded(second)["y"] == "label conflict: labelled malignant, same picture as one/x (benign)"
 
 
+def standing(data, image_id, group_id, place):
+    """The survey's image as one of a manifest made earlier."""
+    look = next(look for look in data.looks if look.record.image_id == image_id)
+    return Known("old", f"old {image_id}", look.record.label, group_id, place, look.sha256, look.print)
+
+
+def test_a_picture_of_an_earlier_manifest_takes_its_group_and_split(tmp_path):
+    data = write_set(tmp_path, many("p", 0))
+    for split in ("train", "val", "test"):
+        (manifest,) = make_manifests([data], known=[standing(data, "p2", "old:Z", (split, ""))])
+        row = manifest.frame.set_index("image_id").loc["p2"]
+        assert (row["group_id"], row["split"], row["flags"]) == ("old:Z", split, "duplicate:old/old p2")
+
+
+def test_a_patient_whose_pictures_lie_in_two_splits_elsewhere_is_excluded(tmp_path):
+    data = write_set(tmp_path, [*many("p", 0), ("x", "p1", "benign", 50)])
+    known = [standing(data, "p1", "old:A", ("train", "")), standing(data, "x", "old:B", ("test", ""))]
+    (manifest,) = make_manifests([data], known=known)
+    frame = manifest.frame.set_index("image_id")
+    assert set(frame.index[frame["excluded"] != ""]) == {"p1", "x"}
+    assert frame.loc["x", "excluded"].startswith("shared group")
+
+
 # Splits.
 
 
 def test_named_test_patients_are_the_test_split_with_all_who_share_their_pictures(tmp_path):
-    data = write_set(tmp_path, [*many("p", 0), ("x", "X", "benign", 3)])
+    data = write_set(tmp_path, [*many("p", 0), ("x", "X", "malignant", 3)])
     (manifest,) = make_manifests([data], plan=SplitPlan(test_patients=("X", "set:p5")))
-    frame = manifest.frame
-    assert set(frame.loc[frame["split"] == "test", "patient_id"]) == {"X", "p3", "p5"} or set(
-        frame.loc[frame["excluded"] != "", "image_id"]
-    ) == {"x", "p3"}
+    assert set(manifest.used("test")["patient_id"]) == {"X", "p3", "p5"}
+    assert manifest.about["splits"]["notes"] == ["in test with a patient of the same group: p3"]
 
 
 def test_an_unknown_test_patient_is_an_error(tmp_path):
@@ -232,12 +258,14 @@ def test_an_official_split_is_taken_and_one_that_does_not_exist_is_refused(tmp_p
 def test_a_given_split_is_respected(tmp_path):
     rows = [(*row, ("train", "test", "val")[k % 3]) for k, row in enumerate(many("p", 0))]
     (manifest,) = make_manifests([write_set(tmp_path, rows, split_given=True)])
-    assert dict(zip(manifest.frame["image_id"], manifest.frame["split"], strict=True)) == {r[0]: r[4] for r in rows}
+    assert dict(zip(manifest.frame["image_id"], manifest.frame["split"], strict=True)) == {
+        r[0]: r[4] for r in rows
+    }
 
 
 def test_a_given_split_that_tears_a_group_is_an_error_that_names_it(tmp_path):
     rows = [(*row, "train") for row in many("p", 0)] + [("x", "X", "malignant", 3, "test")]
-    with pytest.raises(ManifestError, match=r"(?s)group set:X \(patients p3, X\) in train: p3.*test: x"):
+    with pytest.raises(ManifestError, match=r"(?s)group set:p3 \(patients p3, X\) in train: p3.*test: x"):
         make_manifests([write_set(tmp_path, rows, split_given=True)])
 
 

@@ -238,6 +238,13 @@ def test_a_copy_beside_its_original_is_kept_with_the_reason_and_one_in_its_place
     assert instead.excluded == "" and "copy" in instead.flags and "SIBA_003 (1)" not in found
 
 
+def test_a_file_in_small_letters_belongs_to_the_same_woman(uclm):
+    (uclm / "images/COPE_001.png").rename(uclm / "images/cope_001.png")
+    record = read("bus-uclm", uclm)["cope_001"]
+    assert (record.patient_id, record.official_split, record.label) == ("COPE", "test", "benign")
+    assert record.masks == ("masks/COPE_001.png",) and not record.excluded
+
+
 def test_a_copy_of_one_half_finds_the_other_half(uclm):
     (uclm / "images/ALWI_000.png").rename(uclm / "images/ALWI_000 (1).png")
     (uclm / "masks/ALWI_001.png").rename(uclm / "masks/ALWI_001 (2).png")

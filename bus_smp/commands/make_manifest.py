@@ -240,7 +240,7 @@ def _cells(path: Path) -> dict[tuple, tuple]:
 
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         return {
             (row.get("dataset"), row.get("image_id")): tuple(row.values()) for row in csv.DictReader(file)
         }

@@ -128,7 +128,7 @@ def _look(record: Record, root: Path) -> Look:
         try:
             image = read_image(root / record.image)
         except ImageError as error:
-            look = _add(look, "unreadable", f"unreadable: {_told(error, root)}")
+            look = _add(look, "unreadable", f"unreadable: {_told(error, root, record.image)}")
         else:
             look = replace(
                 look,
@@ -143,13 +143,13 @@ def _look(record: Record, root: Path) -> Look:
 def _look_at_masks(look: Look, root: Path) -> Look:
     record = look.record
     paths = [root / mask for mask in record.masks]
-    found: set[int] = set()  # the classes that any mask marks
+    worst = 0  # the worst class that any mask marks
     sizes = []
     if not look.mask_format:
         try:
             look = replace(look, mask_format=guess_mask_format(paths))
         except ImageError as error:
-            return _add(look, "unreadable", f"unreadable: {_told(error, root)}")
+            return _add(look, "unreadable", f"unreadable: {_told(error, root, *record.masks)}")
     for path in paths:
         try:
             # a lesion on a normal image is a finding here, not an error
@@ -158,10 +158,10 @@ def _look_at_masks(look: Look, root: Path) -> Look:
         except ImageError as error:
             problem = "mask_colours" if _decodes(path) else "unreadable"
             reason = "unlisted mask colour" if problem == "mask_colours" else "unreadable"
-            look = _add(look, problem, f"{reason}: {_told(error, root)}")
+            look = _add(look, problem, f"{reason}: {_told(error, root, *record.masks)}")
             continue
         sizes.append(mask.shape)
-        found |= set(np.flatnonzero(np.bincount(mask.reshape(-1), minlength=len(LABELS))[1:]) + 1)
+        worst = max(worst, int(mask.max(initial=0)))
     if len(sizes) < len(paths):
         return look  # what cannot be read cannot be compared
 
@@ -171,9 +171,9 @@ def _look_at_masks(look: Look, root: Path) -> Look:
         look = replace(_add(look, "size_mismatch"), mismatch=text)
     if not sizes or record.label not in LABELS:
         return look
-    if not found and record.label != "normal":
+    if worst == 0 and record.label != "normal":
         return _add(look, "empty_mask", f"empty mask: the image is labelled {record.label}")
-    marked = LABELS[max(found, default=0)]  # the worst finding of the mask
+    marked = LABELS[worst]
     if marked != record.label:
         marked = "a lesion" if look.mask_format == "binary" else f"a {marked} lesion"
         look = _add(
@@ -210,6 +210,9 @@ def _decodes(path: Path) -> bool:
     return True
 
 
-def _told(error: ImageError, root: Path) -> str:
-    """The error's text with paths as the manifest writes them: relative, so the same on every machine."""
-    return " ".join(error.what.replace(str(root) + "/", "").replace(str(root) + "\\", "").split())
+def _told(error: ImageError, root: Path, *files: str) -> str:
+    """The error's text with files named as the manifest names them, so that it is the same on every machine."""
+    text = error.what
+    for file in files:
+        text = text.replace(str(root / file), file)
+    return " ".join(text.split())

@@ -15,9 +15,9 @@ MARGIN = 11
 
 TABLES, BITS = 10, 22
 NEIGHBOURS = 8
-CROWD = 64
+CROWD = 40
 SAME_PATCH = 0.75
-MIN_PLACES = 5
+MIN_PLACES = 4
 
 TILE, TILE_STEP = 32, 24
 MIN_TILES = 12
@@ -112,7 +112,7 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     points, patches = _features(thumbnail)
     encoded = b""
     if len(points):
-        encoded = cv2.imencode(".jpg", thumbnail, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        encoded = cv2.imencode(".jpg", thumbnail, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes()
     return Fingerprint(dhash(gray), encoded, points, patches)
 
 
@@ -128,22 +128,20 @@ def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
         for start in range(0, total, 1 << 17):
             block = patches[start : start + (1 << 17)].astype(np.float32) @ directions > 0
             key[start : start + len(block)] = block @ (1 << np.arange(BITS, dtype=np.uint32))
-        order = np.argsort(key, kind="stable")
+        # Within a bucket the images stand in another order for each table, so that a patch which
+        # thousands share (scanner text) meets many of them and shows itself as common.
+        rank = rng.permutation(images)[owner % images]
+        order = np.argsort(key.astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), kind="stable")
         key = key[order]
-        crowd = np.zeros(total, bool)
-        crowd[:-CROWD] = key[CROWD:] == key[:-CROWD]
         for step in range(1, NEIGHBOURS + 1):
-            same = key[step:] == key[:-step]
-            if step > 1:
-                same &= ~crowd[:-step]
-            at = np.flatnonzero(same)
+            at = np.flatnonzero(key[step:] == key[:-step])
             a, b = order[at], order[at + step]
             a, b = np.minimum(a, b), np.maximum(a, b)
             # an image is not compared with itself; of image and mirror one combination is enough
             wanted = (owner[a] < images) & (owner[a] < owner[b] % images)
             codes.append(_alike(patches, a[wanted], b[wanted], total))
-    codes = np.unique(np.concatenate(codes))
-    return np.stack([codes // total, codes % total], 1)
+        codes = [np.unique(np.concatenate(codes))]
+    return np.stack(np.divmod(codes[0], total), 1)
 
 
 def _alike(patches: np.ndarray, a: np.ndarray, b: np.ndarray, total: int) -> np.ndarray:
@@ -158,8 +156,8 @@ def _alike(patches: np.ndarray, a: np.ndarray, b: np.ndarray, total: int) -> np.
     return np.concatenate(kept) if kept else np.zeros(0, np.int64)
 
 
-def _align(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, int] | None:
-    """Axis-aligned map p -> q that most matches agree on: ((2, 3) matrix, number of matches)."""
+def _align(p: np.ndarray, q: np.ndarray) -> np.ndarray | None:
+    """Axis-aligned map p -> q, a (2, 3) matrix, on which enough matches agree; None if they do not."""
     ratio = q[:, 2] / p[:, 2]
     shift = q[:, :2] - ratio[:, None] * p[:, :2]
     predicted = ratio[:, None, None] * p[None, :, :2] + shift[:, None, :]
@@ -167,11 +165,10 @@ def _align(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, int] | None:
     near &= np.abs(np.log(ratio[:, None] / ratio[None, :])) < 0.35
     best = int(np.argmax(near.sum(axis=1)))
     chosen = np.flatnonzero(near[best])
-    # levels see one blob several times: count places, not points
-    places = len({(int(x) // 8, int(y) // 8) for x, y in p[chosen, :2]})
-    if places < MIN_PLACES:
+    # the levels see one blob several times: count places, not points
+    if len(np.unique(p[chosen, :2] // 8, axis=0)) < MIN_PLACES:
         return None
-    return _fit(p[chosen, :2], q[chosen, :2], ratio[best]), places
+    return _fit(p[chosen, :2], q[chosen, :2], ratio[best])
 
 
 def _fit(p: np.ndarray, q: np.ndarray, fallback: float) -> np.ndarray:
@@ -258,7 +255,7 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
     Returns:
         pairs sorted by (first, second); which pairs are found does not depend on the order of the images.
     """
-    return [Pair(i, j, c) for i, j, c, _, _ in _compare(fingerprints) if c >= SAME_SPECKLE]
+    return [Pair(i, j, c) for i, j, c, *_ in _compare(fingerprints) if c >= SAME_SPECKLE]
 
 
 def _compare(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float, int, int]]:
@@ -279,15 +276,20 @@ def _compare(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float,
     a, b = _matches(np.concatenate([patches, mirrored]), np.concatenate([owner, owner + count]), count).T
     mirror = b >= len(owner)
     b = b % len(owner)
+    common = (np.bincount(a, minlength=len(owner)) + np.bincount(b, minlength=len(owner))) > CROWD
+    # A patch of many images (scanner text) is no evidence for any two of them: it keeps one match, which still
+    # chains the frames of a long still video together.
+    first_match = np.r_[True, a[1:] != a[:-1]] if len(a) else np.zeros(0, bool)
+    kept = ~(common[a] | common[b]) | first_match
+    a, b, mirror = a[kept], b[kept], mirror[kept]
     pair = (owner[a].astype(np.int64) * count + owner[b]) * 2 + mirror
     order = np.argsort(pair, kind="stable")
     a, b, pair = a[order], b[order], pair[order]
     starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]]) if len(pair) else np.zeros(0, int)
     ends = np.r_[starts[1:], len(pair)]
+    enough = ends - starts >= MIN_PLACES
     found = []
-    for start, end in zip(starts, ends, strict=True):
-        if end - start < MIN_PLACES:
-            continue
+    for start, end in zip(starts[enough], ends[enough], strict=True):
         i, j = int(owner[a[start]]), int(owner[b[start]])
         p, q = points[a[start:end]], points[b[start:end]]
         if pair[start] % 2:
@@ -295,7 +297,7 @@ def _compare(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float,
         aligned = _align(p, q)
         if aligned is None:
             continue
-        matrix, places = aligned
+        matrix, places = aligned, int(end - start)
         one, two = _decode(ordered[i].thumbnail), _decode(ordered[j].thumbnail)
         if pair[start] % 2:
             two = cv2.flip(two, 1)

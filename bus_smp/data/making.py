@@ -58,6 +58,7 @@ def make_manifests(
     for one in judged:
         _refuse_empty(one)
     _refuse_unknown_patients(judged, plan)
+    _refuse_torn(judged)
     standing = {group: place for one in judged for group, place in one.shared.items()}
     made = []
     for one in judged:
@@ -83,7 +84,6 @@ def make_manifests(
         }
         frame = frame.sort_values("image_id", kind="stable", ignore_index=True)
         made.append(Manifest(frame, {one.survey.dataset: one.survey.root}, about))
-    _refuse_torn_given(judged, made)
     return made
 
 
@@ -150,8 +150,7 @@ def _split(
     how, test_groups = _test_groups(one, used, plan, notes)
     if one.survey.split_given:
         how = "as given in the table"
-        given = {look.record.image_id: look.record.official_split for look in one.survey.looks}
-        split = used["image_id"].map(given)
+        split = _given(one)[used.index]
     else:
         split = _named(one, lambda: assign_splits(used, plan.fractions, plan.seed, test_groups))
     folds = _named(one, lambda: assign_folds(used, plan.folds, plan.seed)) if plan.folds else None
@@ -252,27 +251,13 @@ def _findings(one: Judged, frame: pd.DataFrame, notes: Sequence[str]) -> dict:
         "groups": int(frame["group_id"].nunique()),
         "patients": int(frame.loc[frame["patient_known"].astype(bool), "patient_id"].nunique()),
         "labels": {label: int((frame["label"] == label).sum()) for label in LABELS},
-        "malignant_patients": int(frame.loc[frame["label"] == "malignant", "patient_id"].nunique()),
-        "malignant_groups": int(frame.loc[frame["label"] == "malignant", "group_id"].nunique()),
         "findings": findings,
         "excluded": dict(sorted(excluded.items())),
         "merged_groups": merged.to_dict(),
-        "other_datasets": sorted(
-            {
-                f.removeprefix("duplicate:").partition("/")[0]
-                for names in flags
-                for f in names
-                if _abroad(f, frame)
-            }
-        ),
+        "other_datasets": one.others,
         "pairs": [list(pair) for pair in one.pairs],
         "notes": list(notes),
     }
-
-
-def _abroad(flag: str, frame: pd.DataFrame) -> bool:
-    name = flag.removeprefix("duplicate:")
-    return flag != name and "/" in name and name not in set(frame["image_id"])
 
 
 def _refuse_empty(one: Judged) -> None:
@@ -305,9 +290,15 @@ def _refuse_unknown_patients(judged: Sequence[Judged], plan: SplitPlan) -> None:
         )
 
 
-def _refuse_torn_given(judged: Sequence[Judged], made: Sequence[Manifest]) -> None:
+def _given(one: Judged) -> pd.Series:
+    """The split that the table gives each row of the frame."""
+    given = {look.record.image_id: look.record.official_split for look in one.survey.looks}
+    return one.frame["image_id"].map(given)
+
+
+def _refuse_torn(judged: Sequence[Judged]) -> None:
     """A split that a table gives is respected, but not if it tears a group."""
-    given = [m.frame for one, m in zip(judged, made, strict=True) if one.survey.split_given]
+    given = [one.frame.assign(split=_given(one)) for one in judged if one.survey.split_given]
     if not given:
         return
     used = pd.concat(given)

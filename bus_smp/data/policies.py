@@ -63,6 +63,7 @@ class Judged:
     pairs: (image, other image, "exact" | "near", correlation) of this data set's images; an image
         of another data set is written <dataset>/<id>.
     shared: group id -> (split, fold), of groups that manifests made earlier hold in that place.
+    others: data sets, sorted, that hold copies of this one's images.
     """
 
     survey: Survey
@@ -70,6 +71,7 @@ class Judged:
     duplicates: str
     pairs: list[tuple[str, str, str, float]]
     shared: dict[str, tuple[str, str]]
+    others: list[str]
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,6 @@ class _Image:
     print: Fingerprint
     place: tuple[int, int] | None = None
 
-    @property
-    def order(self) -> tuple:
-        return self.dataset, natural_key(self.image_id)
-
     def seen_from(self, dataset: str) -> str:
         return self.image_id if dataset == self.dataset else f"{self.dataset}/{self.image_id}"
 
@@ -101,78 +99,46 @@ def judge(surveys: Sequence[Survey], policy: Policy, known: Sequence[Known] = ()
     """
     _refuse_mismatches(surveys, policy)
     _refuse_unknown_flags(surveys, policy)
-    images = [
-        _Image(s.dataset, k.record.image_id, _label(k), patient_key(s, k), k.sha256, k.print, (i, j))
-        for i, s in enumerate(surveys)
-        for j, k in enumerate(s.looks)
-        if k.print is not None
-    ]
-    images += [_Image(k.dataset, k.image_id, k.label, k.group_id, k.sha256, k.print) for k in known]
-    images.sort(key=lambda image: image.order)
+    images = _images(surveys, known)
     pairs = _find_pairs(images)
-    clusters = _components(range(len(images)), [(a, b) for a, b, _, _ in pairs])
-    groups = _components(
-        [patient_key(s, k) for s in surveys for k in s.looks] + [k.group_id for k in known],
-        [(images[a].group, images[b].group) for a, b, _, _ in pairs],
-    )
-    fixed: dict[str, set[tuple[str, str]]] = {}  # group in a known manifest -> its split and fold
-    for image in known:
-        fixed.setdefault(image.group_id, set()).update({image.place} - {None})
-    ids, shared, torn = _name_groups(groups, fixed)
+    copies = [(a, b) for a, b, _, _ in pairs]
+    clusters = [[images[i] for i in c] for c in _components(range(len(images)), copies) if len(c) > 1]
+    ids, shared, torn = _name_groups(
+        _components([image.group for image in images] + [patient_key(s, k) for s in surveys for k in s.looks],
+                    [(images[a].group, images[b].group) for a, b in copies]),
+        known,
+    )  # fmt: skip
 
-    excluded = {
-        (i, j): k.excluded or (k.mismatch if policy.on_mismatch == "exclude" else "")
-        for i, s in enumerate(surveys)
-        for j, k in enumerate(s.looks)
-    }
-    flags = {(i, j): list(k.flags) for i, s in enumerate(surveys) for j, k in enumerate(s.looks)}
-    partners: dict[tuple[int, int], list[_Image]] = {}
-    for a, b, _, _ in pairs:
-        for one, other in ((images[a], images[b]), (images[b], images[a])):
-            if one.place is not None:
-                partners.setdefault(one.place, []).append(other)
-    for place, others in partners.items():
-        dataset = surveys[place[0]].dataset
-        flags[place] += [f"duplicate:{o.seen_from(dataset)}" for o in sorted(others, key=lambda o: o.order)]
-
-    how = [policy.duplicates or default_duplicates(s) for s in surveys]
-    clusters_of_many = [[images[i] for i in c] for c in clusters if len(c) > 1]
-    for cluster in clusters_of_many:
-        if len({image.label for image in cluster} - {""}) > 1:
-            for image in cluster:
-                if image.place is None:
-                    continue
-                flags[image.place].append("label_conflict")
-                if how[image.place[0]] != "keep":
-                    others = ", ".join(
-                        f"{o.seen_from(image.dataset)} ({o.label or 'label in doubt'})"
-                        for o in cluster
-                        if o is not image
-                    )
-                    reason = f"label conflict: labelled {image.label or 'in doubt'}, same picture as {others}"
-                    excluded[image.place] = excluded[image.place] or reason
+    looks = {(i, j): look for i, survey in enumerate(surveys) for j, look in enumerate(survey.looks)}
+    how = [policy.duplicates or default_duplicates(survey) for survey in surveys]
+    flags = {place: list(look.flags) for place, look in looks.items()}
+    mismatch_excludes = policy.on_mismatch == "exclude"
+    excluded = {p: look.excluded or (look.mismatch if mismatch_excludes else "") for p, look in looks.items()}
+    _flag_copies([(images[a], images[b]) for a, b in copies], flags)
+    for cluster in clusters:
+        _judge_labels(cluster, how, flags, excluded)
+    for place, look in looks.items():
+        names = [flag.partition(":")[0] for flag in flags[place]]
+        unwanted = next((f"--exclude {flag}" for flag in policy.exclude if flag in names), "")
+        if ids[patient_key(surveys[place[0]], look)] in torn:
+            unwanted = "shared group: same patient as images in different splits of other manifests"
+        excluded[place] = excluded[place] or unwanted
+    for cluster in clusters:
+        _drop_copies(cluster, how, excluded)
 
     judged = []
-    for i, s in enumerate(surveys):
-        for j, k in enumerate(s.looks):
-            names = [flag.partition(":")[0] for flag in flags[i, j]]
-            unwanted = next((flag for flag in policy.exclude if flag in names), "")
-            excluded[i, j] = excluded[i, j] or (f"--exclude {unwanted}" if unwanted else "")
-            if ids[patient_key(s, k)] in torn:
-                text = "shared group: same patient as images in different splits of other manifests"
-                excluded[i, j] = excluded[i, j] or text
-        if how[i] == "drop":
-            _drop_copies(i, clusters_of_many, excluded)
-        rows = [_row(s, k, ids, flags[i, j], excluded[i, j]) for j, k in enumerate(s.looks)]
+    for i, survey in enumerate(surveys):
+        rows = [_row(survey, k, ids, flags[i, j], excluded[i, j]) for j, k in enumerate(survey.looks)]
         frame = pd.DataFrame(rows, columns=list(COLUMNS))
-        frame = frame.astype({column: "Int64" for column in ("fold", "width", "height")})
-        own = [
-            (images[a].seen_from(s.dataset), images[b].seen_from(s.dataset), kind, correlation)
-            for a, b, kind, correlation in pairs
-            if s.dataset in (images[a].dataset, images[b].dataset)
+        frame = frame.astype(dict.fromkeys(("fold", "width", "height"), "Int64"))
+        own = [pair for pair in pairs if survey.dataset in (images[pair[0]].dataset, images[pair[1]].dataset)]
+        named = [
+            (images[a].seen_from(survey.dataset), images[b].seen_from(survey.dataset), kind, correlation)
+            for a, b, kind, correlation in own
         ]
         mine = {group: shared[group] for group in set(frame["group_id"]) & set(shared)}
-        judged.append(Judged(s, frame, how[i], own, mine))
+        others = {images[k].dataset for pair in own for k in pair[:2]} - {survey.dataset}
+        judged.append(Judged(survey, frame, how[i], named, mine, sorted(others)))
     return judged
 
 
@@ -189,6 +155,18 @@ def patient_key(survey: Survey, look: Look) -> str:
 def _label(look: Look) -> str:
     """The label, or "" where it is in doubt already and proves nothing about a copy's."""
     return "" if "label_mismatch" in look.flags or look.record.label not in LABELS else look.record.label
+
+
+def _images(surveys: Sequence[Survey], known: Sequence[Known]) -> list[_Image]:
+    """All pictures that can be compared, in natural order."""
+    images = [
+        _Image(s.dataset, k.record.image_id, _label(k), patient_key(s, k), k.sha256, k.print, (i, j))
+        for i, s in enumerate(surveys)
+        for j, k in enumerate(s.looks)
+        if k.print is not None
+    ]
+    images += [_Image(k.dataset, k.image_id, k.label, k.group_id, k.sha256, k.print) for k in known]
+    return sorted(images, key=lambda image: (image.dataset, natural_key(image.image_id)))
 
 
 def _find_pairs(images: Sequence[_Image]) -> list[tuple[int, int, str, float]]:
@@ -221,19 +199,22 @@ def _components(nodes: Iterable[Hashable], edges: Iterable[tuple]) -> list[list]
 
 
 def _name_groups(
-    groups: list[list[str]], fixed: dict[str, set[tuple[str, str]]]
+    groups: list[list[str]], known: Sequence[Known]
 ) -> tuple[dict[str, str], dict[str, tuple[str, str]], set[str]]:
     """Patient key -> group id; group id -> place it has elsewhere; ids of groups torn elsewhere.
 
     A group is called after its smallest data set and patient. Where a manifest made earlier holds
     it, it keeps the name it has there: that file is not rewritten.
     """
+    standing: dict[str, set[tuple[str, str]]] = {}
+    for image in known:
+        standing.setdefault(image.group_id, set()).update({image.place} - {None})
     ids, shared, torn = {}, {}, set()
     for members in groups:
-        standing = [key for key in members if key in fixed]
-        name = min(standing or members, key=lambda key: (key.partition(":")[0], natural_key(key)))
+        theirs = [key for key in members if key in standing]
+        name = min(theirs or members, key=lambda key: (key.partition(":")[0], natural_key(key)))
         ids.update(dict.fromkeys(members, name))
-        places = set().union(*(fixed[key] for key in standing))
+        places = set().union(*(standing[key] for key in theirs))
         if len(places) > 1:
             torn.add(name)
         elif places:
@@ -241,13 +222,49 @@ def _name_groups(
     return ids, shared, torn
 
 
-def _drop_copies(i: int, clusters: list[list[_Image]], excluded: dict[tuple[int, int], str]) -> None:
-    """Of each cluster keep the first image, in natural order, that nothing else excludes."""
-    for cluster in clusters:
-        usable = [m for m in cluster if m.place is not None and m.place[0] == i and not excluded[m.place]]
-        for copy in usable[1:]:
-            word = "duplicate" if copy.sha256 == usable[0].sha256 else "near-duplicate"
-            excluded[copy.place] = f"{word} of {usable[0].image_id}"
+# What a copy means for the rows. Each changes ``flags`` and ``excluded``, which go by place.
+
+
+def _flag_copies(copies: list[tuple[_Image, _Image]], flags: dict[tuple[int, int], list[str]]) -> None:
+    for first, second in copies:
+        for one, other in ((first, second), (second, first)):
+            if one.place is not None:
+                flags[one.place].append(f"duplicate:{other.seen_from(one.dataset)}")
+
+
+def _judge_labels(
+    cluster: list[_Image],
+    how: list[str],
+    flags: dict[tuple[int, int], list[str]],
+    excluded: dict[tuple[int, int], str],
+) -> None:
+    """One picture under several labels: at least one is wrong, and nobody knows which."""
+    if len({image.label for image in cluster} - {""}) < 2:
+        return
+    for image in cluster:
+        if image.place is None:
+            continue
+        flags[image.place].append("label_conflict")
+        if how[image.place[0]] != "keep" and not excluded[image.place]:
+            others = ", ".join(
+                f"{o.seen_from(image.dataset)} ({o.label or 'label in doubt'})"
+                for o in cluster
+                if o is not image
+            )
+            label = image.label or "in doubt"
+            excluded[image.place] = f"label conflict: labelled {label}, same picture as {others}"
+
+
+def _drop_copies(cluster: list[_Image], how: list[str], excluded: dict[tuple[int, int], str]) -> None:
+    """Keep the first image of each data set, in natural order, that nothing else excludes."""
+    kept: dict[int, _Image] = {}
+    for image in cluster:
+        if image.place is None or how[image.place[0]] != "drop" or excluded[image.place]:
+            continue
+        first = kept.setdefault(image.place[0], image)
+        if first is not image:
+            word = "duplicate" if image.sha256 == first.sha256 else "near-duplicate"
+            excluded[image.place] = f"{word} of {first.image_id}"
 
 
 def _row(survey: Survey, look: Look, ids: dict[str, str], flags: list[str], excluded: str) -> dict:

@@ -14,12 +14,15 @@ def audit_text(about: Mapping) -> str:
         about: ``Manifest.about`` of a manifest that ``make-manifest`` wrote.
     """
     audit, splits = about["audit"], about["splits"]
-    lines = [f"  {audit['rows']} images, {audit['used']} used; {_labels(audit['labels'])}"]
+    whose = f"{audit['groups']} {splits['unit']}"
+    if splits["unit"] == "patients" and audit["patients"] != audit["groups"]:
+        whose += f" ({audit['patients']} patient ids)"
+    lines = [f"  {audit['rows']} images of {whose}, {_labels(audit['labels'])}; {audit['used']} used"]
     for name, kind in audit["excluded"].items():
-        lines.append(f"  excluded {kind['count']:5}  {name:<52} {_names(kind['images'])}")
+        lines.append(f"  excluded {kind['count']:5}  {name:<56} {_names(kind['images'])}")
     for name, finding in audit["findings"].items():
         what = finding["what"] if finding["what"] == name else f"{finding['what']} [{name}]"
-        lines.append(f"  found    {finding['count']:5}  {what:<52} {_names(finding['images'])}")
+        lines.append(f"  found    {finding['count']:5}  {what:<56} {_names(finding['images'])}")
     lines += _duplicates(about)
     lines += [f"  note: {note}" for note in audit["notes"]]
     lines += _splits(splits, about["options"])
@@ -45,8 +48,8 @@ def _duplicates(about: Mapping) -> list[str]:
         "keep": "all used, contradicting labels too, none torn apart",
     }[policy]
     lines = [
-        f"  duplicates: {kinds.count('exact')} pairs of equal pixels, {kinds.count('near')} verified near-duplicate "
-        f"pairs; {did} (--duplicates {policy})"
+        f"  duplicates: pairs of equal pixels {kinds.count('exact')}, verified near-duplicate pairs "
+        f"{kinds.count('near')}; {did} (--duplicates {policy})"
     ]
     if about["splits"]["unit"] == "patients":
         for group, patients in audit["merged_groups"].items():

@@ -20,7 +20,7 @@ from bus_smp import __version__
 from bus_smp.classes import CLASSES, LABELS
 from bus_smp.config import Settings
 from bus_smp.data.cache import open_cache
-from bus_smp.data.dataset import TrainingDataset, batches, make_loader
+from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest, manifest_hash
 from bus_smp.data.sampler import EpochSampler
 from bus_smp.engine import Engine, make_deterministic, make_engine
@@ -79,7 +79,7 @@ def train(
         else:
             check_disk(journal.folder)
             journal.begin(settings, manifest)
-        with _explained_memory(settings):
+        with _explained_memory(settings), explained_workers():
             return _Run(settings, manifest, journal, say, bar).finish()
 
 
@@ -208,7 +208,7 @@ class _Run:
         interval = 20 if self.engine.device.type == "cuda" else 1
         losses: list[torch.Tensor] = []
         indices: list[torch.Tensor] = []
-        for step, (images, masks, index) in enumerate(batches(self.loader)):
+        for step, (images, masks, index) in enumerate(self.loader):
             rate = cosine_rate(plan.lr, epoch * self.steps + step, plan.epochs * self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate

@@ -1,0 +1,96 @@
+"""Settings: defaults < YAML < --set, and errors that name the key."""
+
+from pathlib import Path
+
+import pytest
+
+from bus_smp.config import Settings, differing_keys, load_settings
+from bus_smp.errors import ConfigError
+
+DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "default.yaml"
+
+
+def test_the_default_file_spells_out_exactly_the_built_in_defaults():
+    import yaml
+
+    written = yaml.safe_load(DEFAULTS.read_text(encoding="utf-8"))
+    assert load_settings(DEFAULTS) == Settings()
+    assert {f"{s}.{k}" for s, fields in written.items() for k in fields} == set(Settings().flat())
+
+
+def test_the_defaults_are_those_of_the_description():
+    plan = Settings()
+    assert (plan.train.lr, plan.train.batch_size, plan.train.epochs, plan.train.seed) == (1e-4, 8, 50, 42)
+    assert (plan.data.size, plan.model.encoder_name, plan.model.encoder_weights) == (256, "resnet50", "imagenet")
+    assert plan.model.deep_supervision
+    assert plan.loss.head_weights == tuple(sorted(plan.loss.head_weights, reverse=True))
+
+
+def test_set_overrides_the_file_which_overrides_the_defaults(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train:\n  lr: 1e-3\n  epochs: 7\n", encoding="utf-8")
+    settings = load_settings(file, ["train.epochs=9"])
+    assert settings.train.lr == 1e-3  # PyYAML alone reads 1e-3 as a text
+    assert settings.train.epochs == 9
+    assert settings.train.batch_size == Settings().train.batch_size
+
+
+def test_settings_survive_a_round_trip_through_yaml(tmp_path):
+    settings = load_settings(None, ["data.train=[a,b]", "model.encoder_weights=null", "train.lr=3e-5"])
+    (tmp_path / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
+    assert load_settings(tmp_path / "config.yaml") == settings
+
+
+def test_one_data_set_needs_no_brackets():
+    assert load_settings(None, ["data.train=busi"]).data.train == ("busi",)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.lrr=1", "did you mean train.lr?"),
+        ("trian.lr=1", "did you mean train?"),
+        ("train.learning_rate=1", "train has epochs, batch_size, lr"),
+        ("train.lr=abc", "train.lr: "),
+        ("train.lr=-1", "train.lr: "),
+        ("train.lr=.nan", "train.lr: "),
+        ("train.epochs=2.5", "train.epochs: "),
+        ("loss.head_weights=[1,0,1,1]", "loss.head_weights: "),
+        ("loss.head_weights=[1,1]", "loss.head_weights: "),
+        ("train.precision=int8", "train.precision: "),
+        ("train=3", "expected section.key=value"),
+        ("train.lr", "expected section.key=value"),
+        ("train.lr=[", "is not a YAML value"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_remedy(override, said):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(None, [override])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "train: [", "train: {lr: 1", "\x00"])
+def test_a_file_that_is_not_settings_is_refused_by_name(tmp_path, text):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="bad.yaml"):
+        load_settings(file)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match="absent.yaml"):
+        load_settings(tmp_path / "absent.yaml")
+
+
+def test_yaml_cannot_construct_objects(tmp_path):
+    file = tmp_path / "hostile.yaml"
+    file.write_text(f"train: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n", encoding="utf-8")
+    with pytest.raises(ConfigError):
+        load_settings(file)
+    assert not (tmp_path / "made").exists()
+
+
+def test_only_settings_that_change_a_result_count_as_different():
+    old = load_settings(None, ["runtime.workers=0"])
+    new = load_settings(None, ["runtime.workers=3", "train.lr=1e-3"])
+    assert differing_keys(old, new) == [("train.lr", 1e-4, 1e-3)]

@@ -1,0 +1,236 @@
+"""Training: continues bit for bit, refuses what cannot be right, writes what it promises."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import invoke, settings_options
+
+from bus_smp.config import load_settings
+from bus_smp.data.manifest import Manifest, read_manifest
+from bus_smp.engine import make_engine
+from bus_smp.errors import TrainingError
+from bus_smp.evaluation.statistics import read_per_image
+from bus_smp.model.checkpoint import read_header
+from bus_smp.training.journal import Journal
+from bus_smp.training.loop import check_disk, check_trainable, cosine_rate
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _weights(run):
+    return Journal(run).read_state(make_engine("cpu", "fp32"))["model"]
+
+
+def _same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_folder_holds_what_is_promised(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        "config.yaml", "manifest.csv", "manifest.json", "environment.json", "metrics.csv", "best.safetensors",
+        "last.ckpt", "loss_curves.png", "dice_curve.png",
+    }  # fmt: skip
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if name.startswith(".") and name != ".lock"], "no temporary file is left"
+    metrics = pd.read_csv(trained / "metrics.csv")
+    assert metrics["epoch"].tolist() == [1, 2]
+    assert {"train_loss", "train_loss_main", "train_loss_aux_8", "val_dice_lesion", "lr"} <= set(metrics.columns)
+    assert str(trained.parent) not in (trained / "environment.json").read_text()
+
+
+def test_killed_and_started_again_the_run_ends_with_the_same_bytes(manifests, tmp_path):
+    """SIGKILL after the first epoch, then another number of loader processes."""
+    options = settings_options(manifests, "train.epochs=3")
+    whole = invoke("train", "--out", tmp_path, "--run", "whole", *options)
+    assert whole.exit_code == 0, whole.stderr
+
+    command = [sys.executable, "-m", "bus_smp", "train", "--out", str(tmp_path), "--run", "killed", *options]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / "last.ckpt").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "training ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(_history(tmp_path / "killed")) < 3, "killed too late to prove anything"
+
+    again = invoke("train", "--out", tmp_path, "--run", "killed", *options, "--set", "runtime.workers=2")
+    assert again.exit_code == 0, again.stderr
+    assert "Continuing" in again.stderr
+    for name in ("best.safetensors", "metrics.csv"):
+        assert _sha256(tmp_path / "killed" / name) == _sha256(tmp_path / "whole" / name), name
+    assert _same_weights(_weights(tmp_path / "killed"), _weights(tmp_path / "whole"))
+
+
+def _history(run):
+    return Journal(run).read_state(make_engine("cpu", "fp32"))["history"]
+
+
+def test_another_seed_gives_another_run(manifests, trained, tmp_path):
+    other = invoke(
+        "train", "--out", tmp_path, "--run", "x", *settings_options(manifests, "train.seed=43", "train.epochs=1")
+    )
+    assert other.exit_code == 0, other.stderr
+    assert not _same_weights(_weights(tmp_path / "x"), _weights(trained))
+
+
+def test_a_finished_run_is_left_as_it_is(manifests, trained):
+    before = {path.name: path.stat().st_mtime_ns for path in trained.glob("*.*") if "tfevents" not in path.name}
+    result = invoke("train", "--out", trained.parent, "--run", "first", *settings_options(manifests))
+    assert result.exit_code == 0
+    assert "2 of 2 epochs" in result.stdout
+    assert before == {path.name: path.stat().st_mtime_ns for path in trained.glob("*.*") if "tfevents" not in path.name}
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_shown(manifests, trained):
+    result = invoke(
+        "train", "--out", trained.parent, "--run", "first", *settings_options(manifests, "train.lr=5e-4", "loss.dice=2")
+    )
+    assert result.exit_code == 1
+    assert "train.lr: 0.001 in the run, 0.0005 now" in result.stderr
+    assert "loss.dice: 1.0 in the run, 2.0 now" in result.stderr
+    assert "--run NAME" in result.stderr
+
+
+def test_changed_data_in_the_same_folder_are_refused(manifests, trained):
+    manifest = read_manifest(trained / "manifest.csv")
+    frame = manifest.frame.copy()
+    used = frame.index[(frame["excluded"] == "") & (frame["split"] == "train")]
+    frame.loc[used[0], ["excluded", "split"]] = ["by hand", ""]
+    settings = load_settings(trained / "config.yaml")
+    with pytest.raises(TrainingError, match="changed since"):
+        Journal(trained).check_same(settings, Manifest(frame, manifest.roots))
+
+
+def test_a_folder_that_is_no_run_is_not_written_into(manifests, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("three years")
+    result = invoke("train", "--out", tmp_path, "--run", "mine", *settings_options(manifests))
+    assert result.exit_code == 1
+    assert "thesis.txt" in result.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != ".lock"] == ["thesis.txt"]
+
+
+def test_two_trainings_in_one_folder_are_refused(manifests, trained):
+    with Journal(trained).locked():
+        result = invoke("train", "--out", trained.parent, "--run", "first", *settings_options(manifests))
+    assert result.exit_code == 1
+    assert "another process is training" in result.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_place_and_a_way_out(manifests, tmp_path):
+    result = invoke(
+        "train", "--out", tmp_path, "--run", "x", *settings_options(manifests, "train.lr=1e30", "train.precision=fp32")
+    )
+    assert result.exit_code == 1
+    assert "the loss became" in result.stderr
+    assert "epoch 1, step" in result.stderr
+    assert "train.lr=3e+29" in result.stderr
+    assert not (tmp_path / "x" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("kept", ["nothing", "normals"])
+def test_a_split_that_cannot_train_or_judge_is_refused(trained, split, kept):
+    manifest = read_manifest(trained / "manifest.csv")
+    frame = manifest.frame
+    keep = frame["split"] != split
+    if kept == "normals":
+        keep |= frame["label"] == "normal"
+    with pytest.raises(TrainingError, match=f"the {split} split"):
+        check_trainable(Manifest(frame[keep], manifest.roots))
+
+
+def test_a_class_missing_from_a_split_is_a_warning(trained):
+    manifest = read_manifest(trained / "manifest.csv")
+    frame = manifest.frame[(manifest.frame["split"] != "val") | (manifest.frame["label"] != "malignant")]
+    assert check_trainable(Manifest(frame, manifest.roots)) == ["the val split has no malignant image"]
+
+
+def test_a_disk_without_room_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(TrainingError, match="GB free"):
+        check_disk(tmp_path / "outputs" / "run", needed=10**18)
+
+
+def test_a_damaged_state_is_named_and_nothing_in_it_is_run(trained, tmp_path):
+    marker = tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self):
+            return (os.mkdir, (str(marker),))
+
+    journal = Journal(tmp_path / "run")
+    journal.folder.mkdir()
+    torch.save({"format": 1, "model": Hostile()}, journal.state_path)
+    for damage in (None, b"\x00" * 100):
+        if damage:
+            journal.state_path.write_bytes(damage)
+        with pytest.raises(Exception, match=r"last\.ckpt cannot be read"):
+            journal.read_state(make_engine("cpu", "fp32"))
+    assert not marker.exists()
+
+
+def test_validation_and_evaluation_give_the_same_number(trained):
+    """What training called the best lesion Dice is what `evaluate --split val` finds, to the last digit."""
+    result = invoke("evaluate", "--out", trained.parent, "--run", "first", "--split", "val")
+    assert result.exit_code == 0, result.stderr
+    score = read_header(trained / "best.safetensors")["score"]
+    table = read_per_image(trained / "eval-bus-uclm-val" / "per_image.csv")
+    assert table["dice_lesion"].mean() == pytest.approx(score["val_dice_lesion"], abs=1e-12)
+
+
+def test_early_stopping_waits_for_patience_and_keeps_the_best(manifests, tmp_path):
+    options = settings_options(manifests, "train.epochs=40", "train.patience=1", "train.lr=1e-7")
+    result = invoke("train", "--out", tmp_path, "--run", "x", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "stopped early" in result.stdout
+    dice = pd.read_csv(tmp_path / "x" / "metrics.csv")["val_dice_lesion"]
+    best = int(dice.idxmax())
+    assert len(dice) == best + 2, "one epoch without a better one, then the end"
+    assert read_header(tmp_path / "x" / "best.safetensors")["epoch"] == best + 1
+
+
+def test_several_data_sets_are_trained_on_together(manifests, tmp_path):
+    options = settings_options(manifests, "data.train=[bus-uclm,busi]", "train.epochs=1")
+    result = invoke("train", "--out", tmp_path, *options)
+    assert result.exit_code == 0, result.stderr
+    run = tmp_path / "bus-uclm+busi"
+    assert read_header(run / "best.safetensors")["datasets"] == ["bus-uclm", "busi"]
+    refused = invoke("crosseval", "--out", tmp_path, "--manifests", manifests / "data_manifests", "--target", "busi")
+    assert refused.exit_code == 1
+    assert "busi was used in training" in refused.stderr
+    assert "bus-smp evaluate" in refused.stderr
+
+
+def test_the_rate_falls_along_half_a_cosine():
+    assert cosine_rate(1e-4, 0, 100) == 1e-4
+    assert cosine_rate(1e-4, 50, 100) == pytest.approx(5e-5)
+    assert 0 < cosine_rate(1e-4, 99, 100) < 1e-7
+
+
+def test_without_a_network_imagenet_weights_are_one_clear_error(manifests, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    code = (
+        "import sys; from bus_smp.cli import main; main(sys.argv[1:])"  # a new process: the hub reads its settings once
+    )
+    options = [o for o in settings_options(manifests, "model.encoder_weights=imagenet")]
+    result = subprocess.run(
+        [sys.executable, "-c", code, "train", "--out", str(tmp_path), "--run", "x", *options],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "--set model.encoder_weights=null" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "x" / "best.safetensors").exists()
