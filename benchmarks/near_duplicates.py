@@ -15,7 +15,9 @@ from bus_smp.data.duplicates import find_near_duplicates, fingerprint
 
 def make_scan(rng: np.random.Generator, height: int = 375, width: int = 450) -> np.ndarray:
     """Log-compressed speckle on blurred random tissue: uint8 (height, width)."""
-    tissue = cv2.resize(rng.normal(size=(12, 12)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    tissue = cv2.resize(
+        rng.normal(size=(12, 12)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
     wave = rng.normal(size=(height, width, 2)).astype(np.float32)
     wave = cv2.GaussianBlur(wave, (0, 0), sigmaX=3.0, sigmaY=1.5)
     amplitude = np.hypot(wave[..., 0], wave[..., 1])
@@ -26,7 +28,9 @@ def make_scan(rng: np.random.Generator, height: int = 375, width: int = 450) -> 
 def write_screen(scan: np.ndarray) -> np.ndarray:
     """The scan inside a frame with the text that a scanner burns in."""
     framed = cv2.copyMakeBorder(scan, 40, 40, 110, 20, cv2.BORDER_CONSTANT, value=0)
-    for line, text in enumerate(("B Gain 54", "Freq 12MHz", "MI 0.8", "DR 66", "Map E/0", "TIs 0.1", "FPS 31", "D 3.5cm")):
+    for line, text in enumerate(
+        ("B Gain 54", "Freq 12MHz", "MI 0.8", "DR 66", "Map E/0", "TIs 0.1", "FPS 31", "D 3.5cm")
+    ):
         cv2.putText(framed, text, (4, 60 + 30 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 210, 1)
     return framed
 

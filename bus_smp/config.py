@@ -67,9 +67,12 @@ class LossSettings(_Section):
 
     cross_entropy: Annotated[float, Field(ge=0)] = 1.0
     dice: Annotated[float, Field(ge=0)] = 1.0
-    head_weights: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=4, max_length=4)
-    ] = (1.0, 0.5, 0.25, 0.125)
+    head_weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=4, max_length=4)] = (
+        1.0,
+        0.5,
+        0.25,
+        0.125,
+    )
 
     @model_validator(mode="after")
     def _some_loss(self) -> "LossSettings":
@@ -138,7 +141,9 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
         key, equals, value = text.partition("=")
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and section and name):
-            raise ConfigError(f"--set {text}: expected section.key=value", hint="for example: --set train.lr=3e-4")
+            raise ConfigError(
+                f"--set {text}: expected section.key=value", hint="for example: --set train.lr=3e-4"
+            )
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
@@ -168,7 +173,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such settings file", hint="leave --config away to use the defaults") from None
+        raise ConfigError(
+            f"{path}: no such settings file", hint="leave --config away to use the defaults"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as YAML settings ({reason})") from None

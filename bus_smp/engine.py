@@ -45,7 +45,9 @@ def make_engine(device: str = "auto", precision: str = "auto") -> Engine:
         raise ConfigError("no CUDA device is available", hint="use --set runtime.device=cpu (or auto)")
     place = torch.device(device)
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"{device} does not exist; this machine has {torch.cuda.device_count()} CUDA devices")
+        raise ConfigError(
+            f"{device} does not exist; this machine has {torch.cuda.device_count()} CUDA devices"
+        )
     if precision == "auto":
         precision = _fast_precision(place)
     if precision == "fp16" and place.type == "cpu":

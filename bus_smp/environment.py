@@ -55,7 +55,9 @@ def git_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # a virtual environment inside another checkout is not ours
+        git(
+            "ls-files", "--error-unmatch", "__init__.py"
+        )  # a virtual environment inside another checkout is not ours
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -41,10 +41,14 @@ def test_a_run_folder_holds_what_is_promised(trained):
         "last.ckpt", "loss_curves.png", "dice_curve.png",
     }  # fmt: skip
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert not [name for name in names if name.startswith(".") and name != ".lock"], "no temporary file is left"
+    assert not [name for name in names if name.startswith(".") and name != ".lock"], (
+        "no temporary file is left"
+    )
     metrics = pd.read_csv(trained / "metrics.csv")
     assert metrics["epoch"].tolist() == [1, 2]
-    assert {"train_loss", "train_loss_main", "train_loss_aux_8", "val_dice_lesion", "lr"} <= set(metrics.columns)
+    assert {"train_loss", "train_loss_main", "train_loss_aux_8", "val_dice_lesion", "lr"} <= set(
+        metrics.columns
+    )
     assert str(trained.parent) not in (trained / "environment.json").read_text()
 
 
@@ -78,23 +82,37 @@ def _history(run):
 
 def test_another_seed_gives_another_run(manifests, trained, tmp_path):
     other = invoke(
-        "train", "--out", tmp_path, "--run", "x", *settings_options(manifests, "train.seed=43", "train.epochs=1")
+        "train",
+        "--out",
+        tmp_path,
+        "--run",
+        "x",
+        *settings_options(manifests, "train.seed=43", "train.epochs=1"),
     )
     assert other.exit_code == 0, other.stderr
     assert not _same_weights(_weights(tmp_path / "x"), _weights(trained))
 
 
 def test_a_finished_run_is_left_as_it_is(manifests, trained):
-    before = {path.name: path.stat().st_mtime_ns for path in trained.glob("*.*") if "tfevents" not in path.name}
+    before = {
+        path.name: path.stat().st_mtime_ns for path in trained.glob("*.*") if "tfevents" not in path.name
+    }
     result = invoke("train", "--out", trained.parent, "--run", "first", *settings_options(manifests))
     assert result.exit_code == 0
     assert "2 of 2 epochs" in result.stdout
-    assert before == {path.name: path.stat().st_mtime_ns for path in trained.glob("*.*") if "tfevents" not in path.name}
+    assert before == {
+        path.name: path.stat().st_mtime_ns for path in trained.glob("*.*") if "tfevents" not in path.name
+    }
 
 
 def test_other_settings_in_the_same_folder_are_refused_and_shown(manifests, trained):
     result = invoke(
-        "train", "--out", trained.parent, "--run", "first", *settings_options(manifests, "train.lr=5e-4", "loss.dice=2")
+        "train",
+        "--out",
+        trained.parent,
+        "--run",
+        "first",
+        *settings_options(manifests, "train.lr=5e-4", "loss.dice=2"),
     )
     assert result.exit_code == 1
     assert "train.lr: 0.001 in the run, 0.0005 now" in result.stderr
@@ -130,7 +148,12 @@ def test_two_trainings_in_one_folder_are_refused(manifests, trained):
 
 def test_a_loss_that_is_not_finite_stops_with_the_place_and_a_way_out(manifests, tmp_path):
     result = invoke(
-        "train", "--out", tmp_path, "--run", "x", *settings_options(manifests, "train.lr=1e30", "train.precision=fp32")
+        "train",
+        "--out",
+        tmp_path,
+        "--run",
+        "x",
+        *settings_options(manifests, "train.lr=1e30", "train.precision=fp32"),
     )
     assert result.exit_code == 1
     assert "the loss became" in result.stderr
@@ -206,7 +229,9 @@ def test_several_data_sets_are_trained_on_together(manifests, tmp_path):
     assert result.exit_code == 0, result.stderr
     run = tmp_path / "bus-uclm+busi"
     assert read_header(run / "best.safetensors")["datasets"] == ["bus-uclm", "busi"]
-    refused = invoke("crosseval", "--out", tmp_path, "--manifests", manifests / "data_manifests", "--target", "busi")
+    refused = invoke(
+        "crosseval", "--out", tmp_path, "--manifests", manifests / "data_manifests", "--target", "busi"
+    )
     assert refused.exit_code == 1
     assert "busi was used in training" in refused.stderr
     assert "bus-smp evaluate" in refused.stderr
@@ -221,9 +246,7 @@ def test_the_rate_falls_along_half_a_cosine():
 def test_without_a_network_imagenet_weights_are_one_clear_error(manifests, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
-    code = (
-        "import sys; from bus_smp.cli import main; main(sys.argv[1:])"  # a new process: the hub reads its settings once
-    )
+    code = "import sys; from bus_smp.cli import main; main(sys.argv[1:])"  # a new process: the hub reads its settings once
     options = [o for o in settings_options(manifests, "model.encoder_weights=imagenet")]
     result = subprocess.run(
         [sys.executable, "-c", code, "train", "--out", str(tmp_path), "--run", "x", *options],

@@ -17,7 +17,11 @@ from bus_smp.commands.scoring import Scorer, scoring_options
 )
 @scoring_options
 @click.option(
-    "--manifests", type=click.Path(path_type=Path), default="data_manifests", show_default=True, help="Folder of manifests."
+    "--manifests",
+    type=click.Path(path_type=Path),
+    default="data_manifests",
+    show_default=True,
+    help="Folder of manifests.",
 )
 def command(
     targets: tuple[str, ...],
@@ -48,7 +52,9 @@ def command(
         if target == "all":
             present = [read_manifest(path, images=False) for path in list_manifests(manifests)]
             paths = zip(list_manifests(manifests), present, strict=True)
-            wanted += [path for path, manifest in paths if not set(manifest.datasets) & set(training.datasets)]
+            wanted += [
+                path for path, manifest in paths if not set(manifest.datasets) & set(training.datasets)
+            ]
             if not wanted:
                 raise EvaluationError(
                     f"{manifests} holds no manifest that {journal.folder.name} was not trained on",

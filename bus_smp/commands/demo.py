@@ -18,7 +18,12 @@ SETTINGS = (
 
 @click.command("demo")
 @click.option(
-    "--to", "folder", type=click.Path(path_type=Path), default="outputs/demo", show_default=True, help="Folder to work in."
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    default="outputs/demo",
+    show_default=True,
+    help="Folder to work in.",
 )
 def command(folder: Path) -> None:
     """Do the whole job on synthetic data.
@@ -40,12 +45,25 @@ def command(folder: Path) -> None:
         click.echo(f"Synthetic raw data sets: {data}\n", err=True)
 
     manifests, out = folder / "data_manifests", folder / "outputs"
-    training = [f"data.manifests={manifests.as_posix()}", f"runtime.cache={(folder / 'cache').as_posix()}", *SETTINGS]
+    training = [
+        f"data.manifests={manifests.as_posix()}",
+        f"runtime.cache={(folder / 'cache').as_posix()}",
+        *SETTINGS,
+    ]
     _run("make-manifest", "--root", str(data), "--out", str(manifests))
-    _run("train", "--out", str(out), "--run", "demo", *(part for setting in training for part in ("--set", setting)))
+    _run(
+        "train",
+        "--out",
+        str(out),
+        "--run",
+        "demo",
+        *(part for setting in training for part in ("--set", setting)),
+    )
     _run("evaluate", "--out", str(out), "--run", "demo")
     _run("crosseval", "--out", str(out), "--run", "demo", "--manifests", str(manifests), "--target", "busi")
-    click.echo(f"\nDone. Look at the figures in {out / 'demo'}, then do the same with real data (README, Quick start).")
+    click.echo(
+        f"\nDone. Look at the figures in {out / 'demo'}, then do the same with real data (README, Quick start)."
+    )
 
 
 def _run(*arguments: str) -> None:

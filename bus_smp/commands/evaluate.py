@@ -17,7 +17,14 @@ from bus_smp.commands.scoring import Scorer, scoring_options
     help="val is what the best epoch was chosen by: its numbers are optimistic.",
 )
 def command(
-    run: str | None, out: Path, root: Path | None, device: str, precision: str, legacy: bool, as_json: bool, split: str
+    run: str | None,
+    out: Path,
+    root: Path | None,
+    device: str,
+    precision: str,
+    legacy: bool,
+    as_json: bool,
+    split: str,
 ) -> None:
     """Score a run on its own test split.
 
@@ -34,7 +41,8 @@ def command(
     rows = manifest.used(split)
     if rows.empty:
         raise EvaluationError(
-            f"the {split} split of {journal.folder} is empty", hint="make the manifest with a test split and train again"
+            f"the {split} split of {journal.folder} is empty",
+            hint="make the manifest with a test split and train again",
         )
     scorer = Scorer(journal, device, precision, legacy, as_json)
     for dataset in sorted(rows["dataset"].unique()):

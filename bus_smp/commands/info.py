@@ -35,7 +35,9 @@ def describe(path: Path) -> tuple[str, dict[str, Any]]:
     if path.is_dir():
         best = path / "best.safetensors"
         if not best.is_file():
-            raise CheckpointError(f"{path} holds no best.safetensors", hint="name a run folder, e.g. outputs/bus-uclm")
+            raise CheckpointError(
+                f"{path} holds no best.safetensors", hint="name a run folder, e.g. outputs/bus-uclm"
+            )
         return "run", read_header(best)
     if path.suffix.lower() == ".csv":
         return "manifest", _read_manifest(path)
@@ -55,7 +57,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         about = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
         used = [row for row in rows if row["excluded"] == ""]
         splits = {
-            split: dict(Counter(row["label"] for row in used if row["split"] == split)) for split in ("train", "val", "test")
+            split: dict(Counter(row["label"] for row in used if row["split"] == split))
+            for split in ("train", "val", "test")
         }
         return {
             "images": len(rows),
@@ -68,7 +71,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file", hint="bus-smp make-manifest") from None
     except (KeyError, ValueError, OSError, csv.Error) as error:
-        raise ManifestError(f"{path}: is not a manifest of bus-smp ({error})", hint="bus-smp make-manifest") from None
+        raise ManifestError(
+            f"{path}: is not a manifest of bus-smp ({error})", hint="bus-smp make-manifest"
+        ) from None
 
 
 def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:

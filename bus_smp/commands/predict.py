@@ -8,15 +8,34 @@ import click
 @click.command("predict")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--run", help="Name or folder of the run.  [default: the newest]")
-@click.option("--out", type=click.Path(path_type=Path), default="outputs", show_default=True, help="Parent of run folders.")
 @click.option(
-    "--to", "folder", type=click.Path(path_type=Path), default="predictions", show_default=True, help="Folder to write to."
+    "--out",
+    type=click.Path(path_type=Path),
+    default="outputs",
+    show_default=True,
+    help="Parent of run folders.",
+)
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    default="predictions",
+    show_default=True,
+    help="Folder to write to.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, and nothing else.")
 def command(
-    inputs: tuple[Path, ...], run: str | None, out: Path, folder: Path, device: str, precision: str, as_json: bool
+    inputs: tuple[Path, ...],
+    run: str | None,
+    out: Path,
+    folder: Path,
+    device: str,
+    precision: str,
+    as_json: bool,
 ) -> None:
     """Segment images: colour masks, overlays, one CSV row per image.
 
@@ -32,8 +51,8 @@ def command(
     from tqdm import tqdm
 
     from bus_smp.engine import make_engine
-    from bus_smp.evaluation.predictor import load_predictor
     from bus_smp.evaluation.prediction import find_images, predict_files
+    from bus_smp.evaluation.predictor import load_predictor
     from bus_smp.training.journal import find_run
 
     images = find_images(inputs, skip=folder)

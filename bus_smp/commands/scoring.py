@@ -21,12 +21,23 @@ def scoring_options(function: Callable) -> Callable:
         (
             click.option("--run", help="Name or folder of the run.  [default: the newest]"),
             click.option(
-                "--out", type=click.Path(path_type=Path), default="outputs", show_default=True, help="Parent of run folders."
+                "--out",
+                type=click.Path(path_type=Path),
+                default="outputs",
+                show_default=True,
+                help="Parent of run folders.",
             ),
-            click.option("--root", type=click.Path(path_type=Path), help="Folder of the images, where the manifest's own has moved."),
+            click.option(
+                "--root",
+                type=click.Path(path_type=Path),
+                help="Folder of the images, where the manifest's own has moved.",
+            ),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
             click.option(
-                "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
+                "--precision",
+                type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+                default="auto",
+                show_default=True,
             ),
             click.option(
                 "--legacy-metrics",
@@ -34,7 +45,9 @@ def scoring_options(function: Callable) -> Callable:
                 is_flag=True,
                 help="Also print the numbers of the notebook this replaces, which count absent classes as Dice 1.",
             ),
-            click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else."),
+            click.option(
+                "--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else."
+            ),
         )
     ):
         function = option(function)
@@ -54,7 +67,9 @@ class Scorer:
         self.summaries: list[dict[str, Any]] = []
         click.echo(f"Run: {journal.folder}, weights of epoch {self.header['epoch']}", err=True)
 
-    def score(self, manifest: "Manifest", rows: "pd.DataFrame", dataset: str, split: str, external: bool) -> None:
+    def score(
+        self, manifest: "Manifest", rows: "pd.DataFrame", dataset: str, split: str, external: bool
+    ) -> None:
         """Score ``rows``, write the evaluation folder, print the table."""
         from tqdm import tqdm
 
@@ -69,7 +84,12 @@ class Scorer:
                 manifest,
                 rows,
                 folder,
-                about={"run": self.journal.folder.name, "dataset": dataset, "split": split, "external": external},
+                about={
+                    "run": self.journal.folder.name,
+                    "dataset": dataset,
+                    "split": split,
+                    "external": external,
+                },
                 legacy=self.legacy,
                 progress=bar.update,
             )

@@ -14,12 +14,28 @@ DEFAULT_CONFIG = Path("configs/default.yaml")
     help=f"Settings in YAML.  [default: {DEFAULT_CONFIG} if it is there, else the same built-in ones]",
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. train.lr=3e-4. Repeatable."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting, e.g. train.lr=3e-4. Repeatable.",
 )
 @click.option("--run", "name", help="Name of the run folder.  [default: the data sets' names]")
-@click.option("--out", type=click.Path(path_type=Path), default="outputs", show_default=True, help="Parent of run folders.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the images, where the manifest's own has moved.")
-def command(config: Path | None, overrides: tuple[str, ...], name: str | None, out: Path, root: Path | None) -> None:
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="outputs",
+    show_default=True,
+    help="Parent of run folders.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder of the images, where the manifest's own has moved.",
+)
+def command(
+    config: Path | None, overrides: tuple[str, ...], name: str | None, out: Path, root: Path | None
+) -> None:
     """Train the hybrid model on one or more manifests; run again to continue.
 
     \b
@@ -44,9 +60,12 @@ def command(config: Path | None, overrides: tuple[str, ...], name: str | None, o
     manifest = combine([read_manifest(path, root) for path in paths])
     name = name or "+".join(path.stem for path in paths)
     if name in (".", "..") or "/" in name or "\\" in name:
-        raise ConfigError(f"--run {name}: a name, not a path", hint="use --out FOLDER for another parent folder")
+        raise ConfigError(
+            f"--run {name}: a name, not a path", hint="use --out FOLDER for another parent folder"
+        )
     click.echo(
-        f"Settings: {config or 'built-in defaults'}. Data: {', '.join(map(str, paths))}. Run: {out / name}", err=True
+        f"Settings: {config or 'built-in defaults'}. Data: {', '.join(map(str, paths))}. Run: {out / name}",
+        err=True,
     )
 
     import sys
@@ -61,4 +80,6 @@ def command(config: Path | None, overrides: tuple[str, ...], name: str | None, o
         f"{out / name}: {outcome.epochs} of {settings.train.epochs} epochs{early}; "
         f"best validation lesion Dice {outcome.best_score:.3f} in epoch {outcome.best_epoch}"
     )
-    click.echo(f"Next: bus-smp evaluate --run {name}   or   bus-smp crosseval --run {name} --target busi", err=True)
+    click.echo(
+        f"Next: bus-smp evaluate --run {name}   or   bus-smp crosseval --run {name} --target busi", err=True
+    )

@@ -30,7 +30,9 @@ def _open(path: Path) -> Image.Image:
             warnings.simplefilter("ignore")  # the size is judged below, by our own limit
             image = Image.open(path)
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{path}: {image.width}x{image.height} pixels is more than an ultrasound image has")
+                raise ImageError(
+                    f"{path}: {image.width}x{image.height} pixels is more than an ultrasound image has"
+                )
             image.load()
             return ImageOps.exif_transpose(image)
     except FileNotFoundError:

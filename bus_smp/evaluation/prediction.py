@@ -47,7 +47,8 @@ def find_images(inputs: Sequence[Path], skip: Path | None = None) -> list[tuple[
             found.setdefault(given, given.name)
     if not found:
         raise DataError(
-            f"no image in {', '.join(map(str, inputs))}", hint=f"images are files ending in {', '.join(IMAGE_SUFFIXES)}"
+            f"no image in {', '.join(map(str, inputs))}",
+            hint=f"images are files ending in {', '.join(IMAGE_SUFFIXES)}",
         )
     return _distinct(found)
 
@@ -57,7 +58,11 @@ def _image_files(folder: Path, skip: Path | None) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
         folders[:] = sorted(name for name in folders if name[0] != "." and (here / name).resolve() != skipped)
-        yield from (here / name for name in sorted(files) if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES)
+        yield from (
+            here / name
+            for name in sorted(files)
+            if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        )
 
 
 def _distinct(found: dict[Path, str]) -> list[tuple[Path, str]]:

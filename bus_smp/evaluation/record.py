@@ -79,7 +79,9 @@ def evaluate(
         "bus_smp": __version__,
         **about,
         "patient_known": bool(known),
-        "checkpoint": {key: header.get(key) for key in ("epoch", "score", "datasets", "git_commit", "precision")},
+        "checkpoint": {
+            key: header.get(key) for key in ("epoch", "score", "datasets", "git_commit", "precision")
+        },
         "manifest_sha256": manifest_hash(manifest.frame),
         "warnings": _warnings(summaries, known),
         "summaries": summaries,
@@ -114,7 +116,10 @@ def draw_figures(folder: Path, manifest: Manifest) -> None:
     curves["malignant images"] = _image_roc(table, model["rates"]["auc_malignant"]["mean"])
     write_roc_curves(curves, folder / "roc_curves.png", title)
     write_confusion_matrix(
-        np.array(model["image_confusion"]), np.array(model["pixel_confusion"]), folder / "confusion_matrix.png", title
+        np.array(model["image_confusion"]),
+        np.array(model["pixel_confusion"]),
+        folder / "confusion_matrix.png",
+        title,
     )
     write_qualitative(_cases(folder, table, manifest), folder / "qualitative.png", title)
 
@@ -154,7 +159,9 @@ def _cases(folder: Path, table: pd.DataFrame, manifest: Manifest) -> list[Case]:
         row = by_id.loc[(scored["dataset"], scored["image_id"])]
         image, truth = read_example(manifest, row)
         prediction = read_mask([mask_path(folder, scored)], "color", row["label"], truth.shape)
-        cases.append(Case(row["image_id"], row["label"], image, truth, prediction, scored["dice_lesion"], note))
+        cases.append(
+            Case(row["image_id"], row["label"], image, truth, prediction, scored["dice_lesion"], note)
+        )
     return cases
 
 

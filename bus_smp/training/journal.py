@@ -86,7 +86,9 @@ class Journal:
 
     def write_environment(self, engine: Engine) -> None:
         """Record what the run was made with, which is what someone needs to repeat it."""
-        write_text(self.folder / "environment.json", json.dumps(describe_environment(engine), indent=2) + "\n")
+        write_text(
+            self.folder / "environment.json", json.dumps(describe_environment(engine), indent=2) + "\n"
+        )
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Replace ``last.ckpt``. ``state`` holds tensors, numbers, texts, lists and dicts alone."""

@@ -98,7 +98,9 @@ def check_trainable(manifest: Manifest) -> list[str]:
         if not labels.isin(LABELS[1:]).any():
             purpose = "nothing can be learnt" if split == "train" else "lesion Dice is undefined"
             raise TrainingError(f"the {split} split has no image with a lesion, so {purpose}", hint=remedy)
-        warnings += [f"the {split} split has no {name} image" for name in LABELS if not (labels == name).any()]
+        warnings += [
+            f"the {split} split has no {name} image" for name in LABELS if not (labels == name).any()
+        ]
     return warnings
 
 
@@ -258,7 +260,10 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         table = score_images(self.predictor, self.manifest, self.manifest.used("val")).model
         summary = summarise(table, draws=0)
-        dice = {f"val_dice_{name}": summary["metrics"][f"dice_{name}"]["mean"] for name in ("lesion", "benign", "malignant")}
+        dice = {
+            f"val_dice_{name}": summary["metrics"][f"dice_{name}"]["mean"]
+            for name in ("lesion", "benign", "malignant")
+        }
         rates = {f"val_{name}": summary["rates"][name]["mean"] for name in ("miss_rate", "false_alarm_rate")}
         return {name: math.nan if value is None else value for name, value in (dice | rates).items()}
 
@@ -296,14 +301,18 @@ class _Run:
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
             "size": self.settings.data.size,
-            "settings": {key: value for key, value in self.settings.model_dump(mode="json").items() if key != "runtime"},
+            "settings": {
+                key: value for key, value in self.settings.model_dump(mode="json").items() if key != "runtime"
+            },
             "datasets": self.manifest.datasets,
             "manifest_sha256": manifest_hash(self.manifest.frame),
             "versions": {"bus_smp": __version__, **package_versions()},
             "git_commit": git_commit(),
             "precision": self.engine.precision,
             "epoch": row["epoch"],
-            "score": {name: value for name, value in row.items() if name.startswith("val_") and math.isfinite(value)},
+            "score": {
+                name: value for name, value in row.items() if name.startswith("val_") and math.isfinite(value)
+            },
         }
 
     def _restore(self) -> None:
@@ -350,7 +359,9 @@ def _explained_memory(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        exhausted = isinstance(
+            error, (torch.OutOfMemoryError, MemoryError)
+        ) or "can't allocate memory" in str(error)
         if not exhausted:
             raise
         half = max(1, settings.train.batch_size // 2)

@@ -1,0 +1,130 @@
+"""The door: quick, documented, and clear about what went wrong."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from conftest import invoke
+
+from bus_smp.cli import COMMANDS, door
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def _loaded_by(*arguments: str) -> set[str]:
+    """Top-level packages that a ``bus-smp`` command imports, in a new process."""
+    code = (
+        "import sys\nfrom bus_smp.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n    print('LOADED', *sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.rsplit("LOADED", 1)[1].split())
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(command):
+    loaded = _loaded_by(*command.split(), "--help")
+    assert not loaded & {
+        "torch",
+        "numpy",
+        "pandas",
+        "cv2",
+        "matplotlib",
+        "sklearn",
+        "PIL",
+        "pydantic",
+        "yaml",
+    }
+
+
+def test_info_on_a_checkpoint_imports_nothing_heavy(trained):
+    assert not _loaded_by("info", str(trained / "best.safetensors")) & {
+        "torch",
+        "numpy",
+        "pandas",
+        "safetensors",
+    }
+
+
+def test_make_manifest_imports_no_torch(bus_uclm_tree, tmp_path):
+    loaded = _loaded_by("make-manifest", "--root", str(bus_uclm_tree), "--out", str(tmp_path))
+    assert "pandas" in loaded
+    assert "torch" not in loaded
+
+
+def test_the_list_of_commands_says_what_each_command_says_of_itself():
+    context = click.Context(door)
+    for name, line in COMMANDS.items():
+        command = door.get_command(context, name)
+        assert command.name == name
+        assert command.help.split("\n\n")[0].replace("\n", " ").strip() == line
+
+
+def test_every_command_and_every_option_is_told_in_the_readme_or_docs():
+    text = "".join(
+        path.read_text(encoding="utf-8") for path in (REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"))
+    )
+    context = click.Context(door)
+    missing = [f"bus-smp {name}" for name in COMMANDS if f"bus-smp {name}" not in text]
+    for name in COMMANDS:
+        for parameter in door.get_command(context, name).params:
+            longest = max(parameter.opts, key=len)
+            if isinstance(parameter, click.Option) and longest not in text:
+                missing.append(f"{name} {longest}")
+    assert not missing
+
+
+def test_commands_in_the_readme_exist():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"bus-smp ([a-z][a-z-]+)", text)) <= set(COMMANDS)
+
+
+def test_a_mistyped_command_is_a_usage_error_with_the_right_one_named():
+    result = invoke("trian")
+    assert result.exit_code == 2
+    assert "Did you mean 'train'?" in result.stderr
+
+
+def test_an_error_of_the_user_is_short_and_ends_with_one(tmp_path):
+    result = invoke("train", "--set", "data.manifests=" + str(tmp_path / "nowhere"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert "bus-smp make-manifest --dataset bus-uclm" in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 3
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    from bus_smp.commands import info
+
+    monkeypatch.setattr(info, "describe", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        invoke("info", "x", catch=False)
+
+
+def test_info_describes_run_checkpoint_and_manifest(trained, manifests):
+    run = json.loads(invoke("info", trained, "--json").stdout)
+    checkpoint = json.loads(invoke("info", trained / "best.safetensors", "--json").stdout)
+    assert (run["kind"], checkpoint["kind"]) == ("run", "checkpoint")
+    assert checkpoint["datasets"] == ["bus-uclm"]
+    assert "not for clinical use" in invoke("info", trained).stdout
+    path = manifests / "data_manifests" / "bus-uclm.csv"
+    manifest = json.loads(invoke("info", path, "--json").stdout)
+    assert manifest["images"] == sum(1 for _ in path.open()) - 1
+    assert sum(sum(labels.values()) for labels in manifest["splits"].values()) == manifest["used"]
+    assert str(manifest["used"]) in invoke("info", path).stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", b"not a checkpoint at all"])
+def test_info_on_something_else_is_an_error(tmp_path, content):
+    for name in ("x.safetensors", "x.csv"):
+        (tmp_path / name).write_bytes(content)
+        result = invoke("info", tmp_path / name)
+        assert result.exit_code == 1
+        assert name in result.stderr
+    assert invoke("info", tmp_path).exit_code == 1
+    assert invoke("info", tmp_path / "absent").exit_code == 1

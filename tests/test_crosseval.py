@@ -1,0 +1,244 @@
+"""evaluate and crosseval: honest targets, whole folders, numbers that can be made again from the tables."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import invoke
+
+from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
+from bus_smp.engine import make_engine
+from bus_smp.errors import EvaluationError
+from bus_smp.evaluation.crosseval import check_external, score_images
+from bus_smp.evaluation.legacy import legacy_metrics
+from bus_smp.evaluation.predictor import load_predictor, read_ahead
+from bus_smp.evaluation.record import draw_figures, mask_path
+from bus_smp.evaluation.statistics import read_per_image, summarise
+
+
+@pytest.fixture(scope="module")
+def crossed(manifests, trained):
+    """The evaluation folder and JSON of the synthetic BUSI, with the legacy numbers."""
+    result = invoke(
+        "crosseval", "--out", trained.parent, "--run", "first", "--manifests", manifests / "data_manifests",
+        "--target", "busi", "--legacy-metrics", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    return trained / "eval-busi-all", json.loads(result.stdout)
+
+
+def test_the_folder_holds_tables_figures_and_a_mask_for_every_image(crossed, manifests):
+    folder, summary = crossed
+    used = read_manifest(manifests / "data_manifests" / "busi.csv").used()
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "per_image.csv", "baselines.csv", "pixel_roc.csv", "summary.json", "masks",
+        "roc_curves.png", "confusion_matrix.png", "qualitative.png",
+    }  # fmt: skip
+    assert (
+        len(pd.read_csv(folder / "per_image.csv"))
+        == len(used)
+        == summary["summaries"]["model"]["counts"]["images"]
+    )
+    for row in used.to_dict("records"):
+        mask = cv2.imread(str(mask_path(folder, row)))
+        assert mask.shape[:2] == (row["height"], row["width"]), "masks return at the image's own size"
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+
+def test_every_number_can_be_made_again_from_the_tables_alone(crossed):
+    folder, summary = crossed
+    table = read_per_image(folder / "per_image.csv")
+    assert summarise(table) == summary["summaries"]["model"]
+    baselines = pd.read_csv(folder / "baselines.csv")
+    for name in ("all-background", "largest-dark-blob"):
+        own = baselines[baselines["baseline"] == name]
+        assert own["dice_lesion"].mean() == pytest.approx(
+            summary["summaries"][name]["metrics"]["dice_lesion"]["mean"]
+        )
+        assert legacy_metrics(own) == summary["legacy"][name]
+
+
+def test_figures_can_be_drawn_again_without_the_model_to_the_same_bytes(crossed, manifests, tmp_path):
+    folder, _ = crossed
+    copy = shutil.copytree(folder, tmp_path / "again")
+    before = {path.name: path.read_bytes() for path in copy.glob("*.png")}
+    for path in copy.glob("*.png"):
+        path.unlink()
+    draw_figures(copy, read_manifest(manifests / "data_manifests" / "busi.csv"))
+    assert {path.name: path.read_bytes() for path in copy.glob("*.png")} == before
+
+
+def test_empty_references_have_empty_cells_and_never_enter_dice(crossed):
+    folder, summary = crossed
+    table = pd.read_csv(folder / "per_image.csv")
+    normal = table["label"] == "normal"
+    assert normal.any()
+    assert table.loc[normal, ["dice_lesion", "iou_lesion", "sensitivity_lesion"]].isna().all(axis=None)
+    dice = summary["summaries"]["model"]["metrics"]["dice_lesion"]
+    assert (dice["n"], dice["n_undefined"]) == (int((~normal).sum()), int(normal.sum()))
+    background = summary["summaries"]["all-background"]
+    assert background["metrics"]["dice_lesion"]["mean"] == 0
+    assert summary["legacy"]["all-background"]["dice_mean"] > 0.5, (
+        "the number that made nothing look like something"
+    )
+
+
+def test_what_readers_must_know_is_said_in_the_summary(crossed):
+    _, summary = crossed
+    assert any("no patient ids" in warning for warning in summary["warnings"])
+    assert summary["external"] is True
+    assert summary["patient_known"] is False
+
+
+def test_the_printed_table_shows_baselines_beside_the_model_and_marks_the_legacy_numbers(manifests, trained):
+    result = invoke(
+        "crosseval",
+        "--out",
+        trained.parent,
+        "--manifests",
+        manifests / "data_manifests",
+        "--target",
+        "all",
+        "--legacy-metrics",
+    )
+    assert result.exit_code == 0, result.stderr
+    for words in (
+        "model",
+        "all-background",
+        "largest-dark-blob",
+        "Dice lesion",
+        "Missed lesions",
+        "external test",
+    ):
+        assert words in result.stdout
+    assert result.stdout.index("egacy") > result.stdout.index("Dice malignant"), (
+        "in a table of their own, after the honest one"
+    )
+
+
+def test_a_data_set_of_the_training_is_no_external_target(manifests, trained):
+    result = invoke(
+        "crosseval",
+        "--out",
+        trained.parent,
+        "--manifests",
+        manifests / "data_manifests",
+        "--target",
+        "bus-uclm",
+    )
+    assert result.exit_code == 1
+    assert "bus-uclm was used in training" in result.stderr
+    assert result.stdout == ""
+
+
+def test_the_same_pictures_under_another_name_are_found_out(trained):
+    training = read_manifest(trained / "manifest.csv")
+    disguised = training.frame.assign(
+        dataset="hospital",
+        group_id="hospital:" + training.frame["image_id"],
+        patient_id=training.frame["image_id"],
+    )
+    with pytest.raises(EvaluationError, match="pictures of hospital were used in training"):
+        check_external(training, Manifest(disguised, {"hospital": training.roots["bus-uclm"]}))
+
+
+def test_the_same_patient_with_other_pictures_is_found_out(trained):
+    training = read_manifest(trained / "manifest.csv")
+    follow_up = training.frame.assign(dataset="clinic", sha256="")
+    with pytest.raises(EvaluationError, match="patients of clinic were used in training"):
+        check_external(training, Manifest(follow_up, {"clinic": training.roots["bus-uclm"]}))
+
+
+def test_a_wrong_target_leaves_no_half_done_work(manifests, trained):
+    before = sorted(path.name for path in trained.iterdir())
+    result = invoke(
+        "crosseval", "--out", trained.parent, "--manifests", manifests / "data_manifests",
+        "--target", "busi", "--target", "bus-uclm",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert sorted(path.name for path in trained.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--target", "udiat"], "bus-smp make-manifest --dataset udiat"),
+        (["--target", "busi", "--run", "absent"], "has: first"),
+        (["--target", "busi", "--device", "cuda:7"], "CUDA"),
+        (["--target", "busi", "--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_next_command(manifests, trained, arguments, said):
+    if "cuda:7" in arguments and torch.cuda.device_count() > 7:
+        pytest.skip("this machine has that device")
+    result = invoke(
+        "crosseval", "--out", trained.parent, "--manifests", manifests / "data_manifests", *arguments
+    )
+    assert result.exit_code == 1
+    assert said in result.stderr
+
+
+def test_an_image_that_vanished_is_named_and_no_summary_is_written(manifests, trained, tmp_path):
+    manifest = read_manifest(manifests / "data_manifests" / "busi.csv")
+    copy = shutil.copytree(manifest.roots["busi"], tmp_path / "busi")
+    gone = manifest.used().iloc[-1]["image"]
+    (copy / gone).unlink()
+    write_manifest(Manifest(manifest.frame, {"busi": copy}), tmp_path / "busi.csv")
+    run = shutil.copytree(trained, tmp_path / "outputs" / "run", ignore=shutil.ignore_patterns("eval-*"))
+    result = invoke("crosseval", "--out", tmp_path / "outputs", "--target", tmp_path / "busi.csv")
+    assert result.exit_code == 1
+    assert gone.split("/")[-1] in result.stderr
+    assert not (run / "eval-busi-all" / "summary.json").exists()
+
+
+def test_a_network_that_returns_nan_is_an_error_not_a_score(manifests, trained):
+    predictor, _ = load_predictor(trained / "best.safetensors", make_engine("cpu", "fp32"))
+    with torch.no_grad():
+        next(predictor.model.parameters()).fill_(float("nan"))
+    manifest = read_manifest(manifests / "data_manifests" / "busi.csv")
+    with pytest.raises(EvaluationError, match="NaN"):
+        score_images(predictor, manifest, manifest.used().head(2))
+
+
+def test_probabilities_come_back_at_native_size_and_sum_to_one(trained):
+    predictor, _ = load_predictor(trained / "best.safetensors", make_engine("cpu", "fp32"))
+    rng = np.random.default_rng(0)
+    images = [
+        rng.integers(0, 256, (height, width, 3), np.uint8)
+        for height, width in ((70, 91), (200, 33), (1, 1), (64, 64))
+    ]
+    found = list(predictor.probabilities(images))
+    for image, probabilities in zip(images, found, strict=True):
+        assert probabilities.shape == (3, *image.shape[:2])
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
+
+
+def test_reading_ahead_keeps_the_order_holds_few_and_passes_errors_on():
+    loaded = []
+
+    def load(number):
+        loaded.append(number)
+        if number == 30:
+            raise ValueError("thirty")
+        return number
+
+    numbers = read_ahead(load, range(100), ahead=4)
+    assert [next(numbers) for _ in range(30)] == list(range(30))
+    with pytest.raises(ValueError, match="thirty"):
+        next(numbers)
+    assert len(loaded) <= 36
+
+
+def test_evaluate_scores_the_test_split_alone(trained):
+    result = invoke("evaluate", "--out", trained.parent, "--run", "first")
+    assert result.exit_code == 0, result.stderr
+    scored = read_per_image(trained / "eval-bus-uclm-test" / "per_image.csv")
+    expected = read_manifest(trained / "manifest.csv").used("test")
+    assert set(scored["image_id"]) == set(expected["image_id"])
+    assert "test split of the run's own data" in result.stdout

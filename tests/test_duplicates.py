@@ -1,0 +1,206 @@
+"""Near-duplicates: every disguise is seen through, and other images are left alone."""
+
+import random
+
+import cv2
+import numpy as np
+import pytest
+
+from bus_smp.data.duplicates import dhash_distance, find_near_duplicates, fingerprint
+from bus_smp.data.images import read_image
+
+
+def make_scan(seed: int, height: int = 300, width: int = 380) -> np.ndarray:
+    """Speckle on random tissue, a dark blob in the middle as in every lesion image: uint8 (H, W, 3)."""
+    rng = np.random.default_rng(seed)
+    tissue = cv2.resize(
+        rng.normal(size=(9, 9)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    wave = cv2.GaussianBlur(
+        rng.normal(size=(height, width, 2)).astype(np.float32), (0, 0), sigmaX=3, sigmaY=1.5
+    )
+    speckle = np.hypot(wave[..., 0], wave[..., 1])
+    y, x = np.mgrid[:height, :width]
+    lesion = np.exp(-(((x - width / 2) / 60) ** 2) - ((y - height / 2) / 40) ** 2)
+    level = 110 + 80 * np.log10(speckle / speckle.mean() + 0.05) + 22 * tissue - 60 * lesion
+    return cv2.cvtColor(np.clip(level, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+
+
+def rescale(image, x, y):
+    return cv2.resize(image, None, fx=x, fy=y, interpolation=cv2.INTER_AREA if x < 1 else cv2.INTER_CUBIC)
+
+
+def draw_marks(image):
+    image = image.copy()
+    cv2.drawMarker(image, (120, 110), (255, 255, 0), cv2.MARKER_CROSS, 14, 1)
+    cv2.line(image, (120, 110), (270, 190), (255, 255, 255), 1)
+    cv2.putText(image, "RT UOQ 3 cm", (90, 260), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 0), 1)
+    cv2.ellipse(image, (210, 150), (30, 18), 0, 0, 360, (255, 60, 0), -1)
+    return image
+
+
+def put_in_frame(image):
+    framed = cv2.copyMakeBorder(image, 30, 60, 70, 20, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+    for line in range(6):
+        cv2.putText(framed, f"Gain {line}", (4, 60 + 30 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (210,) * 3, 1)
+    return framed
+
+
+def darken(image):
+    return np.clip(200 * (image / 255.0) ** 1.6 + 15, 0, 255).astype(np.uint8)
+
+
+def compress(image):
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_COLOR)
+
+
+DISGUISES = {
+    "an off-centre crop to 60 % of the area": lambda image: image[60:292, 4:298],
+    "a crop of one side": lambda image: image[:, 130:],
+    "half the size": lambda image: rescale(image, 0.5, 0.5),
+    "1.5 times the size": lambda image: rescale(image, 1.5, 1.5),
+    "another aspect ratio": lambda image: rescale(image, 1, 0.8),
+    "gamma, contrast and brightness": darken,
+    "calipers, text and colour": draw_marks,
+    "a black frame with a tool bar": put_in_frame,
+    "JPEG compression": compress,
+    "a mirror": lambda image: image[:, ::-1],
+    "a mirror, and cropped": lambda image: image[30:280, 330:20:-1],
+    "a crop, rescaled, darker, with marks": lambda image: rescale(
+        darken(draw_marks(image)[20:280, 40:]), 0.8, 0.8
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def others():
+    return [fingerprint(make_scan(seed)) for seed in range(1, 9)]
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_a_copy_is_found_behind(disguise, others):
+    scan = make_scan(0)
+    copy = np.ascontiguousarray(DISGUISES[disguise](scan))
+    pairs = find_near_duplicates([fingerprint(scan), *others, fingerprint(copy)])
+    assert [pair[:2] for pair in pairs] == [(0, len(others) + 1)]
+    assert 0.75 <= pairs[0].correlation <= 1
+
+
+def test_different_images_do_not_match_although_all_share_a_lesion_and_the_text_of_a_scanner():
+    scans = [put_in_frame(make_scan(seed)) for seed in range(12)]
+    assert find_near_duplicates([fingerprint(scan) for scan in scans]) == []
+
+
+def test_the_same_anatomy_with_other_speckle_does_not_match():
+    scan = make_scan(0).astype(np.float32)
+    anatomy = cv2.GaussianBlur(scan, (0, 0), 6)
+    other = make_scan(1).astype(np.float32)
+    other = anatomy + other - cv2.GaussianBlur(other, (0, 0), 6)
+    images = [scan.astype(np.uint8), np.clip(other, 0, 255).astype(np.uint8)]
+    assert find_near_duplicates([fingerprint(image) for image in images]) == []
+
+
+def test_text_shared_by_very_many_images_hides_no_copy():
+    scans = [make_scan(seed, 150, 190) for seed in range(60)]
+    images = [put_in_frame(scan) for scan in scans] + [put_in_frame(scans[7][10:, 15:])]
+    assert [pair[:2] for pair in find_near_duplicates([fingerprint(image) for image in images])] == [(7, 60)]
+
+
+def test_many_copies_of_one_image_stay_connected():
+    scan = make_scan(0)
+    rng = np.random.default_rng(0)
+    copies = [np.clip(scan + rng.normal(0, 4, scan.shape), 0, 255).astype(np.uint8) for _ in range(70)]
+    reached = {0}
+    for _ in range(3):
+        for first, second, _ in find_near_duplicates([fingerprint(copy) for copy in copies]) * 5:
+            if first in reached or second in reached:
+                reached |= {first, second}
+    assert reached == set(range(70))
+
+
+def test_the_order_of_the_images_does_not_matter():
+    scans = [make_scan(seed) for seed in range(5)]
+    images = [
+        *scans,
+        scans[1][40:, 50:],
+        draw_marks(scans[1]),
+        scans[3][:, ::-1].copy(),
+        rescale(scans[4], 0.6, 0.6),
+    ]
+    prints = [fingerprint(image) for image in images]
+    expected = {(pair.first, pair.second): pair.correlation for pair in find_near_duplicates(prints)}
+    assert set(expected) >= {(1, 5), (1, 6), (3, 7), (4, 8)}
+    for seed in range(3):
+        order = list(range(len(images)))
+        random.Random(seed).shuffle(order)
+        pairs = find_near_duplicates([prints[i] for i in order])
+        assert pairs == sorted(pairs)
+        assert {(*sorted((order[p.first], order[p.second])),): p.correlation for p in pairs} == expected
+
+
+def test_degenerate_images_neither_crash_nor_match():
+    flat = [np.full((200, 300, 3), value, np.uint8) for value in (0, 0, 128, 255)]
+    tiny = [
+        np.zeros((1, 1, 3), np.uint8),
+        np.full((1, 1), 9, np.uint8),
+        np.arange(64, dtype=np.uint8).reshape(8, 8),
+    ]
+    thin = [np.zeros((1, 500), np.uint8), np.tile(np.arange(200, dtype=np.uint8), (3, 1)).T.copy()]
+    ramp = [np.tile(np.linspace(0, 255, 300).astype(np.uint8), (200, 1))] * 2
+    prints = [fingerprint(image) for image in (*flat, *tiny, *thin, *ramp)]
+    assert find_near_duplicates(prints) == []
+    assert all(len(p.phash) == 64 for p in prints)
+    assert find_near_duplicates([]) == [] and find_near_duplicates(prints[:1]) == []
+
+
+def test_the_hash_is_256_bits_of_rising_neighbours():
+    rising = np.tile(np.arange(170, dtype=np.uint8), (160, 1))
+    assert fingerprint(rising).phash == "f" * 64
+    assert fingerprint(rising[:, ::-1].copy()).phash == "0" * 64
+    assert dhash_distance("0" * 64, "0" * 63 + "7") == 3
+
+
+def test_a_fingerprint_is_small_and_grey_and_colour_agree():
+    scan = make_scan(0)
+    colour, grey = fingerprint(scan), fingerprint(scan[..., 0].copy())
+    assert colour.phash == grey.phash and colour.thumbnail == grey.thumbnail
+    assert len(colour.thumbnail) + colour.points.nbytes + colour.patches.nbytes < 32_000
+
+
+def clusters_of(pairs, count):
+    leader = list(range(count))
+
+    def find(i):
+        while leader[i] != i:
+            i = leader[i]
+        return i
+
+    for first, second, _ in pairs:
+        leader[find(first)] = find(second)
+    members: dict[int, set[int]] = {}
+    for i in range(count):
+        members.setdefault(find(i), set()).add(i)
+    return [group for group in members.values() if len(group) > 1]
+
+
+@pytest.mark.real
+def test_the_known_duplicates_of_busi_and_bus_uclm_are_found_and_no_patients_else_are_joined(real_data):
+    busi = sorted(p for p in (real_data / "BUSI").rglob("*.png") if "_mask" not in p.name)
+    uclm = sorted((real_data / "BUS-UCLM" / "images").glob("*.png"))
+    names = [p.stem[0].upper() + p.stem.split("(")[1].rstrip(")") for p in busi] + [p.stem for p in uclm]
+    pairs = find_near_duplicates([fingerprint(read_image(path)) for path in (*busi, *uclm)])
+    assert not [p for p in pairs if p.first < len(busi) <= p.second]
+
+    groups = [
+        {names[i] for i in g} for g in clusters_of([p for p in pairs if p.second < len(busi)], len(busi))
+    ]
+    assert 200 <= sum(map(len, groups)) <= 340
+    mixed = sorted(sorted(group) for group in groups if len({name[0] for name in group}) > 1)
+    assert mixed == sorted(
+        [["B131", "B42", "M51"], ["B164", "B85", "M52"], ["B333", "M77"], ["B399", "M93"], ["B406", "M94"]]
+        + [["B433", "M145"], ["B269", "N1"], ["B437", "N34"]]
+    )
+    across = {(names[i], names[j]) for i, j, _ in pairs if i >= len(busi) and names[i][:4] != names[j][:4]}
+    assert across == {
+        ("CHCO_000", "CHVI_005"), ("CHCO_001", "CHVI_008"), ("CHCO_002", "CHVI_009"), ("CHCO_003", "CHVI_013"),
+    }  # fmt: skip

@@ -1,0 +1,102 @@
+"""predict: pictures at the image's own size, one row per image, bad files named."""
+
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import invoke
+from PIL import Image
+
+from bus_smp.errors import DataError
+from bus_smp.evaluation.prediction import find_images
+
+
+def _write(path, size=(50, 40)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0]), np.uint8)).save(path)
+    return path
+
+
+def test_masks_and_overlays_have_the_images_size_and_only_class_colours(trained, tmp_path):
+    for name, size in (("a.png", (50, 40)), ("sub/b.jpg", (33, 90))):
+        _write(tmp_path / "scans" / name, size)
+    result = invoke("predict", tmp_path / "scans", "--out", trained.parent, "--to", tmp_path / "p")
+    assert result.exit_code == 0, result.stderr
+    table = pd.read_csv(tmp_path / "p" / "predictions.csv")
+    assert len(table) == 2
+    for row in table.itertuples():
+        mask = cv2.imread(str(tmp_path / "p" / row.mask))[..., ::-1]
+        overlay = cv2.imread(str(tmp_path / "p" / row.overlay))
+        assert mask.shape == overlay.shape == (row.height, row.width, 3)
+        colours = {tuple(int(v) for v in colour) for colour in np.unique(mask.reshape(-1, 3), axis=0)}
+        assert colours <= {(0, 0, 0), (0, 255, 0), (255, 0, 0)}
+        assert np.mean((mask == (255, 0, 0)).all(-1)) == pytest.approx(row.malignant_area, abs=1e-6)
+
+
+def test_a_bad_file_has_a_row_with_its_reason_and_the_others_are_predicted(trained, tmp_path):
+    _write(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes(_write(tmp_path / "x.png").read_bytes()[:60])
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    files = [tmp_path / f"{name}.png" for name in ("good", "broken", "text", "empty", "x")]
+    result = invoke("predict", *files, "--out", trained.parent, "--to", tmp_path / "p")
+    assert result.exit_code == 1
+    table = pd.read_csv(tmp_path / "p" / "predictions.csv", keep_default_na=False)
+    assert [bool(error) for error in table["error"]] == [False, True, True, True, False]
+    for name in ("broken", "text", "empty"):
+        assert f"{name}.png" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(list((tmp_path / "p").glob("*_mask.png"))) == 2
+
+
+def test_files_of_one_name_get_results_of_their_own(tmp_path):
+    inputs = [
+        _write(tmp_path / folder / name)
+        for folder in ("a", "b")
+        for name in ("scan.png", "scan.jpg", "Scan.png")
+    ]
+    names = [name for _, name in find_images(inputs)]
+    assert len({name.casefold() for name in names}) == len(inputs)
+
+
+def test_results_of_an_earlier_prediction_are_not_predicted_again(tmp_path):
+    _write(tmp_path / "scan.png")
+    _write(tmp_path / "predictions" / "scan_mask.png")
+    assert [name for _, name in find_images([tmp_path], skip=tmp_path / "predictions")] == ["scan"]
+
+
+def test_nothing_to_predict_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        find_images([tmp_path / "absent.png"])
+    with pytest.raises(DataError, match="no image in"):
+        find_images([tmp_path])
+
+
+def test_the_same_image_gives_the_same_prediction_alone_and_among_others(trained, tmp_path):
+    files = [_write(tmp_path / f"{number}.png", (40 + number, 50)) for number in range(3)]
+    alone = invoke(
+        "predict",
+        files[1],
+        "--out",
+        trained.parent,
+        "--to",
+        tmp_path / "one",
+        "--json",
+        "--precision",
+        "fp32",
+    )
+    among = invoke(
+        "predict", *files, "--out", trained.parent, "--to", tmp_path / "all", "--json", "--precision", "fp32"
+    )
+    one, all_of_them = json.loads(alone.stdout), json.loads(among.stdout)
+    assert one[0]["malignant_score"] == pytest.approx(all_of_them[1]["malignant_score"], abs=1e-4)
+
+
+def test_a_file_name_that_is_a_formula_stays_text_in_the_table(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path / "=1+1.png")
+    result = invoke("predict", "=1+1.png", "--out", trained.parent, "--to", tmp_path / "p")
+    assert result.exit_code == 0, result.stderr
+    assert pd.read_csv(tmp_path / "p" / "predictions.csv")["file"][0].startswith("'=")
