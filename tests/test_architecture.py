@@ -63,14 +63,20 @@ def test_every_room_imports_downwards_only():
     wrong = [
         f"{name} (floor {_floor(name)}) imports {target} (floor {_floor(target)})"
         for name, path in modules.items()
-        for target in (i.removeprefix("bus_smp").lstrip(".") for i in _imports(path) if i.split(".")[0] == "bus_smp")
+        for target in (
+            i.removeprefix("bus_smp").lstrip(".") for i in _imports(path) if i.split(".")[0] == "bus_smp"
+        )
         if target in modules and _floor(target) > _floor(name)
     ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_albumentations_is_imported_in_one_file():
-    users = [name for name, path in _modules().items() if any(i.startswith("albumentations") for i in _imports(path))]
+    users = [
+        name
+        for name, path in _modules().items()
+        if any(i.startswith("albumentations") for i in _imports(path))
+    ]
     assert users == ["data.transforms"]
 
 
@@ -81,7 +87,9 @@ def test_words_storehouse_and_gallery_name_no_torch(module):
 
 def test_importing_the_whole_storehouse_and_gallery_loads_no_torch():
     low = [f"bus_smp.{name}" for name in _modules() if _floor(name) <= 1 and name]
-    code = f"import sys, importlib; [importlib.import_module(m) for m in {low!r}]; print('torch' in sys.modules)"
+    code = (
+        f"import sys, importlib; [importlib.import_module(m) for m in {low!r}]; print('torch' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 

@@ -194,7 +194,7 @@ def test_an_empty_selection_is_refused(manifest, store):
 
 def test_a_folder_that_is_a_file_is_one_clear_error(manifest, tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(BusSmpError, match="taken: the cache cannot be written"):
+    with pytest.raises(BusSmpError, match="taken: cannot be written"):
         open_cache(manifest, manifest.frame, SIZE, tmp_path / "taken")
 
 

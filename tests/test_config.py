@@ -21,7 +21,11 @@ def test_the_default_file_spells_out_exactly_the_built_in_defaults():
 def test_the_defaults_are_those_of_the_description():
     plan = Settings()
     assert (plan.train.lr, plan.train.batch_size, plan.train.epochs, plan.train.seed) == (1e-4, 8, 50, 42)
-    assert (plan.data.size, plan.model.encoder_name, plan.model.encoder_weights) == (256, "resnet50", "imagenet")
+    assert (plan.data.size, plan.model.encoder_name, plan.model.encoder_weights) == (
+        256,
+        "resnet50",
+        "imagenet",
+    )
     assert plan.model.deep_supervision
     assert plan.loss.head_weights == tuple(sorted(plan.loss.head_weights, reverse=True))
 

@@ -15,9 +15,10 @@ from bus_smp.engine import make_engine
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.crosseval import check_external, score_images
 from bus_smp.evaluation.legacy import legacy_metrics
-from bus_smp.evaluation.predictor import load_predictor, read_ahead
+from bus_smp.evaluation.predictor import load_predictor
 from bus_smp.evaluation.record import draw_figures, mask_path
 from bus_smp.evaluation.statistics import read_per_image, summarise
+from bus_smp.threads import read_ahead
 
 
 @pytest.fixture(scope="module")

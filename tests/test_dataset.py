@@ -12,7 +12,7 @@ import torch
 
 from bus_smp.config import AugmentSettings
 from bus_smp.data.cache import Cache
-from bus_smp.data.dataset import TrainingDataset, batches, explained_workers, make_loader
+from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.sampler import Draw, EpochSampler
 from bus_smp.data.transforms import Augmentation
 from bus_smp.errors import TrainingError
@@ -219,7 +219,7 @@ def epoch_of(cache: Cache, workers: int, epochs: tuple[int, ...] = (0, 1), setti
     out = []
     for epoch in epochs:
         sampler.set_epoch(epoch)
-        for image, mask, index in batches(loader):
+        for image, mask, index in loader:
             assert image.shape == (4, SIZE, SIZE, 3) and mask.shape == (4, SIZE, SIZE)
             assert image.dtype == mask.dtype == torch.uint8 and index.dtype == torch.int64
             out.append(image.numpy().tobytes() + mask.numpy().tobytes() + index.numpy().tobytes())
@@ -286,7 +286,7 @@ class DeadlyDataset(TrainingDataset):
 def test_a_killed_worker_is_one_clear_error(cache):
     loader = make_loader(DeadlyDataset(cache, AugmentSettings(), 0), EpochSampler(LABELS, 0), 4, 1, "cpu")
     with pytest.raises(TrainingError, match="data-loading process died") as caught, explained_workers():
-        list(batches(loader))
+        list(loader)
     assert "runtime.workers=0" in caught.value.hint
 
 

@@ -8,14 +8,8 @@ from sklearn.metrics import roc_auc_score
 from bus_smp.classes import LABELS
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.metrics import METRIC_COLUMNS, TARGETS, image_row
-from bus_smp.evaluation.statistics import (
-    format_estimate,
-    format_table,
-    read_per_image,
-    summarise,
-    table_rows,
-    warnings_of,
-)
+from bus_smp.evaluation.score_table import format_estimate, format_table, table_rows
+from bus_smp.evaluation.statistics import read_per_image, summarise, warnings_of
 
 
 def _row(image_id, group, label, counts, score=0.0):
@@ -160,7 +154,7 @@ def test_the_interval_is_that_of_drawing_whole_groups_in_a_loop():
 def test_the_bootstrap_gives_the_same_whatever_the_size_of_its_blocks(monkeypatch):
     table = _clustered(8, 3, 0)
     whole = summarise(table, draws=300)
-    monkeypatch.setattr("bus_smp.evaluation.statistics._BLOCK_CELLS", 24 * 64)
+    monkeypatch.setattr("bus_smp.evaluation.bootstrap._BLOCK_CELLS", 24 * 64)
     assert summarise(table, draws=300) == whole
 
 

@@ -247,7 +247,7 @@ def test_without_a_network_imagenet_weights_are_one_clear_error(manifests, tmp_p
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     code = "import sys; from bus_smp.cli import main; main(sys.argv[1:])"  # a new process: the hub reads its settings once
-    options = [o for o in settings_options(manifests, "model.encoder_weights=imagenet")]
+    options = settings_options(manifests, "model.encoder_weights=imagenet")
     result = subprocess.run(
         [sys.executable, "-c", code, "train", "--out", str(tmp_path), "--run", "x", *options],
         capture_output=True,

@@ -55,6 +55,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             rows = list(csv.DictReader(file))
         sidecar = path.with_suffix(".json")
         about = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+        if not rows:
+            raise ValueError("it has no rows")
         used = [row for row in rows if row["excluded"] == ""]
         splits = {
             split: dict(Counter(row["label"] for row in used if row["split"] == split))
@@ -66,7 +68,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             "groups": len({row["group_id"] for row in used}),
             "splits": splits,
             "excluded": dict(Counter(row["excluded"] for row in rows if row["excluded"])),
-            **about,
+            "about": about,
         }
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file", hint="bus-smp make-manifest") from None

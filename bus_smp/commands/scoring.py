@@ -74,7 +74,7 @@ class Scorer:
         from tqdm import tqdm
 
         from bus_smp.evaluation.record import evaluate
-        from bus_smp.evaluation.statistics import format_table
+        from bus_smp.evaluation.score_table import format_table
 
         folder = self.journal.folder / f"eval-{dataset}-{split}"
         with tqdm(total=len(rows), desc=dataset, unit="image", disable=not sys.stderr.isatty()) as bar:

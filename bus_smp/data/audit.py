@@ -3,8 +3,7 @@
 What follows from the findings (who is excluded, who belongs together) is in ``policies.py``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import natural_key
 from bus_smp.errors import ImageError
+from bus_smp.threads import read_ahead
 
 # Decoding, resizing and hashing leave the interpreter lock; more threads than this only queue.
 THREADS = 4
@@ -91,9 +91,8 @@ def survey(
         DataError: what the source raises while it lists the records.
     """
     ordered = sorted(records, key=lambda r: (natural_key(r.image_id), r.image, r.masks))
-    return Survey(
-        dataset, root, list(_in_threads(lambda r: _look(r, root), ordered, progress, dataset)), **facts
-    )
+    looks = read_ahead(lambda record: _look(record, root), ordered, threads=THREADS)
+    return Survey(dataset, root, list(progress(looks, len(ordered), dataset)), **facts)
 
 
 def fingerprints(
@@ -108,12 +107,7 @@ def fingerprints(
             return None
         return pixel_sha256(image), fingerprint(image)
 
-    return list(_in_threads(one, paths, progress, text))
-
-
-def _in_threads(work: Callable, items: list, progress: Progress, text: str) -> Iterator:
-    with ThreadPoolExecutor(THREADS) as pool:
-        yield from progress(pool.map(work, items), len(items), text)
+    return list(progress(read_ahead(one, paths, threads=THREADS), len(paths), text))
 
 
 def _look(record: Record, root: Path) -> Look:

@@ -8,9 +8,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,8 @@ import numpy as np
 from bus_smp.data.examples import read_example
 from bus_smp.data.images import pixel_sha256, resize_image, resize_mask
 from bus_smp.errors import BusSmpError, ImageError, ManifestError
+from bus_smp.files import explained
+from bus_smp.threads import read_ahead
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 # Part of every key: raise it when reading or resizing changes, and old caches are no longer found.
 FORMAT = 1
 
-_THREADS = 2
 _KEY_COLUMNS = ("dataset", "image_id", "sha256", "image", "masks", "mask_format", "label", "flags")
 
 log = logging.getLogger(__name__)
@@ -87,21 +86,12 @@ def open_cache(
             return cache
         log.warning("%s: cache is damaged; it is built again", place)
     temporary = folder / f".{place.name}.{uuid.uuid4().hex[:8]}"
+    need = f"the cache of {len(rows)} images needs {len(rows) * size * size * 4 / 1e6:.0f} MB"
     try:
-        temporary.mkdir(parents=True)
-        _build(manifest, rows, size, temporary, progress)
-        return _publish(temporary, place, len(rows), size)
-    except OSError as error:
-        # EFBIG: a limit on the size of one file; for the user the same as a full disk.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            need = len(rows) * size * size * 4 / 1e6
-            raise BusSmpError(
-                f"{folder}: the disk is full; the cache of {len(rows)} images needs {need:.0f} MB",
-                hint="free some space and run the same command again",
-            ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise BusSmpError(f"{folder}: the cache cannot be written ({error.strerror})") from None
-        raise
+        with explained(folder, need):
+            temporary.mkdir(parents=True)
+            _build(manifest, rows, size, temporary, progress)
+            return _publish(temporary, place, len(rows), size)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -152,7 +142,7 @@ def _build(
         for file, shape in ((images, (len(rows), size, size, 3)), (masks, (len(rows), size, size))):
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-        for done, (image, mask) in enumerate(_in_threads(prepare, rows.itertuples(index=False)), start=1):
+        for done, (image, mask) in enumerate(read_ahead(prepare, rows.itertuples(index=False)), start=1):
             images.write(np.ascontiguousarray(image))
             masks.write(np.ascontiguousarray(mask))
             if progress is not None:
@@ -170,13 +160,6 @@ def _build(
         file.write(json.dumps(index, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _in_threads(function: Callable, items: Iterator) -> Iterator:
-    """Like map, in order, with threads (decoding leaves Python's lock) and few results held at a time."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while chunk := list(islice(items, 16 * _THREADS)):
-            yield from pool.map(function, chunk)
 
 
 def _crc32(path: Path) -> int:

@@ -76,12 +76,6 @@ def make_loader(
     )
 
 
-def batches(loader: DataLoader) -> Iterator[list[torch.Tensor]]:
-    """The batches of one epoch: [image, mask, index]; errors as ``explained_workers``."""
-    with explained_workers():
-        yield from loader
-
-
 @contextmanager
 def explained_workers() -> Iterator[None]:
     """Around a whole training loop, because torch reports a killed worker wherever the program then is.

@@ -15,7 +15,8 @@ from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.baselines import BASELINES
 from bus_smp.evaluation.metrics import PixelHistograms, confusion, image_row, malignant_score
-from bus_smp.evaluation.predictor import Predictor, read_ahead
+from bus_smp.evaluation.predictor import Predictor
+from bus_smp.threads import read_ahead
 
 _COPIED = ("dataset", "image_id", "patient_id", "group_id", "label", "width", "height", "flags")
 

@@ -13,8 +13,9 @@ from bus_smp.classes import BENIGN, LESIONS, MALIGNANT
 from bus_smp.data.images import IMAGE_SUFFIXES, color_mask, read_image, write_png
 from bus_smp.errors import DataError, ImageError
 from bus_smp.evaluation.metrics import confusion, malignant_score, predicted_label
-from bus_smp.evaluation.predictor import Predictor, read_ahead
+from bus_smp.evaluation.predictor import Predictor
 from bus_smp.files import replacing
+from bus_smp.threads import read_ahead
 
 COLUMNS = (
     "file", "width", "height", "predicted_label", "malignant_score",

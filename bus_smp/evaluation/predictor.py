@@ -1,11 +1,9 @@
 """From images to class probabilities at each image's own size."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +13,6 @@ from bus_smp.engine import Engine
 from bus_smp.errors import EvaluationError
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50, normalise
-
-Item = TypeVar("Item")
-Loaded = TypeVar("Loaded")
 
 
 class Predictor:
@@ -85,25 +80,3 @@ def load_predictor(path: Path, engine: Engine, batch_size: int = 8) -> tuple[Pre
         batch_size=batch_size,
     )
     return predictor, header
-
-
-def read_ahead(
-    load: Callable[[Item], Loaded], items: Iterable[Item], *, threads: int = 2, ahead: int = 16
-) -> Iterator[Loaded]:
-    """Yield ``load(item)`` in order while the next few load in threads, so decoding overlaps with the network.
-
-    At most ``ahead`` results wait, so memory does not grow with the number of items. An exception
-    of ``load`` is raised where its item's turn comes.
-    """
-    remaining = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque(pool.submit(load, item) for item in islice(remaining, ahead))
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                for item in islice(remaining, 1):
-                    waiting.append(pool.submit(load, item))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()

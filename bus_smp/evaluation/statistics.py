@@ -1,8 +1,6 @@
 """What the per-image table says about a data set, with intervals; from the table alone.
 
-An estimate is a mean over images (each image counts once, whatever its size), with a percentile
-interval from a bootstrap over *groups*: images of one patient resemble each other, and drawing
-images one by one would make the interval too narrow (Field & Welsh, JRSS B 2007).
+An estimate is a mean over images: each image counts once, whatever its size.
 """
 
 import math
@@ -14,21 +12,12 @@ import pandas as pd
 
 from bus_smp.classes import CLASSES, LABELS, LESIONS, MALIGNANT
 from bus_smp.errors import EvaluationError
+from bus_smp.evaluation.bootstrap import auc_of_draws, bootstrap, estimate
 from bus_smp.evaluation.metrics import METRIC_COLUMNS, METRICS, PIXEL_COLUMNS, TARGETS
 
 TEXT_COLUMNS = ("dataset", "image_id", "patient_id", "group_id", "label", "flags", "predicted_label")
 
 NORMAL = LABELS[0]
-
-# An interval from the draws that happen to be defined leaves out the unlucky ones; beyond this
-# share of undefined draws it is no longer shown.
-MAX_UNDEFINED_DRAWS = 0.1
-
-_NO_INTERVAL = "no interval: "
-_SAME = "the same in every image"
-
-# Draws are made in blocks, so that memory does not grow with draws x images.
-_BLOCK_CELLS = 2_000_000
 
 _NEEDED = (
     "dataset",
@@ -130,17 +119,17 @@ def summarise(per_image: pd.DataFrame, draws: int = 2000, seed: int = 42, confid
 
     values = _values(table, pixels)
     pairs = _pairs(table)
-    sampled = _bootstrap(values, pairs, table["malignant_score"].to_numpy(float), group, draws, seed)
+    sampled = bootstrap(values, pairs, table["malignant_score"].to_numpy(float), group, draws, seed)
     estimates = {}
     for name, column in values.items():
         used = ~np.isnan(column)
         mean = float(column[used].mean()) if used.any() else math.nan
-        estimates[name] = _estimate(mean, sampled[name], used, [used], group, confidence)
+        estimates[name] = estimate(mean, sampled[name], used, [used], group, confidence)
     for name, (positive, negative) in pairs.items():
         weight = np.ones((1, len(table)))
-        auc = float(_auc(weight, table["malignant_score"].to_numpy(float), positive, negative)[0])
+        auc = float(auc_of_draws(weight, table["malignant_score"].to_numpy(float), positive, negative)[0])
         used = positive | negative
-        estimates[name] = _estimate(auc, sampled[name], used, [positive, negative], group, confidence)
+        estimates[name] = estimate(auc, sampled[name], used, [positive, negative], group, confidence)
 
     label, seen = table["label"].to_numpy(), table["predicted_label"].to_numpy()
     predicted = pixels.sum(axis=(0, 1))
@@ -195,140 +184,6 @@ def _pairs(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def _auc(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """ROC-AUC (Mann-Whitney, ties half) for each row of image weights (draws, images); NaN where one kind is absent."""
-    used = np.flatnonzero(positive | negative)
-    if used.size == 0:
-        return np.full(len(weights), np.nan)
-    used = used[np.argsort(scores[used], kind="stable")]
-    ties = np.flatnonzero(np.r_[True, np.diff(scores[used]) != 0])
-    won = np.add.reduceat(weights[:, used] * positive[used], ties, axis=1)
-    lost = np.add.reduceat(weights[:, used] * negative[used], ties, axis=1)
-    pairs = won.sum(axis=1) * lost.sum(axis=1)
-    ordered = (won * (np.cumsum(lost, axis=1) - lost / 2)).sum(axis=1)
-    return np.divide(ordered, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
-
-
-def _bootstrap(
-    values: Mapping[str, np.ndarray],
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    scores: np.ndarray,
-    group: np.ndarray,
-    draws: int,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Every estimate in every draw of whole groups: float (draws,), NaN where undefined."""
-    groups = int(group.max()) + 1
-    columns = np.stack(list(values.values()), axis=1)
-    defined = ~np.isnan(columns)
-    # A mean over the images of a draw needs only each group's sum and count.
-    sums, counts = np.zeros((2, groups, columns.shape[1]))
-    np.add.at(sums, group, np.where(defined, columns, 0))
-    np.add.at(counts, group, defined)
-
-    random = np.random.default_rng(seed)
-    block = max(1, _BLOCK_CELLS // len(group))
-    means, areas = [], {name: [] for name in pairs}
-    for start in range(0, draws, block):
-        rows = min(block, draws - start)
-        picks = random.integers(0, groups, size=(rows, groups)) + np.arange(rows)[:, None] * groups
-        weights = np.bincount(picks.reshape(-1), minlength=rows * groups).reshape(rows, groups).astype(float)
-        total = weights @ counts
-        means.append(np.divide(weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0))
-        for name, (positive, negative) in pairs.items():
-            areas[name].append(_auc(weights[:, group], scores, positive, negative))
-    drawn = np.concatenate(means) if means else np.empty((0, columns.shape[1]))
-    sampled = {name: drawn[:, index] for index, name in enumerate(values)}
-    return sampled | {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in areas.items()}
-
-
-def _estimate(
-    mean: float,
-    sampled: np.ndarray,
-    used: np.ndarray,
-    kinds: list[np.ndarray],
-    group: np.ndarray,
-    confidence: float,
-) -> dict:
-    """One estimate of ``summarise``; ``kinds`` are the images of which it needs more than one group each."""
-    drawn = sampled[~np.isnan(sampled)]
-    undefined = len(sampled) - len(drawn)
-    low = high = None
-    why = ""
-    if math.isnan(mean):
-        why = "undefined: no such image"
-    elif min(len(np.unique(group[kind])) for kind in kinds) < 2:
-        why = f"{_NO_INTERVAL}one patient"
-    elif len(sampled) == 0:
-        why = f"{_NO_INTERVAL}no draws"
-    elif undefined > MAX_UNDEFINED_DRAWS * len(sampled):
-        why = f"{_NO_INTERVAL}undefined in {undefined / len(sampled):.0%} of the draws"
-    elif np.ptp(drawn) < 1e-12:
-        # [0, 0] for "0 of 12 missed" would claim a certainty that 12 images do not give.
-        why = f"{_NO_INTERVAL}{_SAME}"
-    else:
-        low, high = (float(q) for q in np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]))
-    return {
-        "mean": None if math.isnan(mean) else mean,
-        "low": low,
-        "high": high,
-        "n": int(used.sum()),
-        "n_undefined": int((~used).sum()),
-        "groups": len(np.unique(group[used])),
-        "undefined_draws": undefined,
-        "no_interval": why,
-    }
-
-
-# The rows of the table people read: heading -> (words, where in the summary).
-_ROWS = {
-    "Is a lesion found?": [
-        ("Missed lesions (share of lesion images)", "rates", "miss_rate"),
-        ("False alarms (share of normal images)", "rates", "false_alarm_rate"),
-        ("False-alarm area (share of a normal image)", "rates", "false_alarm_area"),
-    ],
-    "Is malignancy recognised? (by image)": [
-        ("Sensitivity malignant", "rates", "image_sensitivity_malignant"),
-        ("Specificity malignant", "rates", "image_specificity_malignant"),
-        ("AUC malignant vs all others", "rates", "auc_malignant"),
-        ("AUC malignant vs benign", "rates", "auc_malignant_among_lesions"),
-    ],
-    "How well is it outlined? (by pixel, images that show the target)": [
-        (f"{words} {target}", "metrics", f"{metric}_{target}")
-        for target in TARGETS
-        for words, metric in (
-            ("Dice", "dice"), ("IoU", "iou"), ("Sensitivity", "sensitivity"),
-            ("Specificity", "specificity"), ("Precision", "precision"),
-        )
-    ],
-}  # fmt: skip
-
-
-def format_estimate(estimate: Mapping) -> str:
-    """An estimate as text, e.g. ``0.612 [0.550, 0.671] n=63``; ``-`` where it is undefined.
-
-    Where there is no interval the reason stands in its place, ``0.612 [one patient] n=7``; unless it
-    is that all images agree, which the number itself (0 or 1, as a rule) lets one guess.
-    """
-    if estimate["mean"] is None:
-        return "-"
-    if estimate["low"] is not None:
-        interval = f"[{estimate['low']:.3f}, {estimate['high']:.3f}] "
-    else:
-        reason = estimate["no_interval"].removeprefix(_NO_INTERVAL)
-        interval = "" if reason == _SAME else f"[{reason}] "
-    return f"{estimate['mean']:.3f} {interval}n={estimate['n']}"
-
-
-def table_rows(summaries: Mapping[str, Mapping]) -> list[tuple[str, str, list[str]]]:
-    """The table people read, as (heading, row name, one cell per summary in their order)."""
-    return [
-        (heading, words, [format_estimate(summary[part][key]) for summary in summaries.values()])
-        for heading, rows in _ROWS.items()
-        for words, part, key in rows
-    ]
-
-
 def warnings_of(summary: Mapping) -> list[str]:
     """What a reader must know before believing the numbers: one sentence each."""
     warnings = [f"{name} is never predicted on any pixel" for name in summary["never_predicted"]]
@@ -336,51 +191,3 @@ def warnings_of(summary: Mapping) -> list[str]:
     if groups < 10:
         warnings.append(f"only {groups} group(s) of images: intervals are missing or too narrow")
     return warnings
-
-
-def format_table(summaries: Mapping[str, Mapping]) -> str:
-    """Summaries side by side as aligned plain text, e.g. a model beside the trivial baselines.
-
-    Args:
-        summaries: name to result of ``summarise``; the first is the one that the baselines stand beside.
-
-    Returns:
-        Lines with LF between them: what was scored, the rows under their headings, how to read
-        them. ``warnings_of`` belongs beside it.
-    """
-    rows = table_rows(summaries)
-    names = list(summaries)
-    first = max(len(words) for _, words, _ in rows) + 2
-    widths = [max(len(name), *(len(cells[i]) for _, _, cells in rows)) for i, name in enumerate(names)]
-
-    def line(words: str, cells: list[str]) -> str:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return f"{words:<{first}}  {'  '.join(padded)}".rstrip()
-
-    scored = {name: _scored(summary["counts"]) for name, summary in summaries.items()}
-    if len(set(scored.values())) == 1:
-        lines = [scored[names[0]]]
-    else:
-        lines = [f"{name}: {text}" for name, text in scored.items()]
-    lines += ["", line("", names)]
-    above = ""
-    for heading, words, cells in rows:
-        if heading != above:
-            lines += ["" if above else line("", ["-" * width for width in widths]), heading]
-            above = heading
-        lines.append(line(f"  {words}", cells))
-    confidence = next(iter(summaries.values()))["bootstrap"]["confidence"]
-    lines += [
-        "",
-        f"[low, high]: {confidence:.0%} interval, bootstrap over groups (patients, where known);",
-        "n: images the number is taken over; -: undefined. Images without the target never enter its Dice.",
-    ]
-    lines += [
-        f"Warning, {name}: {text}" for name, summary in summaries.items() for text in warnings_of(summary)
-    ]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _scored(counts: Mapping) -> str:
-    by_label = ", ".join(f"{number} {label}" for label, number in counts["by_label"].items())
-    return f"{counts['images']} images of {counts['groups']} groups: {by_label}"
