@@ -128,3 +128,28 @@ def test_info_on_something_else_is_an_error(tmp_path, content):
         assert name in result.stderr
     assert invoke("info", tmp_path).exit_code == 1
     assert invoke("info", tmp_path / "absent").exit_code == 1
+
+
+def test_the_images_may_have_moved_since_the_manifest_was_made(manifests, trained, tmp_path):
+    from bus_smp.data.manifest import read_manifest
+
+    manifest = read_manifest(manifests / "data_manifests" / "busi.csv")
+    for name in ("busi.csv", "busi.json"):
+        text = (manifests / "data_manifests" / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    target = ["crosseval", "--out", trained.parent, "--run", "first", "--target", tmp_path / "busi.csv"]
+    lost = invoke(*target)
+    assert lost.exit_code == 1
+    assert "--root FOLDER" in lost.stderr
+    found = invoke(*target, "--root", f"busi={manifest.roots['busi']}")
+    assert found.exit_code == 0, found.stderr
+
+
+def test_one_root_for_several_data_sets_is_refused():
+    from bus_smp.commands.options import check_root
+    from bus_smp.errors import ConfigError
+
+    assert check_root(Path("x"), ["busi"]) == Path("x")
+    with pytest.raises(ConfigError, match="one folder for busi, udiat"):
+        check_root(Path("x"), ["busi", "udiat"])
+    assert invoke("evaluate", "--root", "a", "--root", "b=c").exit_code == 2

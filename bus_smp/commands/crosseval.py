@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from bus_smp.commands.scoring import Scorer, scoring_options
+from bus_smp.commands.options import Root, check_root, scoring_options
+from bus_smp.commands.scoring import Scorer
 
 
 @click.command("crosseval")
@@ -27,7 +28,7 @@ def command(
     targets: tuple[str, ...],
     run: str | None,
     out: Path,
-    root: Path | None,
+    root: Root,
     device: str,
     precision: str,
     legacy: bool,
@@ -62,7 +63,9 @@ def command(
                 )
         else:
             wanted.append(manifest_path(target, manifests))
-    loaded = [read_manifest(path, root) for path in dict.fromkeys(wanted)]
+    wanted = list(dict.fromkeys(wanted))
+    root = check_root(root, [path.stem for path in wanted])
+    loaded = [read_manifest(path, root) for path in wanted]
     for manifest in loaded:  # all checks before the first minute of work
         check_external(training, manifest)
     scorer = Scorer(journal, device, precision, legacy, as_json)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from bus_smp.commands.scoring import Scorer, scoring_options
+from bus_smp.commands.options import Root, check_root, scoring_options
+from bus_smp.commands.scoring import Scorer
 
 
 @click.command("evaluate")
@@ -19,7 +20,7 @@ from bus_smp.commands.scoring import Scorer, scoring_options
 def command(
     run: str | None,
     out: Path,
-    root: Path | None,
+    root: Root,
     device: str,
     precision: str,
     legacy: bool,
@@ -37,7 +38,8 @@ def command(
     from bus_smp.training.journal import find_run
 
     journal = find_run(run, out)
-    manifest = read_manifest(journal.folder / "manifest.csv", root)
+    own = journal.manifest()
+    manifest = read_manifest(journal.folder / "manifest.csv", check_root(root, own.datasets))
     rows = manifest.used(split)
     if rows.empty:
         raise EvaluationError(
@@ -46,6 +48,6 @@ def command(
         )
     scorer = Scorer(journal, device, precision, legacy, as_json)
     for dataset in sorted(rows["dataset"].unique()):
-        own = rows[rows["dataset"] == dataset].reset_index(drop=True)
-        scorer.score(manifest, own, dataset, split, external=False)
+        part = rows[rows["dataset"] == dataset].reset_index(drop=True)
+        scorer.score(manifest, part, dataset, split, external=False)
     scorer.finish()

@@ -4,17 +4,13 @@ from pathlib import Path
 
 import click
 
+from bus_smp.commands.options import device_option, out_option, precision_option, run_option
+
 
 @click.command("predict")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--run", help="Name or folder of the run.  [default: the newest]")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="outputs",
-    show_default=True,
-    help="Parent of run folders.",
-)
+@run_option
+@out_option
 @click.option(
     "--to",
     "folder",
@@ -23,10 +19,8 @@ import click
     show_default=True,
     help="Folder to write to.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
-)
+@device_option
+@precision_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, and nothing else.")
 def command(
     inputs: tuple[Path, ...],

@@ -1,9 +1,7 @@
-"""What ``evaluate`` and ``crosseval`` share: their options, and scoring one target from start to print."""
+"""What ``evaluate`` and ``crosseval`` share: scoring one target, from the images to the printed table."""
 
 import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,45 +11,6 @@ if TYPE_CHECKING:
 
     from bus_smp.data.manifest import Manifest
     from bus_smp.training.journal import Journal
-
-
-def scoring_options(function: Callable) -> Callable:
-    """Add the options of every command that scores a run."""
-    for option in reversed(
-        (
-            click.option("--run", help="Name or folder of the run.  [default: the newest]"),
-            click.option(
-                "--out",
-                type=click.Path(path_type=Path),
-                default="outputs",
-                show_default=True,
-                help="Parent of run folders.",
-            ),
-            click.option(
-                "--root",
-                type=click.Path(path_type=Path),
-                help="Folder of the images, where the manifest's own has moved.",
-            ),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-            click.option(
-                "--precision",
-                type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-                default="auto",
-                show_default=True,
-            ),
-            click.option(
-                "--legacy-metrics",
-                "legacy",
-                is_flag=True,
-                help="Also print the numbers of the notebook this replaces, which count absent classes as Dice 1.",
-            ),
-            click.option(
-                "--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else."
-            ),
-        )
-    ):
-        function = option(function)
-    return function
 
 
 class Scorer:

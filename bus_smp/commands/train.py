@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from bus_smp.commands.options import Root, check_root, out_option, root_option
+
 DEFAULT_CONFIG = Path("configs/default.yaml")
 
 
@@ -21,21 +23,9 @@ DEFAULT_CONFIG = Path("configs/default.yaml")
     help="Change one setting, e.g. train.lr=3e-4. Repeatable.",
 )
 @click.option("--run", "name", help="Name of the run folder.  [default: the data sets' names]")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="outputs",
-    show_default=True,
-    help="Parent of run folders.",
-)
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of the images, where the manifest's own has moved.",
-)
-def command(
-    config: Path | None, overrides: tuple[str, ...], name: str | None, out: Path, root: Path | None
-) -> None:
+@out_option
+@root_option
+def command(config: Path | None, overrides: tuple[str, ...], name: str | None, out: Path, root: Root) -> None:
     """Train the hybrid model on one or more manifests; run again to continue.
 
     \b
@@ -57,6 +47,7 @@ def command(
     from bus_smp.errors import ConfigError
 
     paths = [manifest_path(entry, Path(settings.data.manifests)) for entry in settings.data.train]
+    root = check_root(root, [path.stem for path in paths])
     manifest = combine([read_manifest(path, root) for path in paths])
     name = name or "+".join(path.stem for path in paths)
     if name in (".", "..") or "/" in name or "\\" in name:
@@ -72,9 +63,17 @@ def command(
 
     from bus_smp.training.loop import train
 
-    outcome = train(
-        settings, manifest, out / name, say=lambda text: click.echo(text, err=True), bar=sys.stderr.isatty()
-    )
+    try:
+        outcome = train(
+            settings,
+            manifest,
+            out / name,
+            say=lambda text: click.echo(text, err=True),
+            bar=sys.stderr.isatty(),
+        )
+    except KeyboardInterrupt:
+        click.echo("\nStopped. The same command continues after the last finished epoch.", err=True)
+        sys.exit(130)
     early = f" (stopped early: no better epoch in {settings.train.patience})" if outcome.stopped_early else ""
     click.echo(
         f"{out / name}: {outcome.epochs} of {settings.train.epochs} epochs{early}; "

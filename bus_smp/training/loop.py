@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bus_smp import __version__
 from bus_smp.classes import CLASSES, LABELS
 from bus_smp.config import Settings
-from bus_smp.data.cache import open_cache
+from bus_smp.data.cache import Cache, open_cache
 from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest, manifest_hash
 from bus_smp.data.sampler import EpochSampler
@@ -129,7 +129,7 @@ class _Run:
         self.engine = make_engine(settings.runtime.device, plan.precision)
 
         self.rows = manifest.used("train")
-        cache = open_cache(manifest, self.rows, settings.data.size, Path(settings.runtime.cache))
+        cache = self._open_cache()
         self.sampler = EpochSampler(list(self.rows["label"]), plan.seed, plan.balanced_sampling)
         self.loader = make_loader(
             TrainingDataset(cache, settings.augment, plan.seed),
@@ -163,6 +163,18 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.best_epoch, self.best_score = 0, -math.inf
         self._restore()
+
+    def _open_cache(self) -> Cache:
+        with tqdm(
+            total=len(self.rows), desc="preparing images", disable=not self.bar, leave=False
+        ) as progress:
+            return open_cache(
+                self.manifest,
+                self.rows,
+                self.settings.data.size,
+                Path(self.settings.runtime.cache),
+                lambda done, _: progress.update(done - progress.n),
+            )
 
     def finish(self) -> Outcome:
         """Train until the last epoch or until patience ends."""

@@ -1,0 +1,74 @@
+"""Options that several commands share, each defined once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from bus_smp.errors import ConfigError
+
+Root = Path | dict[str, Path] | None
+
+
+def _parse_root(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Root:
+    if not values:
+        return None
+    if len(values) == 1 and "=" not in values[0]:
+        return Path(values[0])
+    pairs = [value.partition("=") for value in values]
+    if not all(name and equals and folder for name, equals, folder in pairs):
+        raise click.BadParameter(
+            "for several data sets write NAME=FOLDER for each, e.g. --root busi=/data/BUSI"
+        )
+    return {name: Path(folder) for name, _, folder in pairs}
+
+
+def check_root(root: Root, datasets: list[str]) -> Root:
+    """Return ``root``, if it says unmistakably where each data set is.
+
+    Raises:
+        ConfigError: if one folder is given for several data sets.
+    """
+    if isinstance(root, Path) and len(datasets) > 1:
+        example = " ".join(f"--root {name}=FOLDER" for name in datasets)
+        raise ConfigError(
+            f"--root {root}: one folder for {', '.join(datasets)}", hint=f"name each: {example}"
+        )
+    return root
+
+
+run_option = click.option("--run", help="Name or folder of the run.  [default: the newest]")
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="outputs",
+    show_default=True,
+    help="Parent of run folders.",
+)
+root_option = click.option(
+    "--root",
+    multiple=True,
+    callback=_parse_root,
+    metavar="[NAME=]FOLDER",
+    help="Where the images are, if they have moved since the manifest was made.",
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+precision_option = click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
+)
+
+
+def scoring_options(function: Callable) -> Callable:
+    """The options of every command that scores a run."""
+    legacy = click.option(
+        "--legacy-metrics",
+        "legacy",
+        is_flag=True,
+        help="Also print the numbers of the notebook this replaces, which count absent classes as Dice 1.",
+    )
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else."
+    )
+    for option in (as_json, legacy, precision_option, device_option, root_option, out_option, run_option):
+        function = option(function)
+    return function
