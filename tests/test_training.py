@@ -19,7 +19,8 @@ from bus_smp.errors import TrainingError
 from bus_smp.evaluation.statistics import read_per_image
 from bus_smp.model.checkpoint import read_header
 from bus_smp.training.journal import Journal
-from bus_smp.training.loop import check_disk, check_trainable, cosine_rate
+from bus_smp.training.loop import cosine_rate
+from bus_smp.training.obstacles import check_disk, check_trainable, explained_memory
 
 
 def _sha256(path):
@@ -100,9 +101,7 @@ def test_a_finished_run_is_left_as_it_is(manifests, trained):
     result = invoke("train", "--out", trained.parent, "--run", "first", *settings_options(manifests))
     assert result.exit_code == 0
     assert "2 of 2 epochs" in result.stdout
-    assert before == {
-        path.name: path.stat().st_mtime_ns for path in trained.glob("*.*") if "tfevents" not in path.name
-    }
+    assert before == {path.name: path.stat().st_mtime_ns for path in trained.glob("*.*")}
 
 
 def test_other_settings_in_the_same_folder_are_refused_and_shown(manifests, trained):
@@ -257,3 +256,13 @@ def test_without_a_network_imagenet_weights_are_one_clear_error(manifests, tmp_p
     assert "--set model.encoder_weights=null" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "x" / "best.safetensors").exists()
+
+
+def test_too_little_memory_is_explained_and_other_errors_pass():
+    settings = load_settings(None, [])
+    words = "not enough memory for batches of 8 images at 256 px"
+    with pytest.raises(TrainingError, match=words) as caught, explained_memory(settings):
+        torch.empty(1 << 60)  # no machine has that: the error is PyTorch's own
+    assert "train.batch_size=4" in caught.value.hint
+    with pytest.raises(RuntimeError, match="another"), explained_memory(settings):
+        raise RuntimeError("another thing")

@@ -6,7 +6,6 @@ so a run that was killed and started again ends with the same bits as one that w
 
 import contextlib
 import math
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from bus_smp import __version__
-from bus_smp.classes import CLASSES, LABELS
+from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
 from bus_smp.data.cache import Cache, open_cache
 from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
@@ -34,6 +33,7 @@ from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, no
 from bus_smp.model.losses import DeepSupervisionLoss
 from bus_smp.report.figures import write_dice_curve, write_loss_curves
 from bus_smp.training.journal import Journal
+from bus_smp.training.obstacles import check_disk, check_trainable, explained_memory
 
 HEADS = ("main", "aux_2", "aux_4", "aux_8")
 SCORE = "val_dice_lesion"
@@ -79,40 +79,8 @@ def train(
         else:
             check_disk(journal.folder)
             journal.begin(settings, manifest)
-        with _explained_memory(settings), explained_workers():
+        with explained_memory(settings), explained_workers():
             return _Run(settings, manifest, journal, say, bar).finish()
-
-
-def check_trainable(manifest: Manifest) -> list[str]:
-    """Return warnings about the splits.
-
-    Raises:
-        TrainingError: if the training or validation split is empty or holds no lesion.
-    """
-    warnings = []
-    remedy = "make the manifest again with more patients or another --seed: bus-smp make-manifest"
-    for split in ("train", "val"):
-        labels = manifest.used(split)["label"]
-        if labels.empty:
-            raise TrainingError(f"the {split} split of {', '.join(manifest.datasets)} is empty", hint=remedy)
-        if not labels.isin(LABELS[1:]).any():
-            purpose = "nothing can be learnt" if split == "train" else "lesion Dice is undefined"
-            raise TrainingError(f"the {split} split has no image with a lesion, so {purpose}", hint=remedy)
-        warnings += [
-            f"the {split} split has no {name} image" for name in LABELS if not (labels == name).any()
-        ]
-    return warnings
-
-
-def check_disk(folder: Path, needed: int = 1_500_000_000) -> None:
-    """Refuse to start where the run would not fit: two states of a ResNet-50 and its best weights, in bytes."""
-    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise TrainingError(
-            f"{folder}: {free / 1e9:.1f} GB free, a run needs about {needed / 1e9:.1f} GB",
-            hint="free some space, or put the run elsewhere with --out FOLDER",
-        )
 
 
 class _Run:
@@ -177,35 +145,41 @@ class _Run:
             )
 
     def finish(self) -> Outcome:
-        """Train until the last epoch or until patience ends."""
-        plan, first = self.settings.train, len(self.history)
+        """Train until the last epoch or until patience ends; a run that is over is left as it is."""
         if not self._is_over():
-            self.journal.write_environment(self.engine)
-            where = f"{self.engine.device.type} {self.engine.precision}"
-            self.say(
-                f"{'Continuing' if first else 'Training'} {self.journal.folder} on {where}: "
-                f"{len(self.rows)} images, {self.steps} steps per epoch, epoch {first + 1} of {plan.epochs}"
-            )
-        with (
-            tqdm(
-                total=plan.epochs * self.steps,
-                initial=first * self.steps,
-                disable=not self.bar,
-                unit="step",
-                dynamic_ncols=True,
-                smoothing=0.02,
-            ) as progress,
-            self._tensorboard() as board,
-        ):
-            while not self._is_over():
-                epoch = len(self.history)
-                row = {"epoch": epoch + 1, **self._train_epoch(epoch, progress), **self._validate()}
-                self._record(row, board)
-                if not self.bar:
-                    self.say(_one_line(row, plan.epochs))
-                progress.set_postfix_str(f"loss {row['train_loss']:.3f}, lesion Dice {row[SCORE]:.3f}")
-        stopped_early = len(self.history) < plan.epochs
-        return Outcome(self.best_epoch, self.best_score, len(self.history), stopped_early)
+            self._announce()
+            with self._progress() as progress, self._tensorboard() as board:
+                while not self._is_over():
+                    self._one_epoch(progress, board)
+        done = len(self.history)
+        return Outcome(self.best_epoch, self.best_score, done, done < self.settings.train.epochs)
+
+    def _announce(self) -> None:
+        self.journal.write_environment(self.engine)
+        done, epochs = len(self.history), self.settings.train.epochs
+        self.say(
+            f"{'Continuing' if done else 'Training'} {self.journal.folder} on {self.engine.device.type} "
+            f"{self.engine.precision}: {len(self.rows)} images, {self.steps} steps per epoch, epoch {done + 1} of {epochs}"
+        )
+
+    def _progress(self) -> tqdm:
+        """One bar over the whole run, so that its time left is the run's."""
+        return tqdm(
+            total=self.settings.train.epochs * self.steps,
+            initial=len(self.history) * self.steps,
+            disable=not self.bar,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.02,
+        )
+
+    def _one_epoch(self, progress: tqdm, board: Any) -> None:
+        epoch = len(self.history)
+        row = {"epoch": epoch + 1, **self._train_epoch(epoch, progress), **self._validate()}
+        self._record(row, board)
+        progress.set_postfix_str(f"loss {row['train_loss']:.3f}, lesion Dice {row[SCORE]:.3f}")
+        if not self.bar:
+            self.say(_one_line(row, self.settings.train.epochs))
 
     def _is_over(self) -> bool:
         done, plan = len(self.history), self.settings.train
@@ -364,23 +338,6 @@ def _count_workers(settings: Settings, engine: Engine) -> int:
         return settings.runtime.workers
     # one worker keeps up with a CPU's training step; a GPU waits for as many as there are cores
     return 1 if engine.device.type == "cpu" else min(8, torch.get_num_threads())
-
-
-@contextlib.contextmanager
-def _explained_memory(settings: Settings) -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        exhausted = isinstance(
-            error, (torch.OutOfMemoryError, MemoryError)
-        ) or "can't allocate memory" in str(error)
-        if not exhausted:
-            raise
-        half = max(1, settings.train.batch_size // 2)
-        raise TrainingError(
-            f"not enough memory for batches of {settings.train.batch_size} images at {settings.data.size} px",
-            hint=f"try --run NAME --set train.batch_size={half} (or a smaller data.size)",
-        ) from None
 
 
 def _one_line(row: dict[str, Any], epochs: int) -> str:
