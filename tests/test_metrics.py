@@ -190,11 +190,26 @@ def test_pixel_auc_agrees_with_scikit_learn(target):
     histograms.update(truth, probabilities)
     fpr, tpr, auc = histograms.roc(target)
     true, score = np.isin(truth, TARGETS[target]).reshape(-1), _scores(probabilities)[target].reshape(-1)
-    quantised = np.minimum((score * 1000).astype(int), 999)
+    odds = np.clip(np.log(score / (1 - score)), -16, 16)
+    quantised = np.minimum(((odds + 16) / 32 * 1000).astype(int), 999)
     assert auc == pytest.approx(sk.roc_auc_score(true, quantised), abs=1e-6)
     assert auc == pytest.approx(sk.roc_auc_score(true, score), abs=1e-3)
     assert len(fpr) == len(tpr) == 1001
     assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+
+
+def test_the_curve_of_a_network_that_is_sure_of_itself_is_as_exact():
+    """Most pixels below .001, as trained networks give them: equal steps of probability put them in one bin."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random((200, 200)) < 0.1).astype(int) * 2
+    odds = rng.normal(-11, 2, truth.shape) + 2.5 * (truth == 2)
+    malignant = 1 / (1 + np.exp(-odds))
+    probabilities = np.stack([1 - malignant, np.zeros_like(malignant), malignant]).astype(np.float32)
+    histograms = PixelHistograms()
+    histograms.update(truth, probabilities)
+    exact = sk.roc_auc_score((truth == 2).reshape(-1), malignant.reshape(-1))
+    assert histograms.roc("malignant")[2] == pytest.approx(exact, abs=1e-4)
+    assert histograms.roc("lesion")[2] == pytest.approx(exact, abs=1e-4)
 
 
 def test_histograms_of_parts_add_up_and_survive_being_stored_as_csv():

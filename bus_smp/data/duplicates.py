@@ -1,4 +1,22 @@
-"""Near-duplicate images: the same frame again, cropped, rescaled, marked or otherwise re-saved."""
+"""Near-duplicate images: the same frame again, cropped, rescaled, marked, mirrored or otherwise re-saved.
+
+Two steps, after ``fingerprint`` has reduced each image to a thumbnail and some local patches:
+
+1. Candidates. Patches around the extrema of band-passed speckle at four scales are hashed by random projections
+   (locality-sensitive hashing, Charikar 2002); images that share a few alike patches at places which one shift
+   and scale explains are candidates. What is local survives crops, frames, tool bars and marks, which a hash of
+   the whole image does not.
+2. Verification. The candidates' thumbnails are registered on each other (shift, and scale for each axis), tile by
+   tile; the score is the median over the textured tiles of the normalised cross-correlation (Lewis 1995) of the
+   band-passed, locally normalised images. Speckle is what distinguishes two frames of the same anatomy, and a
+   median does not see marks on less than half of the tiles.
+
+Measured on BUS-UCLM and BUSI (1,463 images, longer side 384 px): copies score >= 0.96; frames of one sweep lie
+anywhere below that; the best of all pairs of different patients scored 0.45, and of the two data sets 0.32. Of
+disguised copies of 100 of these images all were found at >= 0.75 after a crop to 60 % of the area, rescaling by 0.5
+and 1.5, 20 % of aspect, gamma and contrast, marks, JPEG at quality 30, a frame with a tool bar, or a mirror; after
+crop, rescaling, gamma, marks and JPEG together nine in ten. Rotations are not covered.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,36 +25,39 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-SIDE = 256
+SIDE = 256  # longer side of a thumbnail, pixels; all lengths below are in these
 LEVELS = (1.0, 0.8, 0.64, 0.512)
 PER_LEVEL = 40
 OFFSETS = np.array([-10, -7, -4, -1, 1, 4, 7, 10])  # samples of a patch; symmetric, so it can be mirrored
 MARGIN = 11
+FLAT = 1.5  # grey levels of local deviation under which there is no texture to compare
 
 TABLES, BITS = 10, 22
-NEIGHBOURS = 8
-CROWD = 40
-SAME_PATCH = 0.75
+NEIGHBOURS = 8  # entries of a bucket that one entry is compared with: the work stays linear in the images
+SAME_PATCH = 0.9
+BEST = 4  # matches that a patch keeps
 MIN_PLACES = 4
 
 TILE, TILE_STEP = 32, 24
-MIN_TILES = 12
-HOPELESS = 0.3
+MIN_TILES = 12  # with 10 tiles of two patients 0.65 was reached
+HOPELESS = 0.3  # a first registration under this was never a copy
 SAME_SPECKLE = 0.75
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What is kept of an image (about 16 KB).
+    """What is kept of an image (about 20 KB).
 
     phash: 256-bit dHash, 64 hex digits.
     thumbnail: JPEG bytes, grey, longer side 256 px; empty if the image is too small or flat.
+    width: of the thumbnail, pixels.
     points: float32 (N, 3): x, y in thumbnail pixels, and scale of the level they were found at.
     patches: int8 (N, 64): the band-passed neighbourhood of each point.
     """
 
     phash: str
     thumbnail: bytes
+    width: int
     points: np.ndarray
     patches: np.ndarray
 
@@ -50,7 +71,10 @@ class Pair(NamedTuple):
 
 
 def dhash(gray: np.ndarray) -> str:
-    """256-bit difference hash (Krawetz 2013) of uint8 (H, W), as 64 hex digits."""
+    """256-bit difference hash (Krawetz 2013) of uint8 (H, W), as 64 hex digits.
+
+    Each bit says whether one of 16 x 17 area means is brighter than its left neighbour.
+    """
     small = cv2.resize(gray, (17, 16), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
@@ -73,25 +97,22 @@ def _texture(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _features(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points and patches of a thumbnail, as in ``Fingerprint``."""
     points, patches = [], []
     for level in LEVELS:
-        scaled = (
-            thumbnail
-            if level == 1
-            else cv2.resize(thumbnail, None, fx=level, fy=level, interpolation=cv2.INTER_AREA)
-        )
-        if min(scaled.shape) <= 2 * MARGIN:
+        if level * min(thumbnail.shape) <= 2 * MARGIN + 1:
             continue
+        scaled = cv2.resize(thumbnail, None, fx=level, fy=level, interpolation=cv2.INTER_AREA)
         texture, deviation = _texture(scaled)
         strength = np.abs(texture)
-        peak = (strength == cv2.dilate(strength, np.ones((7, 7), np.uint8))) & (deviation > 1.5)
+        peak = (strength == cv2.dilate(strength, np.ones((7, 7), np.uint8))) & (deviation > FLAT)
         peak[:MARGIN] = peak[-MARGIN:] = False
         peak[:, :MARGIN] = peak[:, -MARGIN:] = False
         y, x = np.nonzero(peak)
         best = np.argsort(-strength[y, x], kind="stable")[:PER_LEVEL]
         y, x = y[best], x[best]
         patch = texture[y[:, None, None] + OFFSETS[None, :, None], x[:, None, None] + OFFSETS[None, None, :]]
-        patch = patch.reshape(len(y), -1)
+        patch = patch.reshape(len(y), OFFSETS.size**2)
         patch = patch - patch.mean(axis=1, keepdims=True)
         patch /= patch.std(axis=1, keepdims=True) + 1e-6
         patches.append(np.clip(np.rint(patch * 32), -127, 127).astype(np.int8))
@@ -103,7 +124,10 @@ def _features(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fingerprint(image: np.ndarray) -> Fingerprint:
-    """Reduce an image, uint8 (H, W, 3) or (H, W), to what the comparison needs."""
+    """Reduce an image, uint8 (H, W, 3) RGB or (H, W), to what the comparison needs.
+
+    Any size will do; one too small or too flat for texture gets no points and matches nothing.
+    """
     gray = _grey(image)
     height, width = gray.shape
     scale = SIDE / max(height, width)
@@ -113,11 +137,11 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     encoded = b""
     if len(points):
         encoded = cv2.imencode(".jpg", thumbnail, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes()
-    return Fingerprint(dhash(gray), encoded, points, patches)
+    return Fingerprint(dhash(gray), encoded, size[0], points, patches)
 
 
 def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
-    """Pairs of alike patches of different images: int64 (K, 2), first owner < second owner, sorted."""
+    """Alike patches of different images: int64 (K, 3) of a, b, similarity 0..255; owner[a] < owner[b], sorted."""
     rng = np.random.default_rng(0)
     total = len(patches)
     codes = []
@@ -129,7 +153,7 @@ def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
             block = patches[start : start + (1 << 17)].astype(np.float32) @ directions > 0
             key[start : start + len(block)] = block @ (1 << np.arange(BITS, dtype=np.uint32))
         # Within a bucket the images stand in another order for each table, so that a patch which
-        # thousands share (scanner text) meets many of them and shows itself as common.
+        # thousands share (scanner text) does not meet the same few each time.
         rank = rng.permutation(images)[owner % images]
         order = np.argsort(key.astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), kind="stable")
         key = key[order]
@@ -141,7 +165,8 @@ def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
             wanted = (owner[a] < images) & (owner[a] < owner[b] % images)
             codes.append(_alike(patches, a[wanted], b[wanted], total))
         codes = [_distinct(np.concatenate(codes))]
-    return np.stack(np.divmod(codes[0], total), 1)
+    code, similarity = np.divmod(codes[0], 256)
+    return np.column_stack([*np.divmod(code, total), similarity])
 
 
 def _distinct(numbers: np.ndarray) -> np.ndarray:
@@ -151,14 +176,17 @@ def _distinct(numbers: np.ndarray) -> np.ndarray:
 
 
 def _alike(patches: np.ndarray, a: np.ndarray, b: np.ndarray, total: int) -> np.ndarray:
+    """Those of the pairs (a, b) whose patches correlate, as (a * total + b) * 256 + similarity."""
     kept = []
     for start in range(0, len(a), 1 << 17):
         i, j = a[start : start + (1 << 17)], b[start : start + (1 << 17)]
         first, second = patches[i].astype(np.float32), patches[j].astype(np.float32)
         product = np.einsum("nd,nd->n", first, second)
         norm = np.einsum("nd,nd->n", first, first) * np.einsum("nd,nd->n", second, second)
-        good = (product > 0) & (product * product >= SAME_PATCH**2 * norm)
-        kept.append(i[good].astype(np.int64) * total + j[good])
+        correlation = product / np.sqrt(norm)
+        good = correlation >= SAME_PATCH
+        code = i[good].astype(np.int64) * total + j[good]
+        kept.append(code * 256 + np.minimum(correlation[good] * 256, 255).astype(np.int64))
     return np.concatenate(kept) if kept else np.zeros(0, np.int64)
 
 
@@ -227,96 +255,111 @@ def _warped(image: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> tu
     return seen, inside > 254
 
 
-def _verify(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> tuple[float, int]:
-    """Median tile correlation of ``second`` registered on ``first``, and the number of tiles."""
+def _verify(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> float:
+    """Median tile correlation of ``second`` registered on ``first``; ``matrix`` maps first to second."""
     texture, deviation = _texture(first)
     for reach in (6, 4, 2):
         seen, inside = _warped(second, matrix, first.shape)
         other, other_deviation = _texture(seen)
-        lively = inside & (deviation > 1.5) & (other_deviation > 1.5)
+        lively = inside & (deviation > FLAT) & (other_deviation > FLAT)
         lively = cv2.morphologyEx(lively.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
         centres, moves, scores = _tiles(texture, other, lively & inside, reach)
         if len(scores) < MIN_TILES:
-            return 0.0, len(scores)
+            return 0.0
         if np.median(scores) < HOPELESS:
             break
         good = scores >= max(0.4, float(np.median(scores)))
         if reach > 2 and good.sum() >= 4:
-            correction = _fit(centres[good], centres[good] + moves[good], 1.0)
-            scale = np.diag(matrix[:, :2])
-            updated = matrix.copy()
-            updated[:, :2] = np.diag(scale * np.diag(correction[:, :2]))
-            updated[:, 2] = scale * correction[:, 2] + matrix[:, 2]
-            matrix = updated
-    return float(np.median(scores)), len(scores)
+            correction = np.vstack([_fit(centres[good], centres[good] + moves[good], 1.0), [0, 0, 1]])
+            matrix = matrix @ correction
+    return float(np.clip(np.median(scores), -1, 1))
 
 
 def _decode(encoded: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
-def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
-    """All pairs of images that show the same frame.
+def _rank(group: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Position 0, 1, ... of each entry among those of its group, the highest value first."""
+    order = np.lexsort((-value, group))
+    first = np.r_[True, group[order][1:] != group[order][:-1]]
+    rank = np.empty(len(group), np.int64)
+    rank[order] = np.arange(len(group)) - np.maximum.accumulate(np.where(first, np.arange(len(group)), 0))
+    return rank
 
-    Returns:
-        pairs sorted by (first, second); which pairs are found does not depend on the order of the images.
-    """
-    return [Pair(i, j, c) for i, j, c, *_ in _compare(fingerprints) if c >= SAME_SPECKLE]
 
-
-def _compare(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float, int, int]]:
-    # One order for all callers, so that the result does not depend on theirs.
-    content = sorted(
-        range(len(fingerprints)), key=lambda i: (fingerprints[i].phash, fingerprints[i].thumbnail)
-    )
-    ordered = [fingerprints[i] for i in content]
-    counts = [len(f.points) for f in ordered]
-    if len(ordered) < 2 or sum(counts) < 2:
-        return []
-    count = len(ordered)
-    # image i mirrored is image count + i
-    patches = np.concatenate([f.patches for f in ordered])
+def _candidates(prints: Sequence[Fingerprint]) -> list[tuple[int, int, bool, np.ndarray]]:
+    """(i, j, mirrored, map from i to j or to its mirror image) of images that share patches, i < j."""
+    count = len(prints)
+    points = np.concatenate([f.points for f in prints])
+    patches = np.concatenate([f.patches for f in prints])
     mirrored = patches.reshape(-1, len(OFFSETS), len(OFFSETS))[:, :, ::-1].reshape(patches.shape)
-    owner = np.repeat(np.arange(count), counts)
-    points = np.concatenate([f.points for f in ordered])
-    a, b = _matches(np.concatenate([patches, mirrored]), np.concatenate([owner, owner + count]), count).T
+    owner = np.repeat(np.arange(count), [len(f.points) for f in prints])
+
+    # the mirror image of image i is image count + i
+    a, b, similarity = _matches(
+        np.concatenate([patches, mirrored]), np.concatenate([owner, owner + count]), count
+    ).T
+    if not len(a):
+        return []
     mirror = b >= len(owner)
     b = b % len(owner)
-    common = (np.bincount(a, minlength=len(owner)) + np.bincount(b, minlength=len(owner))) > CROWD
-    # A patch of many images (scanner text) is no evidence for any two of them: it keeps one match, which still
-    # chains the frames of a long still video together.
-    first_match = np.r_[True, a[1:] != a[:-1]] if len(a) else np.zeros(0, bool)
-    kept = ~(common[a] | common[b]) | first_match
+
+    # Speckle is like its copy above all, scanner text like that of any other image: what is kept of it is spread
+    # over many images and makes none of them a candidate.
+    kept = (_rank(a, similarity) < BEST) | (_rank(b, similarity) < BEST)
     a, b, mirror = a[kept], b[kept], mirror[kept]
+
     pair = (owner[a].astype(np.int64) * count + owner[b]) * 2 + mirror
     order = np.argsort(pair, kind="stable")
-    a, b, pair = a[order], b[order], pair[order]
-    starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]]) if len(pair) else np.zeros(0, int)
+    a, b, mirror, pair = a[order], b[order], mirror[order], pair[order]
+    starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]])
     ends = np.r_[starts[1:], len(pair)]
     enough = ends - starts >= MIN_PLACES
     found = []
     for start, end in zip(starts[enough], ends[enough], strict=True):
         i, j = int(owner[a[start]]), int(owner[b[start]])
         p, q = points[a[start:end]], points[b[start:end]]
-        if pair[start] % 2:
-            q = np.stack([SIDE - q[:, 0], q[:, 1], q[:, 2]], 1)
-        aligned = _align(p, q)
-        if aligned is None:
-            continue
-        matrix, places = aligned, int(end - start)
-        one, two = _decode(ordered[i].thumbnail), _decode(ordered[j].thumbnail)
-        if pair[start] % 2:
-            two = cv2.flip(two, 1)
-            matrix[0, 2] += two.shape[1] - SIDE
-        scale = np.diag(matrix[:, :2])
-        if (scale < 0.3).any() or (scale > 3.3).any():
-            continue
-        if scale.prod() < 1:  # compare in the coarser frame: nothing is enlarged
-            inverse = np.zeros((2, 3))
-            inverse[:, :2] = np.diag(1 / scale)
-            inverse[:, 2] = -matrix[:, 2] / scale
-            one, two, matrix = two, one, inverse
-        score, tiles = _verify(one, two, matrix)
-        first, second = sorted((content[i], content[j]))
-        found.append((first, second, score, tiles, places))
-    return sorted(found)
+        if mirror[start]:
+            q = np.stack([prints[j].width - q[:, 0], q[:, 1], q[:, 2]], 1)
+        matrix = _align(p, q)
+        if matrix is not None:
+            found.append((i, j, bool(mirror[start]), matrix))
+    return found
+
+
+def _correlation(first: Fingerprint, second: Fingerprint, mirrored: bool, matrix: np.ndarray) -> float:
+    """Score of a candidate, -1..1; 0 where too little of the two overlaps."""
+    one, two = _decode(first.thumbnail), _decode(second.thumbnail)
+    if mirrored:
+        two = cv2.flip(two, 1)
+    scale = np.diag(matrix[:, :2])
+    if (scale < 0.3).any() or (scale > 3.3).any():
+        return 0.0
+    if scale.prod() < 1:  # compare in the coarser frame: nothing is enlarged
+        one, two, matrix = two, one, np.column_stack([np.diag(1 / scale), -matrix[:, 2] / scale])
+    return _verify(one, two, matrix)
+
+
+def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
+    """Pairs of images that show the same frame: registered correlation of at least ``SAME_SPECKLE``.
+
+    Of many copies of one image not every pair is returned, but enough to connect them all: group the images by
+    connected components. Exact copies are found like others, unless they are too flat or small to have texture.
+
+    Returns:
+        pairs sorted by (first, second). Pairs and correlations do not depend on the order of the images.
+    """
+    # one order for all callers, so that the result does not depend on theirs
+    content = [i for i in range(len(fingerprints)) if len(fingerprints[i].points)]
+    content.sort(key=lambda i: (fingerprints[i].phash, fingerprints[i].thumbnail))
+    if len(content) < 2:
+        return []
+    ordered = [fingerprints[i] for i in content]
+    best: dict[tuple[int, int], float] = {}
+    for i, j, mirrored, matrix in _candidates(ordered):
+        score = _correlation(ordered[i], ordered[j], mirrored, matrix)
+        if score >= SAME_SPECKLE:
+            first, second = sorted((content[i], content[j]))
+            best[first, second] = max(score, best.get((first, second), 0.0))
+    return [Pair(first, second, score) for (first, second), score in sorted(best.items())]

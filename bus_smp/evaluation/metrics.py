@@ -154,15 +154,32 @@ def counts_of_row(row: Mapping) -> np.ndarray:
     return np.array([row[column] for column in PIXEL_COLUMNS], np.int64).reshape(len(CLASSES), len(CLASSES))
 
 
+# Log-odds beyond this are one bin: probabilities nearer to 0 or 1 than 1e-7, the limit of float32.
+_MAX_LOG_ODDS = 16.0
+
+
+def _log_odds_cell(score: np.ndarray, bins: int) -> np.ndarray:
+    """Bin of each probability, intp 0..bins-1: equal steps of log(p / (1 - p)).
+
+    Equal steps of p would not do: a trained network gives most pixels less than .001, all of which would
+    fall into one bin, and the curve between it and (1, 1) would be a straight line.
+    """
+    with np.errstate(divide="ignore"):  # 0 and 1 have infinite odds and belong to the outer bins
+        odds = np.log(score / (1 - score))
+    np.clip(odds, -_MAX_LOG_ODDS, _MAX_LOG_ODDS, out=odds)
+    cell = ((odds + _MAX_LOG_ODDS) * (bins / (2 * _MAX_LOG_ODDS))).astype(np.intp)
+    return np.minimum(cell, bins - 1)
+
+
 class PixelHistograms:
     """ROC curves over all pixels of a data set, in memory that does not grow with the number of images.
 
-    For each target the probability (``lesion`` = 1 - background) is counted in ``bins`` equal steps
-    of 0..1, by true class. The AUC from the counts differs from the exact one only through pixels
-    that share a bin: by less than half the share of such (positive, negative) pairs.
+    For each target the probability (``lesion`` = benign + malignant) is counted in ``bins`` equal steps
+    of its log-odds, by true class. The AUC from the counts differs from the exact one only through
+    pixels that share a bin: by less than half the share of such (positive, negative) pairs.
     """
 
-    def __init__(self, bins: int = 1000) -> None:
+    def __init__(self, bins: int = 2000) -> None:
         self.bins = bins
         self.counts = np.zeros((len(TARGETS), len(CLASSES), bins), np.int64)
 
@@ -190,14 +207,10 @@ class PixelHistograms:
         if not (probabilities.min() >= -1e-3 and probabilities.max() <= 1 + 1e-3):
             raise EvaluationError("the prediction holds probabilities that are NaN or outside 0..1")
         offset = truth.reshape(-1).astype(np.intp) * self.bins
-        scores = (
-            1 - probabilities[BACKGROUND.index],
-            *(probabilities[c[0]] for c in list(TARGETS.values())[1:]),
-        )
-        for target, score in enumerate(scores):
-            # To an integer first: numpy truncates towards 0, so -1e-3 falls into bin 0.
-            cell = (score.reshape(-1) * self.bins).astype(np.intp)
-            np.clip(cell, 0, self.bins - 1, out=cell)
+        for target, classes in enumerate(TARGETS.values()):
+            # A sum, not 1 - background, which would round small probabilities to steps of 6e-8.
+            score = probabilities[list(classes)].sum(axis=0).clip(0, 1).reshape(-1)
+            cell = _log_odds_cell(score, self.bins)
             cell += offset
             counted = np.bincount(cell, minlength=len(CLASSES) * self.bins)
             self.counts[target] += counted.reshape(len(CLASSES), self.bins)
