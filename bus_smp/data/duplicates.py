@@ -29,12 +29,13 @@ SIDE = 256  # longer side of a thumbnail, pixels; all lengths below are in these
 LEVELS = (1.0, 0.8, 0.64, 0.512)
 PER_LEVEL = 40
 OFFSETS = np.array([-10, -7, -4, -1, 1, 4, 7, 10])  # samples of a patch; symmetric, so it can be mirrored
+DEVIATION = 32  # of the int8 samples of a patch
 MARGIN = 11
 FLAT = 1.5  # grey levels of local deviation under which there is no texture to compare
 
 TABLES, BITS = 10, 22
 NEIGHBOURS = 8  # entries of a bucket that one entry is compared with: the work stays linear in the images
-SAME_PATCH = 0.9
+SAME_PATCH = 0.85
 BEST = 4  # matches that a patch keeps
 MIN_PLACES = 4
 
@@ -115,7 +116,7 @@ def _features(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         patch = patch.reshape(len(y), OFFSETS.size**2)
         patch = patch - patch.mean(axis=1, keepdims=True)
         patch /= patch.std(axis=1, keepdims=True) + 1e-6
-        patches.append(np.clip(np.rint(patch * 32), -127, 127).astype(np.int8))
+        patches.append(np.clip(np.rint(patch * DEVIATION), -127, 127).astype(np.int8))
         scale_x, scale_y = scaled.shape[1] / thumbnail.shape[1], scaled.shape[0] / thumbnail.shape[0]
         points.append(np.stack([(x + 0.5) / scale_x, (y + 0.5) / scale_y, np.full(len(x), 1 / level)], 1))
     if not points:
@@ -144,6 +145,7 @@ def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
     """Alike patches of different images: int64 (K, 3) of a, b, similarity 0..255; owner[a] < owner[b], sorted."""
     rng = np.random.default_rng(0)
     total = len(patches)
+    bit_values = np.exp2(np.arange(BITS, dtype=np.float32))  # exact: a float32 counts to 2**24
     codes = []
     for _ in range(TABLES):
         # integer weights keep the products exact, whatever the order of summation
@@ -151,7 +153,7 @@ def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
         key = np.zeros(total, np.uint32)
         for start in range(0, total, 1 << 17):
             block = patches[start : start + (1 << 17)].astype(np.float32) @ directions > 0
-            key[start : start + len(block)] = block @ (1 << np.arange(BITS, dtype=np.uint32))
+            key[start : start + len(block)] = block.astype(np.float32) @ bit_values
         # Within a bucket the images stand in another order for each table, so that a patch which
         # thousands share (scanner text) does not meet the same few each time.
         rank = rng.permutation(images)[owner % images]
@@ -180,10 +182,9 @@ def _alike(patches: np.ndarray, a: np.ndarray, b: np.ndarray, total: int) -> np.
     kept = []
     for start in range(0, len(a), 1 << 17):
         i, j = a[start : start + (1 << 17)], b[start : start + (1 << 17)]
-        first, second = patches[i].astype(np.float32), patches[j].astype(np.float32)
-        product = np.einsum("nd,nd->n", first, second)
-        norm = np.einsum("nd,nd->n", first, first) * np.einsum("nd,nd->n", second, second)
-        correlation = product / np.sqrt(norm)
+        # all patches have the same deviation, so their product is their correlation but for the rounding
+        product = np.einsum("nd,nd->n", patches[i], patches[j], dtype=np.int32)
+        correlation = product / np.float32(patches.shape[1] * DEVIATION**2)
         good = correlation >= SAME_PATCH
         code = i[good].astype(np.int64) * total + j[good]
         kept.append(code * 256 + np.minimum(correlation[good] * 256, 255).astype(np.int64))
