@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
 
 import torch
@@ -33,12 +34,20 @@ class Engine:
         return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
 
-def make_engine(device: str = "auto", precision: str = "auto") -> Engine:
+def make_engine(device: str = "auto", precision: str = "auto", trained_in: str = "") -> Engine:
     """Choose device and precision.
 
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: that of the training, if the device computes in
+            it natively, so that a number means the same afterwards; else the fastest.
+        trained_in: precision of the training; empty in training itself.
+
     Raises:
-        ConfigError: if CUDA is asked for and absent, or the precision does not exist there.
+        ConfigError: if there is no such device, or the precision does not exist there.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"unknown device {device!r}", hint="use auto, cpu, cuda or cuda:N")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -49,7 +58,9 @@ def make_engine(device: str = "auto", precision: str = "auto") -> Engine:
             f"{device} does not exist; this machine has {torch.cuda.device_count()} CUDA devices"
         )
     if precision == "auto":
-        precision = _fast_precision(place)
+        fast = _fast_precision(place)
+        native = {"fp32", fast} | ({"fp16"} if place.type == "cuda" else set())
+        precision = trained_in if trained_in in native else fast
     if precision == "fp16" and place.type == "cpu":
         raise ConfigError("fp16 needs a GPU", hint="on a CPU use --set train.precision=bf16 (or auto)")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -12,7 +12,7 @@ from conftest import invoke
 
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
 from bus_smp.engine import make_engine
-from bus_smp.errors import EvaluationError
+from bus_smp.errors import EvaluationError, ManifestError
 from bus_smp.evaluation.crosseval import check_external, score_images
 from bus_smp.evaluation.legacy import legacy_metrics
 from bus_smp.evaluation.predictor import load_predictor
@@ -148,11 +148,70 @@ def test_the_same_pictures_under_another_name_are_found_out(trained):
         check_external(training, Manifest(disguised, {"hospital": training.roots["bus-uclm"]}))
 
 
-def test_the_same_patient_with_other_pictures_is_found_out(trained):
+def test_a_group_that_was_joined_across_data_sets_is_found_out(trained):
     training = read_manifest(trained / "manifest.csv")
-    follow_up = training.frame.assign(dataset="clinic", sha256="")
-    with pytest.raises(EvaluationError, match="patients of clinic were used in training"):
+    follow_up = training.frame.assign(dataset="clinic")
+    follow_up["sha256"] = [f"{number:064x}" for number in range(len(follow_up))]
+    with pytest.raises(EvaluationError, match="groups of clinic were used in training"):
         check_external(training, Manifest(follow_up, {"clinic": training.roots["bus-uclm"]}))
+
+
+def test_a_target_whose_pictures_cannot_be_compared_is_refused(trained):
+    training = read_manifest(trained / "manifest.csv")
+    unknown = training.frame.assign(dataset="x", sha256="", group_id="x:" + training.frame["image_id"])
+    with pytest.raises(EvaluationError, match="without sha256"):
+        check_external(training, Manifest(unknown, {"x": training.roots["bus-uclm"]}))
+
+
+def test_pictures_exchanged_after_the_manifest_was_made_are_not_scored(manifests, trained, tmp_path):
+    manifest = read_manifest(manifests / "data_manifests" / "busi.csv")
+    copy = shutil.copytree(manifest.roots["busi"], tmp_path / "busi")
+    row = manifest.used().iloc[0]
+    changed = cv2.imread(str(copy / row["image"]))
+    changed[0, 0] ^= 1
+    cv2.imwrite(str(copy / row["image"]), changed)
+    predictor, _ = load_predictor(trained / "best.safetensors", make_engine("cpu", "fp32"))
+    moved = Manifest(manifest.frame, {"busi": copy})
+    with pytest.raises(ManifestError, match="has changed since the manifest"):
+        score_images(predictor, moved, moved.used())
+
+
+def test_long_foreign_and_equal_names_get_masks_of_their_own(tmp_path):
+    rows = [
+        {"dataset": d, "image_id": i}
+        for d in ("a", "b")
+        for i in ("乳" * 90, "乳" * 91, "../x", "a/b", "scan")
+    ]
+    paths = {mask_path(tmp_path, row) for row in rows}
+    assert len(paths) == len(rows)
+    for path in paths:
+        assert path.resolve().is_relative_to(tmp_path / "masks")
+        assert len(path.name.encode()) <= 255
+
+
+def test_all_means_every_manifest_that_is_external_and_says_which_is_not(manifests, trained):
+    result = invoke(
+        "crosseval",
+        "--out",
+        trained.parent,
+        "--run",
+        "first",
+        "--manifests",
+        manifests / "data_manifests",
+        "--target",
+        "all",
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "Not scored" in result.stderr
+    assert "bus-uclm was used in training" in result.stderr
+    assert "busi: external test" in result.stdout
+
+
+def test_evaluation_computes_as_training_did_unless_told_otherwise(trained):
+    summary = json.loads(invoke("evaluate", "--out", trained.parent, "--run", "first", "--json").stdout)
+    assert summary["computed_in"]["precision"] == summary["checkpoint"]["precision"]
+    assert make_engine("cpu", "auto", trained_in="fp32").precision == "fp32"
+    assert make_engine("cpu", "auto", trained_in="fp16").precision in ("fp32", "bf16")
 
 
 def test_a_wrong_target_leaves_no_half_done_work(manifests, trained):
@@ -171,6 +230,8 @@ def test_a_wrong_target_leaves_no_half_done_work(manifests, trained):
         (["--target", "udiat"], "bus-smp make-manifest --dataset udiat"),
         (["--target", "busi", "--run", "absent"], "has: first"),
         (["--target", "busi", "--device", "cuda:7"], "CUDA"),
+        (["--target", "busi", "--device", "gpu"], "use auto, cpu, cuda"),
+        (["--target", "busi", "--root", "bsui=x"], "there are busi"),
         (["--target", "busi", "--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
     ],
 )

@@ -100,3 +100,14 @@ def test_a_file_name_that_is_a_formula_stays_text_in_the_table(trained, tmp_path
     result = invoke("predict", "=1+1.png", "--out", trained.parent, "--to", tmp_path / "p")
     assert result.exit_code == 0, result.stderr
     assert pd.read_csv(tmp_path / "p" / "predictions.csv")["file"][0].startswith("'=")
+
+
+def test_results_never_stand_among_the_images(trained, tmp_path):
+    """BUSI's true masks are called <image>_mask.png, as the predicted ones are."""
+    _write(tmp_path / "benign (1).png")
+    truth = _write(tmp_path / "benign (1)_mask.png").read_bytes()
+    for given in (tmp_path, tmp_path / "benign (1).png"):
+        result = invoke("predict", given, "--out", trained.parent, "--to", tmp_path)
+        assert result.exit_code == 1
+        assert "choose another folder" in result.stderr
+    assert (tmp_path / "benign (1)_mask.png").read_bytes() == truth

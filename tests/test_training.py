@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,7 +254,39 @@ def test_without_a_network_imagenet_weights_are_one_clear_error(manifests, tmp_p
     assert result.returncode == 1
     assert "--set model.encoder_weights=null" in result.stderr
     assert "Traceback" not in result.stderr
-    assert not (tmp_path / "x" / "best.safetensors").exists()
+    way_out = settings_options(manifests, "model.encoder_weights=null", "train.epochs=1")
+    followed = invoke("train", "--out", tmp_path, "--run", "x", *way_out)
+    assert followed.exit_code == 0, "the way out that the error names works in the same folder"
+
+
+def test_the_weights_of_a_run_are_no_start_for_another(manifests, trained, tmp_path):
+    """Else a network could be tested as external on what its first training has seen."""
+    options = settings_options(manifests, f"model.encoder_weights={trained / 'best.safetensors'}")
+    result = invoke("train", "--out", tmp_path, "--run", "x", *options)
+    assert result.exit_code == 1
+    assert "is the checkpoint of a run" in result.stderr
+
+
+def test_a_run_goes_on_in_another_precision_with_a_warning(manifests, tmp_path):
+    options = settings_options(manifests, "train.precision=auto")
+    assert invoke("train", "--out", tmp_path, "--run", "x", *options).exit_code == 0
+    journal = Journal(tmp_path / "x")
+    state = journal.read_state(make_engine("cpu", "fp32"))
+    state["history"] = state["history"][:1]
+    journal.write_state(state | {"place": state["place"] | {"precision": "fp16", "threads": "64"}})
+    again = invoke("train", "--out", tmp_path, "--run", "x", *options)
+    assert again.exit_code == 0, again.stderr
+    assert "precision fp16, now" in again.stderr
+    assert "threads 64, now" in again.stderr
+
+
+def test_what_a_killed_write_left_behind_is_removed(manifests, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "first")
+    (run / ".last.0123abcd.ckpt").write_bytes(b"half")
+    (run / ".notes").write_text("the user's own")
+    assert invoke("train", "--out", tmp_path, "--run", "first", *settings_options(manifests)).exit_code == 0
+    assert not (run / ".last.0123abcd.ckpt").exists()
+    assert (run / ".notes").exists()
 
 
 def test_too_little_memory_is_explained_and_other_errors_pass():

@@ -1,11 +1,15 @@
 """``bus-smp crosseval``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bus_smp.commands.options import Root, check_root, scoring_options
 from bus_smp.commands.scoring import Scorer
+
+if TYPE_CHECKING:
+    from bus_smp.data.manifest import Manifest
 
 
 @click.command("crosseval")
@@ -41,34 +45,42 @@ def command(
     size; beside the model stand the trivial baselines. A target that shares a data set, a patient or
     a picture with the training data is refused. Writes outputs/<run>/eval-<data set>-all/.
     """
-    from bus_smp.data.manifest import list_manifests, manifest_path, read_manifest
-    from bus_smp.errors import EvaluationError
+    from bus_smp.data.manifest import manifest_path, read_manifest
     from bus_smp.evaluation.crosseval import check_external
     from bus_smp.training.journal import find_run
 
     journal = find_run(run, out)
     training = journal.manifest()
-    wanted = []
+    paths = []
     for target in targets:
-        if target == "all":
-            present = [read_manifest(path, images=False) for path in list_manifests(manifests)]
-            paths = zip(list_manifests(manifests), present, strict=True)
-            wanted += [
-                path for path, manifest in paths if not set(manifest.datasets) & set(training.datasets)
-            ]
-            if not wanted:
-                raise EvaluationError(
-                    f"{manifests} holds no manifest that {journal.folder.name} was not trained on",
-                    hint="bus-smp make-manifest --dataset NAME --root FOLDER",
-                )
-        else:
-            wanted.append(manifest_path(target, manifests))
-    wanted = list(dict.fromkeys(wanted))
-    root = check_root(root, [path.stem for path in wanted])
-    loaded = [read_manifest(path, root) for path in wanted]
+        paths += _external(training, manifests) if target == "all" else [manifest_path(target, manifests)]
+    paths = list(dict.fromkeys(paths))
+    root = check_root(root, [path.stem for path in paths])
+    loaded = [read_manifest(path, root) for path in paths]
     for manifest in loaded:  # all checks before the first minute of work
         check_external(training, manifest)
     scorer = Scorer(journal, device, precision, legacy, as_json)
     for manifest in loaded:
         scorer.score(manifest, manifest.used(), "+".join(manifest.datasets), "all", external=True)
     scorer.finish()
+
+
+def _external(training: "Manifest", folder: Path) -> list[Path]:
+    """The manifests of ``folder`` that ``all`` means: those the run may be tested on; says why not the others."""
+    from bus_smp.data.manifest import list_manifests, read_manifest
+    from bus_smp.errors import BusSmpError, EvaluationError
+    from bus_smp.evaluation.crosseval import check_external
+
+    paths = []
+    for path in list_manifests(folder):
+        try:
+            check_external(training, read_manifest(path, images=False))
+            paths.append(path)
+        except BusSmpError as error:
+            click.echo(f"Not scored: {path}: {error.what.splitlines()[0]}", err=True)
+    if not paths:
+        raise EvaluationError(
+            f"{folder} holds no manifest that this run can be tested on",
+            hint="make one: bus-smp make-manifest --dataset NAME --root FOLDER",
+        )
+    return paths

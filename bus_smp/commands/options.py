@@ -27,8 +27,13 @@ def check_root(root: Root, datasets: list[str]) -> Root:
     """Return ``root``, if it says unmistakably where each data set is.
 
     Raises:
-        ConfigError: if one folder is given for several data sets.
+        ConfigError: if one folder is given for several data sets, or one for a data set that is not asked for.
     """
+    unknown = [name for name in root if name not in datasets] if isinstance(root, dict) else []
+    if unknown:
+        raise ConfigError(
+            f"--root {unknown[0]}=...: no such data set here", hint=f"there are {', '.join(datasets)}"
+        )
     if isinstance(root, Path) and len(datasets) > 1:
         example = " ".join(f"--root {name}=FOLDER" for name in datasets)
         raise ConfigError(

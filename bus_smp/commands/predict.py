@@ -45,13 +45,16 @@ def command(
     from tqdm import tqdm
 
     from bus_smp.engine import make_engine
-    from bus_smp.evaluation.prediction import find_images, predict_files
+    from bus_smp.evaluation.prediction import check_targets, find_images, predict_files
     from bus_smp.evaluation.predictor import load_predictor
+    from bus_smp.model.checkpoint import read_header
     from bus_smp.training.journal import find_run
 
     images = find_images(inputs, skip=folder)
+    check_targets(images, folder)
     journal = find_run(run, out)
-    predictor, header = load_predictor(journal.best_path, make_engine(device, precision))
+    engine = make_engine(device, precision, read_header(journal.best_path)["precision"])
+    predictor, header = load_predictor(journal.best_path, engine)
     click.echo(f"Run: {journal.folder}, weights of epoch {header['epoch']}; {len(images)} images", err=True)
     with tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
         table = predict_files(predictor, images, folder, progress=bar.update)

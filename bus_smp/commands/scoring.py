@@ -19,10 +19,13 @@ class Scorer:
     def __init__(self, journal: "Journal", device: str, precision: str, legacy: bool, as_json: bool) -> None:
         from bus_smp.engine import make_engine
         from bus_smp.evaluation.predictor import load_predictor
+        from bus_smp.model.checkpoint import read_header
 
         self.journal = journal
         self.legacy, self.as_json = legacy, as_json
-        self.predictor, self.header = load_predictor(journal.best_path, make_engine(device, precision))
+        trained_in = read_header(journal.best_path)["precision"]
+        self.engine = make_engine(device, precision, trained_in)
+        self.predictor, self.header = load_predictor(journal.best_path, self.engine)
         self.summaries: list[dict[str, Any]] = []
         click.echo(f"Run: {journal.folder}, weights of epoch {self.header['epoch']}", err=True)
 

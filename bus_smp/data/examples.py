@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from bus_smp.data.images import read_image, read_mask
+from bus_smp.data.images import pixel_sha256, read_image, read_mask
 from bus_smp.data.manifest import Manifest
-from bus_smp.errors import ImageError
+from bus_smp.errors import ImageError, ManifestError
 
 
 def read_example(manifest: Manifest, row: pd.Series | Mapping | tuple) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +25,7 @@ def read_example(manifest: Manifest, row: pd.Series | Mapping | tuple) -> tuple[
     Raises:
         ImageError: naming the file, if one is missing or damaged, if the image is no longer of
             the size the manifest was made with, or if the sizes differ without that flag.
+        ManifestError: if the image's pixels are not those whose sha256 the manifest holds.
     """
     row = row._asdict() if isinstance(row, tuple) else row
     path = manifest.image_path(row)
@@ -34,6 +35,11 @@ def read_example(manifest: Manifest, row: pd.Series | Mapping | tuple) -> tuple[
         raise ImageError(
             f"{path}: is {width}x{height}, but was {row['width']}x{row['height']} when the manifest was made",
             hint="make the manifest again: bus-smp make-manifest",
+        )
+    if row["sha256"] and pixel_sha256(image) != row["sha256"]:
+        raise ManifestError(
+            f"{path}: the image has changed since the manifest was made",
+            hint="run bus-smp make-manifest again",
         )
     masks = manifest.mask_paths(row)
     if "size_mismatch" not in str(row["flags"]).split("|"):

@@ -92,7 +92,8 @@ def check_external(training: Manifest, target: Manifest) -> None:
     same hospital, scanner and annotator.
 
     Raises:
-        EvaluationError: naming the shared data sets, patients or pictures.
+        EvaluationError: naming the shared data sets, groups or pictures; or if it cannot be told, because
+            pictures have no hash.
     """
     shared = sorted(set(training.datasets) & set(target.datasets))
     if shared:
@@ -101,8 +102,14 @@ def check_external(training: Manifest, target: Manifest) -> None:
             hint="score the run on its own test split instead: bus-smp evaluate",
         )
     seen, new = training.used(), target.used()
-    for column, things in (("group_id", "patients"), ("sha256", "pictures")):
-        common = (set(seen[column]) & set(new[column])) - {""}
+    unproven = [name for name, rows in (("training", seen), ("target", new)) if (rows["sha256"] == "").any()]
+    if unproven:
+        raise EvaluationError(
+            f"the {' and the '.join(unproven)} manifest has images without sha256: nobody can tell if they are the same",
+            hint="make it with bus-smp make-manifest (from a table of your own: --csv)",
+        )
+    for column, things in (("group_id", "groups"), ("sha256", "pictures")):
+        common = set(seen[column]) & set(new[column])
         if common:
             images = new.loc[new[column].isin(common), "image_id"]
             raise EvaluationError(

@@ -82,6 +82,21 @@ def _distinct(found: dict[Path, str]) -> list[tuple[Path, str]]:
     return named
 
 
+def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
+    """Refuse to write results over files that are to be read, or into the folder they are searched in.
+
+    Raises:
+        DataError: naming the first such file. BUSI's own masks are called ``<image>_mask.png`` too.
+    """
+    there = Path(folder).resolve()
+    beside = [path for path, name in images if path.resolve().parent == (there / name).parent]
+    if beside:
+        raise DataError(
+            f"{folder}: results would stand among the images they are made from ({beside[0].name})",
+            hint="choose another folder with --to",
+        )
+
+
 def predict_files(
     predictor: Predictor,
     images: Sequence[tuple[Path, str]],

@@ -4,6 +4,7 @@
 everything else in the folder can be made again from them without the model.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from bus_smp.report.figures import write_confusion_matrix, write_roc_curves
 from bus_smp.report.pictures import Case, write_qualitative
 
 MODEL = "model"
+_LONGEST_NAME = 150  # file systems take 255 bytes
 
 
 def evaluate(
@@ -79,6 +81,7 @@ def evaluate(
         "bus_smp": __version__,
         **about,
         "patient_known": bool(known),
+        "computed_in": {"device": predictor.engine.device.type, "precision": predictor.engine.precision},
         "checkpoint": {
             key: header.get(key) for key in ("epoch", "score", "datasets", "git_commit", "precision")
         },
@@ -95,7 +98,10 @@ def evaluate(
 
 def mask_path(folder: Path, row: Mapping[str, Any]) -> Path:
     """Where the predicted mask of a row lies; any id becomes a file name that stays in the folder."""
-    return Path(folder) / "masks" / f"{quote(row['image_id'], safe=' ()')}.png"
+    name = quote(row["image_id"], safe=" ()")
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}-{hashlib.sha256(row['image_id'].encode()).hexdigest()[:16]}"
+    return Path(folder) / "masks" / row["dataset"] / f"{name}.png"
 
 
 def draw_figures(folder: Path, manifest: Manifest) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -217,11 +218,14 @@ def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict with torchvision's or timm's names, bare or inside a larger model's ``encoder.``."""
     try:
         if path.suffix == ".safetensors":
+            _refuse_own_checkpoint(path)
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file of encoder weights", hint=_WAYS_OUT) from None
+    except CheckpointError:
+        raise
     except Exception as error:  # torch's reader fails in many ways on bytes that are no pickle
         raise CheckpointError(
             f"{path}: cannot be read as weights ({type(error).__name__})",
@@ -233,6 +237,17 @@ def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds no state dict of tensors", hint=_WAYS_OUT)
     inner = {key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")}
     return {key: value for key, value in (inner or state).items() if not key.startswith("fc.")}
+
+
+def _refuse_own_checkpoint(path: Path) -> None:
+    """A run's weights have seen its data sets, which the new run would not know and call external."""
+    with safe_open(path, framework="pt") as file:
+        own = "bus_smp" in (file.metadata() or {})
+    if own:
+        raise CheckpointError(
+            f"{path}: is the checkpoint of a run; what it was trained on could later pass for unseen",
+            hint="train on all data sets together instead: --set data.train=[one,two]",
+        )
 
 
 def compare_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

@@ -15,7 +15,7 @@ from bus_smp.data.manifest import Manifest, manifest_hash, read_manifest, write_
 from bus_smp.engine import Engine
 from bus_smp.environment import describe_environment
 from bus_smp.errors import BusSmpError, CheckpointError, TrainingError
-from bus_smp.files import replacing, write_text
+from bus_smp.files import remove_leftovers, replacing, write_text
 
 BEST = "best.safetensors"
 _STATE_FORMAT = 1
@@ -41,11 +41,11 @@ class Journal:
         """True once the folder holds a run, started or finished."""
         return (self.folder / "config.yaml").is_file()
 
-    def begin(self, settings: Settings, manifest: Manifest) -> None:
-        """Write what the run is; ``config.yaml`` last, since it alone makes the folder a run.
+    def check_unused(self) -> None:
+        """Refuse a folder that holds something, and no run.
 
         Raises:
-            TrainingError: if the folder already holds something that is not a run.
+            TrainingError: naming what is in it.
         """
         found = [path.name for path in self.folder.glob("*") if not path.name.startswith(".")]
         leftovers = {"manifest.csv", "manifest.json"}  # of a start that was killed before config.yaml
@@ -54,6 +54,9 @@ class Journal:
                 f"{self.folder} is not empty and not a run (it holds {', '.join(sorted(found)[:3])})",
                 hint="choose another name with --run NAME",
             )
+
+    def begin(self, settings: Settings, manifest: Manifest) -> None:
+        """Write what the run is; ``config.yaml`` last, since it alone makes the folder a run."""
         write_manifest(manifest, self.folder / "manifest.csv")
         write_text(self.folder / "config.yaml", settings.to_yaml())
 
@@ -151,6 +154,7 @@ class Journal:
                     f"another process is training in {self.folder}",
                     hint="wait for it, stop it, or use --run NAME",
                 ) from None
+            remove_leftovers(self.folder)
             yield
 
 

@@ -74,13 +74,17 @@ def train(
     for warning in check_trainable(manifest):
         say(f"Warning: {warning}")
     with journal.locked():
-        if journal.exists():
+        begun = journal.exists()
+        if begun:
             journal.check_same(settings, manifest)
         else:
+            journal.check_unused()
             check_disk(journal.folder)
-            journal.begin(settings, manifest)
         with explained_memory(settings), explained_workers():
-            return _Run(settings, manifest, journal, say, bar).finish()
+            run = _Run(settings, manifest, journal, say, bar)
+            if not begun:  # only now: what stopped a start must not bind the next one to its settings
+                journal.begin(settings, manifest)
+            return run.finish()
 
 
 class _Run:
@@ -274,7 +278,7 @@ class _Run:
                 "history": self.history,
                 "best_epoch": self.best_epoch,
                 "best_score": self.best_score,
-                "precision": self.engine.precision,
+                "place": self._place(),
             }
         )
 
@@ -301,18 +305,33 @@ class _Run:
             },
         }
 
+    def _place(self) -> dict[str, str]:
+        """What the bits of a result depend on beside the settings."""
+        return {
+            "device": self.engine.device.type,
+            "precision": self.engine.precision,
+            "threads": str(torch.get_num_threads()),
+            "torch": str(torch.__version__),  # plain text: its own type is refused when loaded
+        }
+
     def _restore(self) -> None:
         state = self.journal.read_state(self.engine)
         if state is None:
             return
-        if state["precision"] != self.engine.precision:
+        changed = [
+            f"{name} {state['place'][name]}, now {now}"
+            for name, now in self._place().items()
+            if state["place"][name] != now
+        ]
+        if changed:
             self.say(
-                f"Warning: the run was computed in {state['precision']} and goes on in {self.engine.precision}; "
+                f"Warning: the run was computed elsewhere ({'; '.join(changed)}); "
                 "it will not be bit-identical to an uninterrupted one"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run was not in fp16 so far
+            self.scaler.load_state_dict(state["scaler"])
         self.history = state["history"]
         self.best_epoch, self.best_score = state["best_epoch"], state["best_score"]
 
