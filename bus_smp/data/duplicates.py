@@ -26,24 +26,20 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from bus_smp.data.registration import FLAT, MIN_PLACES, align, registered_correlation, texture_of
+from bus_smp.threads import read_ahead
+
 SIDE = 256  # longer side of a thumbnail, pixels; all lengths below are in these
 LEVELS = (1.0, 0.8, 0.64, 0.512)
 PER_LEVEL = 40
 OFFSETS = np.array([-10, -7, -4, -1, 1, 4, 7, 10])  # samples of a patch; symmetric, so it can be mirrored
 DEVIATION = 32  # of the int8 samples of a patch
 MARGIN = 11
-FLAT = 1.5  # grey levels of local deviation under which there is no texture to compare
 
 TABLES, BITS = 10, 22  # of the hash; at most 24 bits
 NEIGHBOURS = 8  # entries of a bucket that one entry is compared with: the work stays linear in the images
 SAME_PATCH = 0.85
 BEST = 4  # matches a patch keeps: fewer would separate a crop with its copies from the whole with its copies
-MIN_PLACES = 4
-SAME_PLACE = 12  # how far a match may be off: room for 15 to 20 % of aspect before it is fitted
-
-TILE, TILE_STEP = 32, 24
-MIN_TILES = 12  # with 10 tiles of two patients 0.65 was reached
-HOPELESS = 0.3  # a first registration under this was never a copy
 SAME_SPECKLE = 0.75
 
 
@@ -91,14 +87,6 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
 
 
-def _texture(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Band-passed image in units of its local deviation, and that deviation."""
-    values = gray.astype(np.float32)
-    band = cv2.GaussianBlur(values, (7, 7), 1.2) - cv2.GaussianBlur(values, (19, 19), 4.0)
-    deviation = cv2.sqrt(cv2.blur(band * band, (25, 25)))
-    return band / (deviation + 1.0), deviation
-
-
 def _features(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points and patches of a thumbnail, as in ``Fingerprint``."""
     points, patches = [], []
@@ -106,7 +94,7 @@ def _features(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if level * min(thumbnail.shape) <= 2 * MARGIN + 1:
             continue
         scaled = cv2.resize(thumbnail, None, fx=level, fy=level, interpolation=cv2.INTER_AREA)
-        texture, deviation = _texture(scaled)
+        texture, deviation = texture_of(scaled)
         strength = np.abs(texture)
         peak = (strength == cv2.dilate(strength, np.ones((7, 7), np.uint8))) & (deviation > FLAT)
         peak[:MARGIN] = peak[-MARGIN:] = False
@@ -146,31 +134,42 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
 def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
     """Alike patches of different images: int64 (K, 3) of a, b, similarity 0..255; owner[a] < owner[b], sorted."""
     rng = np.random.default_rng(0)
+    draws = [
+        # integer weights keep the products exact, whatever the order of summation
+        (rng.integers(-8, 9, (patches.shape[1], BITS)).astype(np.float32), rng.permutation(images))
+        for _ in range(TABLES)
+    ]
+    codes = np.zeros(0, np.int64)
+    for found in read_ahead(lambda draw: _matches_of_table(patches, owner, images, *draw), draws, ahead=2):
+        codes = _distinct(np.concatenate([codes, found]))
+    code, similarity = np.divmod(codes, 256)
+    return np.column_stack([*np.divmod(code, len(patches)), similarity])
+
+
+def _matches_of_table(
+    patches: np.ndarray, owner: np.ndarray, images: int, directions: np.ndarray, shuffled: np.ndarray
+) -> np.ndarray:
+    """Codes, as of ``_alike``, of alike patches that one random projection puts into one bucket."""
     total = len(patches)
     bit_values = np.exp2(np.arange(BITS, dtype=np.float32))  # exact: a float32 counts to 2**24
-    codes = []
-    for _ in range(TABLES):
-        # integer weights keep the products exact, whatever the order of summation
-        directions = rng.integers(-8, 9, (patches.shape[1], BITS)).astype(np.float32)
-        key = np.zeros(total, np.uint32)
-        for start in range(0, total, 1 << 17):
-            block = patches[start : start + (1 << 17)].astype(np.float32) @ directions > 0
-            key[start : start + len(block)] = block.astype(np.float32) @ bit_values
-        # Within a bucket the images stand in another order for each table, so that a patch which
-        # thousands share (scanner text) does not meet the same few each time.
-        rank = rng.permutation(images)[owner % images]
-        order = np.argsort(key.astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), kind="stable")
-        key = key[order]
-        for step in range(1, NEIGHBOURS + 1):
-            at = np.flatnonzero(key[step:] == key[:-step])
-            a, b = order[at], order[at + step]
-            a, b = np.minimum(a, b), np.maximum(a, b)
-            # an image is not compared with itself; of image and mirror one combination is enough
-            wanted = (owner[a] < images) & (owner[a] < owner[b] % images)
-            codes.append(_alike(patches, a[wanted], b[wanted], total))
-        codes = [_distinct(np.concatenate(codes))]
-    code, similarity = np.divmod(codes[0], 256)
-    return np.column_stack([*np.divmod(code, total), similarity])
+    key = np.zeros(total, np.uint32)
+    for start in range(0, total, 1 << 17):
+        block = patches[start : start + (1 << 17)].astype(np.float32) @ directions > 0
+        key[start : start + len(block)] = block.astype(np.float32) @ bit_values
+    # Within a bucket the images stand in another order for each table, so that a patch which
+    # thousands share (scanner text) does not meet the same few each time.
+    rank = shuffled[owner % images]
+    order = np.argsort(key.astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), kind="stable")
+    key = key[order]
+    codes = [np.zeros(0, np.int64)]
+    for step in range(1, NEIGHBOURS + 1):
+        at = np.flatnonzero(key[step:] == key[:-step])
+        a, b = order[at], order[at + step]
+        a, b = np.minimum(a, b), np.maximum(a, b)
+        # an image is not compared with itself; of image and mirror one combination is enough
+        wanted = (owner[a] < images) & (owner[a] < owner[b] % images)
+        codes.append(_alike(patches, a[wanted], b[wanted], total))
+    return np.concatenate(codes)
 
 
 def _distinct(numbers: np.ndarray) -> np.ndarray:
@@ -191,91 +190,6 @@ def _alike(patches: np.ndarray, a: np.ndarray, b: np.ndarray, total: int) -> np.
         code = i[good].astype(np.int64) * total + j[good]
         kept.append(code * 256 + np.minimum(correlation[good] * 256, 255).astype(np.int64))
     return np.concatenate(kept) if kept else np.zeros(0, np.int64)
-
-
-def _align(p: np.ndarray, q: np.ndarray) -> np.ndarray | None:
-    """Axis-aligned map p -> q, a (2, 3) matrix, on which enough matches agree; None if they do not."""
-    ratio = q[:, 2] / p[:, 2]
-    shift = q[:, :2] - ratio[:, None] * p[:, :2]
-    predicted = ratio[:, None, None] * p[None, :, :2] + shift[:, None, :]
-    near = (np.abs(predicted - q[None, :, :2]) < SAME_PLACE).all(axis=2)
-    near &= np.abs(np.log(ratio[:, None] / ratio[None, :])) < 0.35
-    best = int(np.argmax(near.sum(axis=1)))
-    chosen = np.flatnonzero(near[best])
-    # the levels see one blob several times: count places, not points
-    if len(np.unique(p[chosen, :2] // 8, axis=0)) < MIN_PLACES:
-        return None
-    return _fit(p[chosen, :2], q[chosen, :2], ratio[best])
-
-
-def _fit(p: np.ndarray, q: np.ndarray, fallback: float) -> np.ndarray:
-    """Least squares q = s p + t for each axis; ``fallback`` is s where the points lie in a line."""
-    matrix = np.zeros((2, 3))
-    for axis in range(2):
-        spread = p[:, axis] - p[:, axis].mean()
-        scale = fallback
-        if np.ptp(p[:, axis]) > 40:
-            scale = float(spread @ q[:, axis] / (spread @ spread))
-        matrix[axis, axis] = scale
-        matrix[axis, 2] = q[:, axis].mean() - scale * p[:, axis].mean()
-    return matrix
-
-
-def _tiles(
-    first: np.ndarray, second: np.ndarray, valid: np.ndarray, reach: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres, displacements and best correlations of the textured tiles of ``first`` in ``second``."""
-    centres, moves, scores = [], [], []
-    height, width = first.shape
-    for y in range(reach, height - TILE - reach + 1, TILE_STEP):
-        for x in range(reach, width - TILE - reach + 1, TILE_STEP):
-            if not valid[y : y + TILE, x : x + TILE].all():
-                continue
-            found = cv2.matchTemplate(
-                second[y - reach : y + TILE + reach, x - reach : x + TILE + reach],
-                first[y : y + TILE, x : x + TILE],
-                cv2.TM_CCOEFF_NORMED,
-            )
-            _, score, _, (dx, dy) = cv2.minMaxLoc(found)
-            centres.append((x + TILE / 2, y + TILE / 2))
-            moves.append((dx - reach, dy - reach))
-            scores.append(score)
-    return np.array(centres).reshape(-1, 2), np.array(moves).reshape(-1, 2), np.array(scores)
-
-
-def _warped(image: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """``image`` seen through ``matrix`` (target to image coordinates), and where it is defined."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    # (x + 0.5) coordinates to OpenCV's pixel centres
-    shifted = matrix.copy()
-    shifted[:, 2] += shifted[:, :2].sum(axis=1) * 0.5 - 0.5
-    size = (shape[1], shape[0])
-    scale = float(max(abs(matrix[0, 0]), abs(matrix[1, 1])))
-    if scale > 1.2:
-        image = cv2.GaussianBlur(image, (0, 0), 0.4 * scale)
-    seen = cv2.warpAffine(image, shifted, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    inside = cv2.warpAffine(np.full(image.shape, 255, np.uint8), shifted, size, flags=flags)
-    return seen, inside > 254
-
-
-def _verify(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> float:
-    """Median tile correlation of ``second`` registered on ``first``; ``matrix`` maps first to second."""
-    texture, deviation = _texture(first)
-    for reach in (6, 4, 2):
-        seen, inside = _warped(second, matrix, first.shape)
-        other, other_deviation = _texture(seen)
-        lively = inside & (deviation > FLAT) & (other_deviation > FLAT)
-        lively = cv2.morphologyEx(lively.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
-        centres, moves, scores = _tiles(texture, other, lively & inside, reach)
-        if len(scores) < MIN_TILES:
-            return 0.0
-        if np.median(scores) < HOPELESS:
-            break
-        good = scores >= max(0.4, float(np.median(scores)))
-        if reach > 2 and good.sum() >= 4:
-            correction = np.vstack([_fit(centres[good], centres[good] + moves[good], 1.0), [0, 0, 1]])
-            matrix = matrix @ correction
-    return float(np.clip(np.median(scores), -1, 1))
 
 
 def _decode(encoded: bytes) -> np.ndarray:
@@ -325,7 +239,7 @@ def _candidates(prints: Sequence[Fingerprint]) -> list[tuple[int, int, bool, np.
         p, q = points[a[start:end]], points[b[start:end]]
         if mirror[start]:
             q = np.stack([prints[j].width - q[:, 0], q[:, 1], q[:, 2]], 1)
-        matrix = _align(p, q)
+        matrix = align(p, q)
         if matrix is not None:
             found.append((i, j, bool(mirror[start]), matrix))
     return found
@@ -341,7 +255,7 @@ def _correlation(first: Fingerprint, second: Fingerprint, mirrored: bool, matrix
         return 0.0
     if scale.prod() < 1:  # compare in the coarser frame: nothing is enlarged
         one, two, matrix = two, one, np.column_stack([np.diag(1 / scale), -matrix[:, 2] / scale])
-    return _verify(one, two, matrix)
+    return registered_correlation(one, two, matrix)
 
 
 def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
@@ -359,9 +273,14 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
     if len(content) < 2:
         return []
     ordered = [fingerprints[i] for i in content]
+    candidates = _candidates(ordered)
+
+    def verify(candidate: tuple[int, int, bool, np.ndarray]) -> float:
+        i, j, mirrored, matrix = candidate
+        return _correlation(ordered[i], ordered[j], mirrored, matrix)
+
     best: dict[tuple[int, int], float] = {}
-    for i, j, mirrored, matrix in _candidates(ordered):
-        score = _correlation(ordered[i], ordered[j], mirrored, matrix)
+    for (i, j, _, _), score in zip(candidates, read_ahead(verify, candidates, ahead=64), strict=True):
         if score >= SAME_SPECKLE:
             first, second = sorted((content[i], content[j]))
             best[first, second] = max(score, best.get((first, second), 0.0))
