@@ -51,7 +51,10 @@ def make_engine(device: str = "auto", precision: str = "auto", trained_in: str =
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("no CUDA device is available", hint="use --set runtime.device=cpu (or auto)")
+        raise ConfigError(
+            "no CUDA device is available",
+            hint="use cpu (or auto): --device cpu, in training --set runtime.device=cpu",
+        )
     place = torch.device(device)
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise ConfigError(

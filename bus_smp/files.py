@@ -21,6 +21,7 @@ _REFUSED = (
     errno.EEXIST,
     errno.EISDIR,
     errno.ENAMETOOLONG,
+    errno.ENOENT,
 )
 
 

@@ -107,7 +107,7 @@ def test_another_size_order_selection_or_label_is_another_cache(manifest, store)
     names.add(open_cache(manifest, manifest.frame, 16, store).folder.name)
     names.add(open_cache(manifest, manifest.frame[::-1], SIZE, store).folder.name)
     names.add(open_cache(manifest, manifest.frame.iloc[:3], SIZE, store).folder.name)
-    relabelled = manifest.frame.assign(mask_format="binary", masks="")
+    relabelled = manifest.frame.assign(label="normal", masks="")
     names.add(open_cache(manifest, relabelled, SIZE, store).folder.name)
     assert len(names) == 5
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from bus_smp.classes import LABELS
 from bus_smp.data.images import pixel_sha256, read_image, read_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import ImageError, ManifestError
@@ -24,7 +25,8 @@ def read_example(manifest: Manifest, row: pd.Series | Mapping | tuple) -> tuple[
 
     Raises:
         ImageError: naming the file, if one is missing or damaged, if the image is no longer of
-            the size the manifest was made with, or if the sizes differ without that flag.
+            the size the manifest was made with, if the sizes differ without that flag, or if the mask
+            does not mark what the label says.
         ManifestError: if the image's pixels are not those whose sha256 the manifest holds.
     """
     row = row._asdict() if isinstance(row, tuple) else row
@@ -41,11 +43,23 @@ def read_example(manifest: Manifest, row: pd.Series | Mapping | tuple) -> tuple[
             f"{path}: the image has changed since the manifest was made",
             hint="run bus-smp make-manifest again",
         )
+    mask = _read_mask(manifest, row, (height, width))
+    marked = LABELS[int(mask.max(initial=0))]
+    if marked != row["label"]:
+        raise ImageError(
+            f"{path}: labelled {row['label']}, but its mask marks {'nothing' if marked == LABELS[0] else marked}",
+            hint="correct the label or the mask, then run bus-smp make-manifest again",
+        )
+    return image, mask
+
+
+def _read_mask(manifest: Manifest, row: Mapping, shape: tuple[int, int]) -> np.ndarray:
+    height, width = shape
     masks = manifest.mask_paths(row)
     if "size_mismatch" not in str(row["flags"]).split("|"):
-        return image, read_mask(masks, row["mask_format"], row["label"], (height, width))
+        return read_mask(masks, row["mask_format"], row["label"], (height, width))
     mask = np.zeros((height, width), np.uint8)
     for one in masks:
         part = read_mask([one], row["mask_format"], row["label"])
         mask = np.maximum(mask, cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
-    return image, mask
+    return mask

@@ -55,7 +55,7 @@ def read_handwritten(path: Path, root: Path | None = None, name: str | None = No
         raise DataError(
             f"{root}: no such folder", hint="name the folder that the table's paths start from: --root"
         )
-    cells = read_table(path, REQUIRED)
+    cells = read_table(path, REQUIRED, "add the missing columns to the header; cells may stay empty")
     if not cells:
         raise DataError(
             f"{path}: the table has no rows", hint=f"fill in {', '.join(REQUIRED)}, one row per image"

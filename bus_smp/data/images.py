@@ -53,7 +53,9 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(f"{path}: values {values.min()}..{values.max()} fit neither 8 nor 16 bits")
-        return Image.fromarray((values // 257 if values.max() > 255 else values).astype(np.uint8))
+        # 10-, 12- and 14-bit scans come in 16-bit files: taken for 16 bits they would be nearly black
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if values.max() < 1 << bits)
+        return Image.fromarray((values * 255 // ((1 << bits) - 1)).astype(np.uint8))
     if image.mode == "F":
         raise ImageError(f"{path}: floating-point pixels have no fixed range; save it with 8 bits")
     return image
@@ -63,7 +65,8 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image file.
 
     Returns:
-        uint8 array (H, W, 3), RGB. Alpha is dropped, grey is repeated, 16 bits become 8.
+        uint8 array (H, W, 3), RGB. Alpha is dropped, grey is repeated. More than 8 bits become 8, by
+        the smallest of 10, 12, 14 and 16 bits that holds the brightest pixel.
 
     Raises:
         ImageError: if the file is missing, truncated, too large, or of floating-point pixels.
@@ -133,7 +136,7 @@ def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
             colour = tuple(int(v) for v in rgb[stray][0])
             raise ImageError(
                 f"{path}: colour {colour} in {int(stray.sum())} pixels of the mask; "
-                "expected black, (0, 255, 0) benign or (255, 0, 0) malignant"
+                f"expected black, (0, 255, 0) benign or (255, 0, 0) malignant{_lossy(path)}"
             )
         return mask
 
@@ -142,12 +145,18 @@ def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
         grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
         if not grey or not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
             found = ", ".join(str(v) for v in values[:6])
-            raise ImageError(f"{path}: values {found} in a binary mask; expected 0 and 255 (or 0 and 1)")
+            raise ImageError(
+                f"{path}: values {found} in a binary mask; expected 0 and 255 (or 0 and 1){_lossy(path)}"
+            )
         lesion = (rgb[..., 0] > 0).astype(np.uint8)
         if label == "normal" and lesion.any():
             raise ImageError(f"{path}: marks {int(lesion.sum())} pixels, but its image is labelled normal")
         return lesion * LABELS.index(label)
     raise ValueError(f"mask_format {mask_format!r} is none of {MASK_FORMATS}")
+
+
+def _lossy(path: Path) -> str:
+    return "; JPEG changes colours, masks need PNG" if path.suffix.lower() in (".jpg", ".jpeg") else ""
 
 
 def pixel_sha256(image: np.ndarray) -> str:

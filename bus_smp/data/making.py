@@ -114,7 +114,7 @@ def known_images(
                 fold = "" if pd.isna(row["fold"]) else str(row["fold"])
                 images.append(
                     Known(
-                        row["dataset"], row["image_id"], row["label"], row["group_id"],
+                        row["dataset"], row["image_id"], _proven_label(row), row["group_id"],
                         (row["split"], fold) if row["split"] else None, *found,
                     )
                 )  # fmt: skip
@@ -123,6 +123,11 @@ def known_images(
                 f"not compared with {missing} of {len(seen)} images of {path.name}: they cannot be read"
             )
     return images, notes
+
+
+def _proven_label(row: Mapping) -> str:
+    """The label, or "" where it was found to contradict the mask and proves nothing about a copy's."""
+    return "" if "label_mismatch" in row["flags"].split("|") else row["label"]
 
 
 def reason_kind(reason: str) -> str:
@@ -173,7 +178,7 @@ def _split(
         "unit": unit(used),
         "imbalance": round(imbalance(used, split, plan.fractions), 6),
         "splits": {name: _counts(used[split == name]) for name in SPLITS},
-        "warnings": split_warnings(used, split),
+        "warnings": _missing_labels(frame) + split_warnings(used, split),
         "notes": notes,
     }
     if folds is not None:
@@ -183,6 +188,18 @@ def _split(
         about["folds"] = {str(fold): _counts(used[folds == fold]) for fold in range(plan.folds)}
         about["warnings"] += split_warnings(used, folds.to_numpy())
     return frame, about
+
+
+def _missing_labels(frame: pd.DataFrame) -> list[str]:
+    """Sentences about labels that no used image has: lesions always, normal if there were such images."""
+    used = frame[frame["excluded"] == ""]
+    warnings = []
+    for label in LABELS:
+        there = int((frame["label"] == label).sum())
+        if not (used["label"] == label).any() and (there or label != LABELS[0]):
+            why = f"all {there} are excluded" if there else "the data set has none"
+            warnings.append(f"no {label} image is used: {why}")
+    return warnings
 
 
 def _test_groups(
@@ -219,7 +236,9 @@ def _named(one: Judged, make: Callable[[], pd.Series]) -> pd.Series:
     try:
         return make()
     except ManifestError as error:
-        raise ManifestError(f"{one.survey.dataset}: {error.what}", hint=error.hint) from None
+        kinds = one.frame.loc[one.frame["excluded"] != "", "excluded"].map(reason_kind).value_counts()
+        why = "".join(f"; {count} images are excluded: {kind}" for kind, count in kinds.sort_index().items())
+        raise ManifestError(f"{one.survey.dataset}: {error.what}{why}", hint=error.hint) from None
 
 
 def _counts(rows: pd.DataFrame) -> dict[str, int]:

@@ -175,8 +175,9 @@ def _find_pairs(images: Sequence[_Image]) -> list[tuple[int, int, str, float]]:
     for i, image in enumerate(images):
         same.setdefault(image.sha256, []).append(i)
     pairs = {pair: ("exact", 1.0) for alike in same.values() for pair in combinations(alike, 2)}
-    for first, second, correlation in find_near_duplicates([image.print for image in images]):
-        pairs.setdefault((first, second), ("near", round(float(correlation), 3)))
+    one_each = [alike[0] for alike in same.values()]  # equal pixels are compared with the rest once
+    for a, b, correlation in find_near_duplicates([images[i].print for i in one_each]):
+        pairs[one_each[a], one_each[b]] = ("near", round(float(correlation), 3))
     return sorted((a, b, kind, correlation) for (a, b), (kind, correlation) in pairs.items())
 
 

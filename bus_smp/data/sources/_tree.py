@@ -111,7 +111,9 @@ def rows_by_image(
     return found
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table(
+    path: Path, columns: Sequence[str], remedy: str = "restore the table as it was downloaded"
+) -> list[dict[str, str]]:
     """Read a .csv or .xlsx table.
 
     CSV may have a BOM, any line ends, and ";", "," or tab between cells. Lines above the header
@@ -120,6 +122,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
     Args:
         columns: lower-case names that must be there.
+        remedy: what to do where they are not.
 
     Raises:
         DataError: if the file cannot be read or has no such columns.
@@ -134,7 +137,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     first = max((next(filter(any, cells), []) for cells in sheets), key=len, default=[])
     raise DataError(
         f"{path}: expected the columns {', '.join(columns)}; found {', '.join(first[:12]) or 'an empty table'}",
-        hint="restore the table as it was downloaded",
+        hint=remedy,
     )
 
 
