@@ -8,8 +8,8 @@ from bus_smp.classes import LABELS
 from bus_smp.data.audit import survey
 from bus_smp.data.examples import read_example
 from bus_smp.data.images import color_mask, read_image
-from bus_smp.data.making import SplitPlan, make_manifests
-from bus_smp.data.manifest import combine
+from bus_smp.data.making import SplitPlan, known_images, make_manifests
+from bus_smp.data.manifest import Manifest, combine, write_manifest
 from bus_smp.data.policies import Known, Policy, judge
 from bus_smp.data.sources import Record
 from bus_smp.errors import ConfigError, DataError, ImageError, ManifestError
@@ -273,3 +273,27 @@ def test_nothing_left_to_use_is_an_error_with_the_reasons(tmp_path):
     data = write_set(tmp_path, COPIES, excluded="image without mask")
     with pytest.raises(DataError, match="all 4 images are excluded.*4 image without mask"):
         make_manifests([data])
+
+
+def test_a_label_that_no_used_image_has_is_said(tmp_path):
+    rows = [(f"i{n}", f"p{n}", "benign", n) for n in range(12)]
+    manifest = make_manifests([write_set(tmp_path / "set", rows)])[0]
+    assert "no malignant image is used: the data set has none" in manifest.about["splits"]["warnings"]
+    assert not any("normal" in warning for warning in manifest.about["splits"]["warnings"])
+
+
+def test_a_label_that_contradicted_its_mask_elsewhere_does_not_condemn_the_right_one(tmp_path):
+    rows = [(f"i{n}", f"p{n}", LABELS[1 + n % 2], n) for n in range(8)]
+    earlier = make_manifests([write_set(tmp_path / "earlier", rows, dataset="earlier")])[0]
+    frame = earlier.frame.copy()
+    wrong = frame["image_id"] == "i0"
+    frame.loc[wrong, ["label", "flags", "excluded", "split"]] = [
+        "malignant",
+        "label_mismatch",
+        "label mismatch",
+        "",
+    ]
+    write_manifest(Manifest(frame, earlier.roots, earlier.about), tmp_path / "out" / "earlier.csv")
+    known, _ = known_images(tmp_path / "out", ["new"])
+    judged = judge([write_set(tmp_path / "new", rows, dataset="new")], Policy(), known)[0]
+    assert judged.frame.set_index("image_id").loc["i0", "excluded"] == ""
