@@ -263,7 +263,7 @@ def test_a_network_that_returns_nan_is_an_error_not_a_score(manifests, trained):
     with torch.no_grad():
         next(predictor.model.parameters()).fill_(float("nan"))
     manifest = read_manifest(manifests / "data_manifests" / "busi.csv")
-    with pytest.raises(EvaluationError, match="NaN"):
+    with pytest.raises(EvaluationError, match="the network returned NaN"):
         score_images(predictor, manifest, manifest.used().head(2))
 
 

@@ -1,5 +1,7 @@
 """Files are whole under their final name, whatever happens while they are written."""
 
+import os
+
 import pytest
 
 from bus_smp.errors import BusSmpError
@@ -23,6 +25,16 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
         temporary.write_text("new\n")
         assert target.read_text() == "old\n"
     assert target.read_text() == "new\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace a file that is open")
+def test_who_reads_the_old_file_meanwhile_reads_all_of_it(tmp_path):
+    """The name moves to another file; writing over the old one could be seen, and cut off, half way."""
+    target = tmp_path / "table.csv"
+    write_text(target, "old\n")
+    with target.open() as reader:
+        write_text(target, "new\n")
+        assert reader.read() == "old\n"
 
 
 def test_missing_folders_are_made(tmp_path):
