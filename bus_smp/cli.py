@@ -18,6 +18,8 @@ COMMANDS = {
     "train": "Train the hybrid model on one or more manifests; run again to continue.",
     "crosseval": "Score a run on data sets it never saw.",
     "evaluate": "Score a run on its own test split.",
+    "compare": "Compare two runs image by image.",
+    "report": "Write all that was found about one or several runs as one page.",
     "predict": "Segment images: colour masks, overlays, one CSV row per image.",
     "info": "Say what a checkpoint, run folder or manifest is, at once.",
     "demo": "Do the whole job on synthetic data.",

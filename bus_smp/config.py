@@ -26,11 +26,15 @@ class _Section(BaseModel):
 
 
 class DataSettings(_Section):
-    """Which manifests to train on, and the square size in pixels that images are stretched to."""
+    """Which manifests to train on, and the square size in pixels that images are stretched to.
+
+    ``fold``: null for the manifest's own splits, else the cross-validation fold that is tested on.
+    """
 
     train: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)] = ("bus-uclm",)
     manifests: str = "data_manifests"
     size: Annotated[int, Field(ge=32, le=2048)] = 256
+    fold: Annotated[int, Field(ge=0)] | None = None
 
 
 class AugmentSettings(_Section):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import uuid
@@ -50,12 +51,16 @@ def explained(path: Path, needs: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; when the block ends well, it takes the place of ``path``.
 
     The bytes are on the disk before the name changes, so a kill or a power cut leaves either the
     old file or the new one. On any error the temporary file is removed and ``path`` is untouched.
     The temporary name keeps the suffix, for writers that choose their format by it.
+
+    Args:
+        durable: False leaves out the wait for the disk: for many small files that can be made again, and
+            which a power cut (not a kill) may then cut short.
 
     Raises:
         BusSmpError: if the disk is full or the folder cannot be written to.
@@ -66,8 +71,9 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            with temporary.open("rb+") as written:  # Windows syncs only what is open for writing
-                os.fsync(written.fileno())
+            if durable:
+                with temporary.open("rb+") as written:  # Windows syncs only what is open for writing
+                    os.fsync(written.fileno())
             temporary.replace(path)
         finally:
             with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
@@ -88,3 +94,12 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 with LF line ends, all or nothing."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits, read in blocks."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -13,10 +13,12 @@ from conftest import invoke
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
 from bus_smp.engine import make_engine
 from bus_smp.errors import EvaluationError, ManifestError
-from bus_smp.evaluation.crosseval import check_external, score_images
+from bus_smp.evaluation.crosseval import score_images
+from bus_smp.evaluation.external import check_external
 from bus_smp.evaluation.legacy import legacy_metrics
 from bus_smp.evaluation.predictor import load_predictor
-from bus_smp.evaluation.record import draw_figures, mask_path
+from bus_smp.evaluation.drawing import draw_figures
+from bus_smp.evaluation.folder import mask_path
 from bus_smp.evaluation.statistics import read_per_image, summarise
 from bus_smp.threads import read_ahead
 
@@ -37,8 +39,10 @@ def test_the_folder_holds_tables_figures_and_a_mask_for_every_image(crossed, man
     used = read_manifest(manifests / "data_manifests" / "busi.csv").used()
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "per_image.csv", "baselines.csv", "pixel_roc.csv", "summary.json", "masks",
-        "roc_curves.png", "confusion_matrix.png", "qualitative.png",
+        "per_image.csv", "components.csv", "baselines.csv", "pixel_roc.csv", "reliability.csv", "masks",
+        "summary.json", "data.json",
+        "roc_curves.png", "confusion_matrix.png", "qualitative.png", "calibration.png", "detection.png",
+        "difficulty.png", "agreement.png", "failures.png",
     }  # fmt: skip
     assert (
         len(pd.read_csv(folder / "per_image.csv"))
@@ -274,11 +278,13 @@ def test_probabilities_come_back_at_native_size_and_sum_to_one(trained):
         rng.integers(0, 256, (height, width, 3), np.uint8)
         for height, width in ((70, 91), (200, 33), (1, 1), (64, 64))
     ]
-    found = list(predictor.probabilities(images))
-    for image, probabilities in zip(images, found, strict=True):
-        assert probabilities.shape == (3, *image.shape[:2])
-        assert probabilities.dtype == np.float32
-        np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
+    found = list(predictor.at_temperature(2.5).predictions(images))
+    for image, prediction in zip(images, found, strict=True):
+        assert prediction.native.shape == (3, *image.shape[:2])
+        assert prediction.grid.shape == prediction.raw_grid.shape == (3, 64, 64)
+        for probabilities in (prediction.native, prediction.grid, prediction.raw_grid):
+            assert probabilities.dtype == np.float32
+            np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
 
 
 def test_reading_ahead_keeps_the_order_holds_few_and_passes_errors_on():

@@ -375,3 +375,22 @@ def test_make_manifest_imports_no_torch_and_its_help_not_even_numpy(tree, tmp_pa
 
     assert loaded("--help") == "[]"
     assert loaded("--dataset", "bus-bra", "--root", tree, "--out", tmp_path) == "['numpy', 'pandas']"
+
+
+def test_pixel_sizes_of_a_table_go_into_the_manifest_and_impossible_ones_are_refused(own, tmp_path):
+    table, rows = own
+    sizes = ["0.07", "", *["0.1"] * (len(rows) - 3)]
+    body = [(*row, size) for row, size in zip(rows[1:], sizes, strict=True)]
+    write_table(table, [(*rows[0], "pixel_mm"), *body])
+    run("--csv", table, "--out", tmp_path / "out")
+    frame = read_manifest(tmp_path / "out" / "mine.csv").frame
+    assert list(frame["pixel_mm"].head(3)) == ["0.07", "", "0.1"]
+
+    for wrong in ("7", "0.007", "wide", "-1", "nan"):
+        write_table(table, [(*rows[0], "pixel_mm"), (*rows[1], wrong), *body[1:]])
+        with pytest.raises(ManifestError, match="row 2: pixel_mm"):
+            run("--csv", table, "--out", tmp_path / "out2")
+    path = tmp_path / "out" / "mine.csv"
+    path.write_text(path.read_text().replace(",0.07\n", ",0.007\n"))
+    with pytest.raises(ManifestError, match="pixel_mm: '0.007' is not the side of a pixel in mm"):
+        read_manifest(path)

@@ -530,6 +530,20 @@ def test_breast_other_findings_are_no_lesions_and_normals_need_no_mask(breast_tr
     assert all(r.patient_known and not r.excluded for r in found.values())
 
 
+def test_breast_pixel_sizes_are_in_mm_whichever_unit_the_table_has(breast):
+    table = next(breast.parent.glob("*.xlsx"))
+    rows = list(openpyxl.load_workbook(table).active.iter_rows(values_only=True))
+    table.unlink()
+    column = rows[0].index("Pixel_size")
+    sizes = ["0.007", "0.07", "", "unknown", "7"]
+    rows[1:] = [
+        [*row[:column], size, *row[column + 1 :]] for row, size in zip(rows[1:], sizes, strict=True)
+    ]
+    with (breast / "breast-lesions-usg-clinical-data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert [r.pixel_mm for r in read("breast", breast).values()] == ["0.07", "0.07", "", "", ""]
+
+
 def test_breast_table_may_lie_beside_the_images_or_be_a_csv(breast, breast_tree):
     table = next(breast.parent.glob("*.xlsx"))
     rows = list(openpyxl.load_workbook(table).active.iter_rows(values_only=True))

@@ -3,65 +3,30 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import brier_score_loss, roc_auc_score
+from tables import clustered_table, lesion, normal, random_table, table_row
 
-from bus_smp.classes import LABELS
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.metrics import METRIC_COLUMNS, TARGETS, image_row
+from bus_smp.evaluation.metrics import METRIC_COLUMNS, TARGETS
 from bus_smp.evaluation.score_table import format_estimate, format_table, table_rows
+from bus_smp.evaluation.shape import SHAPES
 from bus_smp.evaluation.statistics import read_per_image, summarise, warnings_of
-
-
-def _row(image_id, group, label, counts, score=0.0):
-    return {
-        "dataset": "made", "image_id": image_id, "patient_id": group, "group_id": group, "label": label,
-        "width": 10, "height": 10, "flags": "", "malignant_score": score,
-    } | image_row(np.array(counts))  # fmt: skip
-
-
-def _lesion(label, found, predicted_as=None, size=20):
-    """Counts of an image with one lesion of ``size`` pixels, of which ``found`` are predicted."""
-    counts = np.zeros((3, 3), int)
-    true = LABELS.index(label)
-    counts[0, 0] = 100 - size
-    counts[true, LABELS.index(predicted_as or label)] = found
-    counts[true, 0] += size - found
-    return counts
-
-
-def _normal(false_alarm=0, predicted_as="benign"):
-    counts = np.zeros((3, 3), int)
-    counts[0, 0] = 100 - false_alarm
-    counts[0, LABELS.index(predicted_as)] += false_alarm
-    return counts
+from bus_smp.evaluation.surfaces import SURFACE_COLUMNS
 
 
 def _small():
-    elsewhere = _lesion("benign", 0)
+    elsewhere = lesion("benign", 0)
     elsewhere[0, :2] = 75, 5
     return pd.DataFrame(
         [
-            _row("1", "a", "benign", _lesion("benign", 20), 0.1),
-            _row("2", "a", "benign", elsewhere, 0.6),
-            _row("3", "b", "malignant", _lesion("malignant", 10), 0.9),
-            _row("4", "b", "malignant", _lesion("malignant", 0), 0.6),
-            _row("5", "c", "malignant", _lesion("malignant", 20, "benign"), 0.2),
-            _row("6", "c", "normal", _normal(), 0.0),
-            _row("7", "d", "normal", _normal(4), 0.1),
+            table_row("1", "a", "benign", lesion("benign", 20), 0.1),
+            table_row("2", "a", "benign", elsewhere, 0.6),
+            table_row("3", "b", "malignant", lesion("malignant", 10), 0.9),
+            table_row("4", "b", "malignant", lesion("malignant", 0), 0.6),
+            table_row("5", "c", "malignant", lesion("malignant", 20, "benign"), 0.2),
+            table_row("6", "c", "normal", normal(), 0.0),
+            table_row("7", "d", "normal", normal(4), 0.1),
         ]
-    )
-
-
-def _clustered(groups, per_group, seed, between=0.2, within=0.02):
-    """A table in which images of one patient resemble each other; only lesion Dice matters."""
-    random = np.random.default_rng(seed)
-    level = np.repeat(0.5 + between * random.uniform(-1, 1, groups), per_group)
-    dice = level + within * random.uniform(-1, 1, groups * per_group)
-    row = _row("0", "p0", "benign", _lesion("benign", 10))
-    return pd.DataFrame([row] * len(dice)).assign(
-        image_id=[str(index) for index in range(len(dice))],
-        group_id=[f"p{index // per_group}" for index in range(len(dice))],
-        dice_lesion=dice,
     )
 
 
@@ -71,7 +36,9 @@ def test_a_small_table_by_hand():
         "images": 7,
         "groups": 4,
         "by_label": {"normal": 2, "benign": 2, "malignant": 3},
+        "groups_by_label": {"normal": 2, "benign": 1, "malignant": 2},
         "with_reference": {"lesion": 5, "benign": 2, "malignant": 3},
+        "lesions_true": 5,
     }
     metrics, rates = summary["metrics"], summary["rates"]
     assert metrics["dice_lesion"]["mean"] == pytest.approx((1 + 0 + 2 / 3 + 0 + 1) / 5)
@@ -92,9 +59,9 @@ def test_a_small_table_by_hand():
 def test_every_metric_column_is_averaged_over_the_images_whose_reference_shows_the_target():
     table = _small()
     summary = summarise(table, draws=0)
-    assert list(summary["metrics"]) == list(METRIC_COLUMNS)
-    for column in METRIC_COLUMNS:
-        shows = table[f"sensitivity_{column.split('_')[1]}"].notna()
+    assert list(summary["metrics"]) == [*METRIC_COLUMNS, *SURFACE_COLUMNS]
+    for column in summary["metrics"]:
+        shows = table[f"sensitivity_{column.split('_')[-1]}"].notna()
         estimate = summary["metrics"][column]
         assert estimate["mean"] == pytest.approx(table.loc[shows, column].mean())
         assert estimate["n"] == table.loc[shows, column].notna().sum()
@@ -103,21 +70,14 @@ def test_every_metric_column_is_averaged_over_the_images_whose_reference_shows_t
 
 def test_normal_images_never_change_a_dice():
     lesions = _small().iloc[:5]
-    normals = pd.DataFrame([_row(f"n{i}", f"n{i}", "normal", _normal(i % 3)) for i in range(50)])
+    normals = pd.DataFrame([table_row(f"n{i}", f"n{i}", "normal", normal(i % 3)) for i in range(50)])
     alone, among = summarise(lesions, draws=0), summarise(pd.concat([lesions, normals]), draws=0)
     for column in METRIC_COLUMNS:
         assert alone["metrics"][column]["mean"] == pytest.approx(among["metrics"][column]["mean"])
 
 
 def test_image_auc_agrees_with_scikit_learn_ties_included():
-    random = np.random.default_rng(3)
-    rows = []
-    for index in range(150):
-        label = LABELS[random.integers(3)]
-        score = round(random.uniform() * 0.6 + 0.2 * LABELS.index(label), 1)
-        counts = _normal() if label == "normal" else _lesion(label, 5)
-        rows.append(_row(str(index), f"p{index // 3}", label, counts, score))
-    table = pd.DataFrame(rows)
+    table = random_table(150, 50, 3)
     rates = summarise(table, draws=300)["rates"]
     malignant = table["label"] == "malignant"
     assert rates["auc_malignant"]["mean"] == pytest.approx(
@@ -132,34 +92,15 @@ def test_image_auc_agrees_with_scikit_learn_ties_included():
     assert among["low"] < among["mean"] < among["high"]
 
 
-def test_the_interval_is_that_of_drawing_whole_groups_in_a_loop():
-    table = _small()
-    draws = 150
-    ours = summarise(table, draws=draws, seed=7)
-    random = np.random.default_rng(7)
-    members = [np.flatnonzero(table["group_id"] == name) for name in sorted(table["group_id"].unique())]
-    malignant = (table["label"] == "malignant").to_numpy()
-    dice, auc = [], []
-    for pick in random.integers(0, len(members), (draws, len(members))):
-        drawn = np.concatenate([members[i] for i in pick])
-        dice.append(table["dice_lesion"].iloc[drawn].mean())
-        both = len(set(malignant[drawn])) == 2
-        auc.append(roc_auc_score(malignant[drawn], table["malignant_score"].iloc[drawn]) if both else np.nan)
-    estimate = ours["metrics"]["dice_lesion"]
-    assert estimate["undefined_draws"] == np.isnan(dice).sum()
-    assert [estimate["low"], estimate["high"]] == pytest.approx(np.nanquantile(dice, [0.025, 0.975]))
-    assert ours["rates"]["auc_malignant"]["undefined_draws"] == np.isnan(auc).sum() > 0
-
-
 def test_the_bootstrap_gives_the_same_whatever_the_size_of_its_blocks(monkeypatch):
-    table = _clustered(8, 3, 0)
+    table = random_table(60, 15, 0)
     whole = summarise(table, draws=300)
-    monkeypatch.setattr("bus_smp.evaluation.bootstrap._BLOCK_CELLS", 24 * 64)
+    monkeypatch.setattr("bus_smp.evaluation.bootstrap._BLOCK_CELLS", 60 * 64)
     assert summarise(table, draws=300) == whole
 
 
 def test_the_summary_does_not_depend_on_row_order_or_on_the_index():
-    table = _clustered(61, 7, 1)
+    table = clustered_table(61, 7, 1)
     table["dice_lesion"] **= 9  # of many magnitudes, so that another order of adding shows in the last digit
     shuffled = table.sample(frac=1, random_state=5)
     assert summarise(table, draws=200) == summarise(shuffled, draws=200)
@@ -167,20 +108,12 @@ def test_the_summary_does_not_depend_on_row_order_or_on_the_index():
 
 
 def test_whole_patients_give_a_wider_interval_than_single_images():
-    table = _clustered(15, 10, 2)
+    table = clustered_table(15, 10, 2)
     single = table.assign(group_id=table["image_id"])
     by_group = summarise(table, draws=1000)["metrics"]["dice_lesion"]
     by_image = summarise(single, draws=1000)["metrics"]["dice_lesion"]
     assert by_group["mean"] == pytest.approx(by_image["mean"])
     assert by_group["high"] - by_group["low"] > 2 * (by_image["high"] - by_image["low"])
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    covered = 0
-    for seed in range(120):
-        estimate = summarise(_clustered(25, 2, seed), draws=300)["metrics"]["dice_lesion"]
-        covered += estimate["low"] <= 0.5 <= estimate["high"]
-    assert 0.87 <= covered / 120 <= 0.99
 
 
 def test_the_same_group_name_in_two_data_sets_is_two_groups():
@@ -195,17 +128,11 @@ def test_where_there_is_no_interval_the_reason_is_said():
     assert one["metrics"]["dice_malignant"]["mean"] is None
     assert one["metrics"]["dice_malignant"]["no_interval"] == "undefined: no such image"
     small = summarise(_small(), draws=400)
-    # Benign images are all of patient a, so every draw that has them has the same mean.
-    assert small["metrics"]["dice_benign"]["no_interval"] == "no interval: one patient"
-    assert (
-        small["rates"]["image_specificity_malignant"]["no_interval"] == "no interval: the same in every image"
-    )
-    two = _small().iloc[[0, 2, 5, 6]].assign(group_id=["a", "b", "c", "d"])
-    rare = pd.concat([two, *(two.iloc[:1].assign(image_id=f"x{i}", group_id=f"x{i}") for i in range(20))])
-    estimate = summarise(rare, draws=400)["rates"]["false_alarm_rate"]
-    assert estimate["undefined_draws"] > 20
-    assert estimate["low"] is None and "of the draws" in estimate["no_interval"]
-    assert estimate["mean"] == 0.5
+    assert small["metrics"]["dice_lesion"]["no_interval"] == "no interval: 3 patients"
+    many = summarise(random_table(60, 20, 1).assign(false_alarm_area=0.0), draws=100)
+    assert many["rates"]["false_alarm_area"]["no_interval"] == "no interval: the same in every image"
+    assert many["rates"]["image_ece"]["no_interval"] == "no interval: biased upwards"
+    assert many["rates"]["image_brier"]["low"] < many["rates"]["image_brier"]["high"]
 
 
 def test_the_summary_is_json_without_nan():
@@ -214,16 +141,145 @@ def test_the_summary_is_json_without_nan():
 
 
 def test_a_class_that_is_never_predicted_is_named():
-    table = pd.DataFrame([_row("1", "a", "malignant", _lesion("malignant", 9, "benign"))])
+    table = pd.DataFrame([table_row("1", "a", "malignant", lesion("malignant", 9, "benign"))])
     summary = summarise(table, draws=0)
     assert summary["never_predicted"] == ["malignant"]
     assert any("malignant is never predicted" in text for text in warnings_of(summary))
+
+
+def test_lesions_are_counted_one_by_one_and_class_accuracy_only_where_one_was_found():
+    table = _small().assign(
+        lesions_true=[3, 1, 1, 1, 2, 0, 0], hits_iou10=[2, 0, 1, 0, 2, 0, 0], hits_iou50=[1, 0, 0, 0, 1, 0, 0],
+        right_class_iou10=[2, 0, 1, 0, 0, 0, 0], false_lesions_iou10=[0, 1, 0, 0, 0, 0, 6], false_lesions_iou50=[1, 1, 1, 0, 1, 0, 6],
+    )  # fmt: skip
+    summary = summarise(table, draws=0)
+    rates = summary["rates"]
+    assert summary["counts"]["lesions_true"] == 8
+    assert rates["lesion_sensitivity_iou10"]["mean"] == pytest.approx(5 / 8)
+    assert rates["lesion_sensitivity_iou50"]["mean"] == pytest.approx(2 / 8)
+    assert (rates["lesion_sensitivity_iou10"]["n"], rates["lesion_sensitivity_iou10"]["n_undefined"]) == (
+        5,
+        2,
+    )
+    assert rates["false_lesions_per_image_iou10"]["mean"] == pytest.approx(7 / 7)
+    assert rates["false_lesions_per_image_iou50"]["mean"] == pytest.approx(10 / 7)
+    assert rates["class_accuracy_given_detection"]["mean"] == pytest.approx(3 / 5)
+    assert rates["class_accuracy_given_detection"]["n"] == 3
+    nothing = summarise(table.assign(hits_iou10=0, right_class_iou10=0), draws=0)["rates"]
+    assert nothing["class_accuracy_given_detection"]["mean"] is None
+
+
+def test_a_distance_is_undefined_where_nothing_is_predicted_and_is_counted_not_filled_in():
+    table = _small()
+    table["hd95_lesion"] = [1.0, 9.0, 2.0, np.nan, 4.0, 7.0, np.nan]  # image 6 is normal
+    hd95 = summarise(table, draws=0)["metrics"]["hd95_lesion"]
+    assert hd95["mean"] == pytest.approx((1 + 9 + 2 + 4) / 4)
+    assert (hd95["n"], hd95["n_undefined"]) == (4, 3)
+    assert "hd95_lesion_mm" not in summarise(table, draws=0)["metrics"]
+    table["pixel_mm"] = [0.1, np.nan, 0.2, 0.1, 0.1, 0.1, 0.1]
+    metrics = summarise(table, draws=0)["metrics"]
+    assert metrics["hd95_lesion_mm"]["mean"] == pytest.approx((0.1 + 0.4 + 0.4) / 3)
+    assert (metrics["hd95_lesion_mm"]["n"], metrics["asd_lesion_mm"]["n"]) == (3, 3)
+
+
+def test_brier_and_ece_of_images_are_those_of_their_definitions():
+    table = random_table(200, 50, 4).assign(malignant_score_raw=np.random.default_rng(0).random(200))
+    malignant = (table["label"] == "malignant").to_numpy()
+    rates = summarise(table, draws=0)["rates"]
+    for ending in ("", "_raw"):
+        score = table[f"malignant_score{ending}"].to_numpy()
+        assert rates[f"image_brier{ending}"]["mean"] == pytest.approx(brier_score_loss(malignant, score))
+        bins = np.minimum(score // 0.1000000001, 9)
+        gaps = [
+            abs(malignant[bins == b].mean() - score[bins == b].mean()) * (bins == b).mean() for b in set(bins)
+        ]
+        if ending:  # the rounded scores lie on the borders of bins
+            assert rates["image_ece_raw"]["mean"] == pytest.approx(sum(gaps))
+    sure = table.assign(malignant_score=malignant.astype(float))
+    assert summarise(sure, draws=0)["rates"]["image_ece"]["mean"] == 0
+    wrong = summarise(table.assign(malignant_score=1.0 - malignant), draws=0)["rates"]
+    assert wrong["image_ece"]["mean"] == wrong["image_brier"]["mean"] == 1
+    unscored = summarise(table.assign(malignant_score=np.nan), draws=0)["rates"]
+    assert unscored["image_ece"]["mean"] is unscored["image_brier"]["mean"] is None
+
+
+def test_calls_are_those_of_the_stored_thresholds_and_undefined_without_one():
+    table = _small().assign(called_malignant=[1, 0, 1, 1, 0, 0, 0], called_malignant_95=np.nan)
+    rates = summarise(table, draws=0)["rates"]
+    assert rates["called_sensitivity"]["mean"] == pytest.approx(2 / 3)
+    assert rates["called_specificity"]["mean"] == pytest.approx(3 / 4)
+    assert rates["called_sensitivity_95"]["mean"] is rates["called_specificity_95"]["mean"] is None
+    assert rates["called_specificity_90"]["mean"] == pytest.approx(3 / 4)  # the benign score of .6
+
+
+def test_strata_hold_the_numbers_of_their_images_alone():
+    table = random_table(120, 30, 6)
+    table["flags"] = ["marks|duplicate:x" if index % 3 == 0 else "" for index in range(120)]
+    table.loc[table.index % 2 == 0, "dataset"] = "other"
+    strata = summarise(table, draws=200)["strata"]
+    assert list(strata) == ["size", "class", "flags", "dataset"]
+    assert list(strata["flags"]) == ["with marks", "without marks"]
+    parts = {
+        ("class", "benign"): table[table["label"] == "benign"],
+        ("flags", "with marks"): table[table.index % 3 == 0],
+        ("dataset", "other"): table[table["dataset"] == "other"],
+    }
+    for (by, level), part in parts.items():
+        alone, found = summarise(part, draws=0), strata[by][level]
+        assert (found["images"], found["groups"]) == (len(part), alone["counts"]["groups"])
+        for name in ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant"):
+            expected = (alone["metrics"] | alone["rates"])[name]
+            assert found[name]["mean"] == (expected["mean"] and pytest.approx(expected["mean"]))
+            assert (found[name]["n"], found[name]["n_undefined"]) == (expected["n"], expected["n_undefined"])
+    assert strata["class"]["benign"]["dice_lesion"]["low"] is not None
+    assert strata["class"]["benign"]["auc_malignant"]["no_interval"] == "undefined: no such image"
+
+
+def test_sizes_are_terciles_of_the_lesions_share_of_the_image_with_their_bounds():
+    sizes = [5, 10, 15, 20, 25, 30]
+    rows = [table_row(str(size), f"p{size}", "benign", lesion("benign", 5, size=size)) for size in sizes]
+    rows.append(table_row("n", "n", "normal", normal()))
+    found = summarise(pd.DataFrame(rows), draws=50)["strata"]["size"]
+    assert {name: (level["images"], level["bounds"]) for name, level in found.items()} == {
+        "small": (2, [0.05, 0.1]),
+        "medium": (2, [0.15, 0.2]),
+        "large": (2, [0.25, 0.3]),
+    }
+    assert found["small"]["dice_lesion"]["n"] == 2
+    assert found["small"]["dice_lesion"]["no_interval"] == "no interval: 2 patients"
+    assert "size" not in summarise(pd.DataFrame(rows[-1:]), draws=0)["strata"]
+
+
+def test_shapes_are_compared_where_the_lesion_was_found_and_what_is_undefined_is_null():
+    table = _small().assign(area_truth=20.0, area_predicted=[20.0, 5, 10, np.nan, 26, np.nan, 4])
+    area = summarise(table, draws=0)["agreement"]["area"]
+    assert area["n"] == 3, "neither the miss that marks something elsewhere nor the false alarm"
+    assert area["bias"] == pytest.approx((0 - 10 + 6) / 3)
+    assert area["r"] is None, "the truth is always the same"
+    assert list(summarise(table.iloc[5:], draws=0)["agreement"]) == list(SHAPES)
+
+
+def test_a_rare_label_is_given_its_share_of_every_draw_and_that_is_said():
+    table = random_table(90, 30, 8)
+    table["label"] = ["malignant" if int(group[1:]) < 6 else "benign" for group in table["group_id"]]
+    summary = summarise(table, draws=300)
+    assert summary["bootstrap"]["stratified_by"] == ["malignant"]
+    assert summary["rates"]["image_sensitivity_malignant"]["undefined_draws"] == 0
+    assert summarise(random_table(90, 30, 8), draws=0)["bootstrap"]["stratified_by"] == []
+
+
+def test_what_few_patients_cannot_tell_is_a_warning():
+    assert any("only 4 group(s)" in text for text in warnings_of(summarise(_small(), draws=0)))
+    table = clustered_table(20, 2, 0)
+    table.loc[:3, "label"] = "malignant"
+    assert warnings_of(summarise(table, draws=0))[-1].startswith("malignant images are of 2 group(s) only")
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (lambda t: t.drop(columns="dice_lesion"), "dice_lesion"),
+        (lambda t: t.drop(columns="hd95_lesion"), "hd95_lesion(.|\n)*evaluate again"),
         (lambda t: t.iloc[:0], "no rows"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "scored twice"),
         (lambda t: t.assign(label="cyst"), "cyst"),

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
-from bus_smp.commands.options import Root, check_root, scoring_options
+from bus_smp.commands.options import Root, check_root, scored_option, scoring_options
 from bus_smp.commands.scoring import Scorer
 
 
 @click.command("evaluate")
+@scored_option
 @scoring_options
 @click.option(
     "--split",
@@ -32,22 +33,15 @@ def command(
     The images come from the same hospital and scanner as the training images; how the model does
     elsewhere is what crosseval tells. Whole images at native size; beside the model stand the
     trivial baselines. Writes outputs/<run>/eval-<data set>-<split>/.
-    """
-    from bus_smp.data.manifest import read_manifest
-    from bus_smp.errors import EvaluationError
-    from bus_smp.training.journal import find_run
 
-    journal = find_run(run, out)
-    own = journal.manifest()
-    manifest = read_manifest(journal.folder / "manifest.csv", check_root(root, own.datasets))
-    rows = manifest.used(split)
-    if rows.empty:
-        raise EvaluationError(
-            f"the {split} split of {journal.folder} is empty",
-            hint="make the manifest with a test split and train again",
-        )
-    scorer = Scorer(journal, device, precision, legacy, as_json)
-    for dataset in sorted(rows["dataset"].unique()):
-        part = rows[rows["dataset"] == dataset].reset_index(drop=True)
-        scorer.score(manifest, part, dataset, split, external=False)
+    Of an experiment every run is scored, unless it was already. The test folds of a cross-validation
+    become one table of out-of-fold predictions, eval-<data set>-oof/; several seeds, mean and sd.
+    """
+    from bus_smp.training.experiment import find_scored
+
+    scored = find_scored(run, out)
+    root = check_root(root, scored.manifest().datasets)
+    scorer = Scorer(device, precision, legacy, as_json)
+    for summary in scorer.score_own(scored, split, root):
+        scorer.show(summary)
     scorer.finish()

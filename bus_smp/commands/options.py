@@ -1,6 +1,6 @@
 """Options that several commands share, each defined once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -23,16 +23,33 @@ def _parse_root(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     return {name: Path(folder) for name, _, folder in pairs}
 
 
-def check_root(root: Root, datasets: list[str]) -> Root:
+def parse_seeds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """``42,43,44`` as numbers; () where the option is not given."""
+    if value is None:
+        return ()
+    words = [word.strip() for word in value.split(",")]
+    if not all(word.isdecimal() and int(word) < 2**32 for word in words):
+        raise click.BadParameter("write whole numbers from 0 with commas between them, e.g. 42,43,44")
+    seeds = tuple(int(word) for word in words)
+    if len(set(seeds)) < len(seeds):
+        raise click.BadParameter("the same seed twice would be the same run twice")
+    return seeds
+
+
+def check_root(root: Root, datasets: list[str], also: Sequence[str] = ()) -> Root:
     """Return ``root``, if it says unmistakably where each data set is.
+
+    Args:
+        also: further data sets that may be named, and to which a single folder does not apply.
 
     Raises:
         ConfigError: if one folder is given for several data sets, or one for a data set that is not asked for.
     """
-    unknown = [name for name in root if name not in datasets] if isinstance(root, dict) else []
+    known = [*datasets, *also]
+    unknown = [name for name in root if name not in known] if isinstance(root, dict) else []
     if unknown:
         raise ConfigError(
-            f"--root {unknown[0]}=...: no such data set here", hint=f"there are {', '.join(datasets)}"
+            f"--root {unknown[0]}=...: no such data set here", hint=f"there are {', '.join(known)}"
         )
     if isinstance(root, Path) and len(datasets) > 1:
         example = " ".join(f"--root {name}=FOLDER" for name in datasets)
@@ -43,6 +60,10 @@ def check_root(root: Root, datasets: list[str]) -> Root:
 
 
 run_option = click.option("--run", help="Name or folder of the run.  [default: the newest]")
+scored_option = click.option(
+    "--run",
+    help="Name or folder of the run, or of an experiment (train --folds, --seeds).  [default: the newest run]",
+)
 out_option = click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -64,7 +85,7 @@ precision_option = click.option(
 
 
 def scoring_options(function: Callable) -> Callable:
-    """The options of every command that scores a run."""
+    """The options of every command that scores a run, but for ``--run``."""
     legacy = click.option(
         "--legacy-metrics",
         "legacy",
@@ -74,6 +95,6 @@ def scoring_options(function: Callable) -> Callable:
     as_json = click.option(
         "--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else."
     )
-    for option in (as_json, legacy, precision_option, device_option, root_option, out_option, run_option):
+    for option in (as_json, legacy, precision_option, device_option, root_option, out_option):
         function = option(function)
     return function

@@ -57,7 +57,8 @@ def command(
     predictor, header = load_predictor(journal.best_path, engine)
     click.echo(f"Run: {journal.folder}, weights of epoch {header['epoch']}; {len(images)} images", err=True)
     with tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
-        table = predict_files(predictor, images, folder, progress=bar.update)
+        threshold = (header.get("calibration") or {}).get("threshold")
+        table = predict_files(predictor, images, folder, threshold=threshold, progress=bar.update)
     unread = table[table["error"] != ""]
     if as_json:
         click.echo(json.dumps(json.loads(table.to_json(orient="records")), indent=2, ensure_ascii=False))

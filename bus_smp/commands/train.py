@@ -1,10 +1,15 @@
 """``bus-smp train``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bus_smp.commands.options import Root, check_root, out_option, root_option
+from bus_smp.commands.options import Root, check_root, out_option, parse_seeds, root_option
+
+if TYPE_CHECKING:
+    from bus_smp.config import Settings
+    from bus_smp.training.loop import Outcome
 
 DEFAULT_CONFIG = Path("configs/default.yaml")
 
@@ -23,9 +28,36 @@ DEFAULT_CONFIG = Path("configs/default.yaml")
     help="Change one setting, e.g. train.lr=3e-4. Repeatable.",
 )
 @click.option("--run", "name", help="Name of the run folder.  [default: the data sets' names]")
+@click.option(
+    "--fold",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="Train one fold: the manifest's fold K is the test split, the next one validates. The run is called NAME-foldK.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=3),
+    metavar="N",
+    help="Cross-validate: train a run for each of the manifest's N folds (make-manifest --folds N numbers them).",
+)
+@click.option(
+    "--seeds",
+    callback=parse_seeds,
+    metavar="A,B,...",
+    help="Repeat with each of these seeds, e.g. 42,43,44; with --folds every seed with every fold.",
+)
 @out_option
 @root_option
-def command(config: Path | None, overrides: tuple[str, ...], name: str | None, out: Path, root: Root) -> None:
+def command(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    name: str | None,
+    fold: int | None,
+    folds: int | None,
+    seeds: tuple[int, ...],
+    out: Path,
+    root: Root,
+) -> None:
     """Train the hybrid model on one or more manifests; run again to continue.
 
     \b
@@ -36,49 +68,76 @@ def command(config: Path | None, overrides: tuple[str, ...], name: str | None, o
       config.yaml, manifest.csv, environment.json
 
     A run that was stopped or killed goes on with the same command, and ends with the same weights.
+
+    --folds and --seeds train an experiment, one run after the other: outputs/<name>-seed42-fold0/ and so
+    on, and outputs/<name>/experiment.json, which evaluate and crosseval understand as --run <name>.
     """
     from bus_smp.config import load_settings
 
     if config is None and DEFAULT_CONFIG.is_file():
         config = DEFAULT_CONFIG
+    if fold is not None:
+        overrides = (*overrides, f"data.fold={fold}")
     settings = load_settings(config, overrides)
+
+    import sys
 
     from bus_smp.data.manifest import combine, manifest_path, read_manifest
     from bus_smp.errors import ConfigError
+    from bus_smp.training.experiment import Experiment, begin_experiment, plan_members
+    from bus_smp.training.members import count_folds, train_members
 
+    if folds and settings.data.fold is not None:
+        raise ConfigError("--folds trains every fold, --fold (data.fold) one", hint="leave one of them away")
     paths = [manifest_path(entry, Path(settings.data.manifests)) for entry in settings.data.train]
     root = check_root(root, [path.stem for path in paths])
     manifest = combine([read_manifest(path, root) for path in paths])
+    if folds and count_folds(manifest) != folds:
+        raise ConfigError(
+            f"--folds {folds}: {', '.join(map(str, paths))} has {count_folds(manifest)} folds",
+            hint=f"--folds {count_folds(manifest)}, or number them again: bus-smp make-manifest --folds {folds}",
+        )
     name = name or "+".join(path.stem for path in paths)
     if name in (".", "..") or "/" in name or "\\" in name:
         raise ConfigError(
             f"--run {name}: a name, not a path", hint="use --out FOLDER for another parent folder"
         )
-    click.echo(
-        f"Settings: {config or 'built-in defaults'}. Data: {', '.join(map(str, paths))}. Run: {out / name}",
-        err=True,
+    members = plan_members(name, settings, range(folds or 0), seeds)
+    # one fold with several seeds is a part of the experiment that --folds will make of it
+    whole = folds or (seeds and settings.data.fold is None)
+    experiment = Experiment(out / name, members) if whole else None
+    what = (
+        f"Run: {out / members[0].run}"
+        if len(members) == 1
+        else f"Experiment of {len(members)} runs: {out / name}"
     )
-
-    import sys
-
-    from bus_smp.training.loop import train
-
+    click.echo(
+        f"Settings: {config or 'built-in defaults'}. Data: {', '.join(map(str, paths))}. {what}", err=True
+    )
     try:
-        outcome = train(
+        for member, outcome in train_members(
             settings,
             manifest,
-            out / name,
+            out,
+            members,
+            begin=lambda: begin_experiment(experiment) if experiment else None,
             say=lambda text: click.echo(text, err=True),
             bar=sys.stderr.isatty(),
-        )
+        ):
+            _report(out / member.run, outcome, settings)
     except KeyboardInterrupt:
         click.echo("\nStopped. The same command continues after the last finished epoch.", err=True)
         sys.exit(130)
-    early = f" (stopped early: no better epoch in {settings.train.patience})" if outcome.stopped_early else ""
+    done = name if experiment else members[-1].run
     click.echo(
-        f"{out / name}: {outcome.epochs} of {settings.train.epochs} epochs{early}; "
-        f"best validation lesion Dice {outcome.best_score:.3f} in epoch {outcome.best_epoch}"
+        f"Next: bus-smp evaluate --run {done}   or   bus-smp crosseval --run {done} --target busi", err=True
     )
+
+
+def _report(folder: Path, outcome: "Outcome", settings: "Settings") -> None:
+    plan = settings.train
+    early = f" (stopped early: no better epoch in {plan.patience})" if outcome.stopped_early else ""
     click.echo(
-        f"Next: bus-smp evaluate --run {name}   or   bus-smp crosseval --run {name} --target busi", err=True
+        f"{folder}: {outcome.epochs} of {plan.epochs} epochs{early}; "
+        f"best validation lesion Dice {outcome.best_score:.3f} in epoch {outcome.best_epoch}"
     )

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from bus_smp.classes import parse_label
 from bus_smp.data.images import MASK_FORMATS
+from bus_smp.data.manifest_check import LEAST_PIXEL_MM, MOST_PIXEL_MM, is_pixel_mm
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import natural_key, read_table
 from bus_smp.errors import DataError, ManifestError
 
 REQUIRED = ("image", "masks", "label", "patient_id")
-OPTIONAL = ("split", "mask_format", "dataset", "image_id", "flags")
+OPTIONAL = ("split", "mask_format", "dataset", "image_id", "flags", "pixel_mm")
 _LISTED = 20
 
 
@@ -32,7 +33,7 @@ def read_handwritten(path: Path, root: Path | None = None, name: str | None = No
     """Read a user's own table, CSV or XLSX.
 
     Columns ``image, masks, label, patient_id``, and if wanted ``split, mask_format, dataset,
-    image_id, flags``. Several masks or flags are joined by ``|``. An empty patient id makes the
+    image_id, flags, pixel_mm``. Several masks or flags are joined by ``|``. An empty patient id makes the
     image a patient of its own, not known. Without ``image_id`` it is the file's name without
     suffix, or the path where names repeat. An empty ``mask_format`` is left to the audit.
 
@@ -114,6 +115,11 @@ def _read_row(number: int, row: dict[str, str], root: Path, name: str, faults: l
     split = one_of("split", ("train", "val", "test"))
     mask_format = one_of("mask_format", MASK_FORMATS)
     flags = tuple(dict.fromkeys(flag.strip() for flag in row.get("flags", "").split("|") if flag.strip()))
+    pixel_mm = row.get("pixel_mm", "")
+    if pixel_mm and not is_pixel_mm(pixel_mm):
+        faults.append(
+            f"row {number}: pixel_mm {pixel_mm!r} is no side of a pixel in mm ({LEAST_PIXEL_MM:g} to {MOST_PIXEL_MM:g})"
+        )
     dataset = row.get("dataset", "") or name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", dataset):
         faults.append(f"row {number}: dataset {dataset!r} is no name; use letters, digits, . _ -")
@@ -121,7 +127,7 @@ def _read_row(number: int, row: dict[str, str], root: Path, name: str, faults: l
     def record(image_id: str) -> Record:
         return Record(
             image_id, image, masks, mask_format, label, patient or image_id,
-            patient_known=bool(patient), flags=flags, official_split=split,
+            patient_known=bool(patient), flags=flags, official_split=split, pixel_mm=pixel_mm,
         )  # fmt: skip
 
     return {

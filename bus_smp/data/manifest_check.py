@@ -14,6 +14,9 @@ COLUMNS = (
     "masks", "mask_format", "width", "height", "sha256", "phash", "flags", "excluded",
 )  # fmt: skip
 
+# The side of a pixel in mm that breast ultrasound can have. Only a manifest that knows it has the column pixel_mm.
+LEAST_PIXEL_MM, MOST_PIXEL_MM = 0.02, 0.5
+
 # A path that could leave its root: absolute (POSIX, drive, UNC), with a backslash, or with a part "..".
 CLIMBING = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"
 CONTROL = r"[\x00-\x1f\x7f]"
@@ -51,13 +54,21 @@ def _cell_text(value: object) -> str:
     return str(value)
 
 
+def is_pixel_mm(text: str) -> bool:
+    """Can this be the side of a pixel in mm? An image shows 2 to 10 cm on some hundred pixels: else the unit is another."""
+    try:
+        return LEAST_PIXEL_MM <= float(text) <= MOST_PIXEL_MM
+    except ValueError:
+        return False
+
+
 def check(frame: pd.DataFrame) -> list[str]:
     """Every reason why ``frame`` is not a manifest to train or evaluate with; none: empty list.
 
     Proven when the list is empty: all columns present; one row per (dataset, image_id); no
     group, no image file and no picture (sha256 of pixels) in two splits or two folds; no patient
     in two groups; known labels, splits and mask formats; a lesion image has a mask; relative
-    paths that do not climb; used rows have patient, group, split, image and size, and excluded
+    paths that do not climb; a possible ``pixel_mm`` where there is one; used rows have patient, group, split, image and size, and excluded
     rows have neither split nor fold.
 
     Args:
@@ -125,6 +136,11 @@ def text_problems(text: pd.DataFrame, lines: np.ndarray) -> list[str]:
     for column in ("width", "height"):
         wrong = ~text[column].str.fullmatch(r"[1-9]\d{0,6}") & (used | (text[column] != ""))
         refuse(column, wrong, "is not a size in pixels (a whole number above 0)")
+    if "pixel_mm" in text:
+        wrong = (text["pixel_mm"] != "") & ~text["pixel_mm"].map(is_pixel_mm)
+        refuse(
+            "pixel_mm", wrong, f"is not the side of a pixel in mm ({LEAST_PIXEL_MM:g} to {MOST_PIXEL_MM:g})"
+        )
     for column in _HASHES:
         wrong = (text[column] != "") & ~text[column].str.fullmatch(r"[0-9a-f]{64}")
         refuse(column, wrong, "is not 64 hexadecimal digits")

@@ -129,7 +129,8 @@ def judge(surveys: Sequence[Survey], policy: Policy, known: Sequence[Known] = ()
     judged = []
     for i, survey in enumerate(surveys):
         rows = [_row(survey, k, ids, flags[i, j], excluded[i, j]) for j, k in enumerate(survey.looks)]
-        frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        sized = any(look.record.pixel_mm for look in survey.looks)
+        frame = pd.DataFrame(rows, columns=[*COLUMNS, *(["pixel_mm"] if sized else [])])
         frame = frame.astype(dict.fromkeys(("fold", "width", "height"), "Int64"))
         own = [pair for pair in pairs if survey.dataset in (images[pair[0]].dataset, images[pair[1]].dataset)]
         named = [
@@ -288,6 +289,7 @@ def _row(survey: Survey, look: Look, ids: dict[str, str], flags: list[str], excl
         "phash": look.print.phash if look.print else "",
         "flags": "|".join(dict.fromkeys(flags)),
         "excluded": excluded,
+        "pixel_mm": record.pixel_mm,
     }
 
 

@@ -1,32 +1,35 @@
-"""Scoring a network on whole images at native size, and refusing comparisons that are not what they claim."""
+"""Scoring a network on whole images at native size."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bus_smp.classes import BACKGROUND
 from bus_smp.data.examples import read_example
-from bus_smp.data.images import color_mask, write_png
+from bus_smp.data.images import resize_mask, write_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.baselines import BASELINES
-from bus_smp.evaluation.metrics import PixelHistograms, confusion, image_row, malignant_score
-from bus_smp.evaluation.predictor import Predictor
-from bus_smp.threads import read_ahead
+from bus_smp.evaluation.calibration import SCORE_COLUMNS, score_row
+from bus_smp.evaluation.detection import COMPONENT_COLUMNS, match_lesions
+from bus_smp.evaluation.folder import COMPONENT_KEYS, Tables
+from bus_smp.evaluation.metrics import classes_of, confusion, image_row
+from bus_smp.evaluation.pixel_roc import PixelHistograms
+from bus_smp.evaluation.predictor import Prediction, Predictor
+from bus_smp.evaluation.reliability import Reliability
+from bus_smp.evaluation.shape import shape_row
+from bus_smp.evaluation.surfaces import surface_row
 
 _COPIED = ("dataset", "image_id", "patient_id", "group_id", "label", "width", "height", "flags")
 
-
-@dataclass(frozen=True)
-class Scores:
-    """One row per image, in the order scored: of the model, and of each baseline asked for."""
-
-    model: pd.DataFrame
-    baselines: dict[str, pd.DataFrame]
+# A baseline gives no probabilities: it is sure that nothing is malignant, and its other scores are undefined.
+_NO_SCORES = {**dict.fromkeys(SCORE_COLUMNS, math.nan), "malignant_score": 0.0, "malignant_score_raw": 0.0}
 
 
 def score_images(
@@ -34,17 +37,17 @@ def score_images(
     manifest: Manifest,
     rows: pd.DataFrame,
     *,
+    calibration: Mapping[str, Any] | None = None,
     baselines: Sequence[str] = (),
-    histograms: PixelHistograms | None = None,
     mask_path: Callable[[Mapping[str, Any]], Path] | None = None,
     progress: Callable[[], object] = lambda: None,
-) -> Scores:
-    """Predict and score images one by one; memory does not grow with their number or total size.
+) -> Tables:
+    """Predict and measure images one by one; the memory for pixels does not grow with the number of images.
 
     Args:
-        rows: rows of ``manifest.frame``; every one is scored.
+        rows: rows of ``manifest.frame``; every one is scored, in their order.
+        calibration: of the run, as of ``calibrate``; its thresholds decide what is called malignant.
         baselines: names in ``BASELINES`` to score on the same images.
-        histograms: receives the pixel probabilities, for ROC curves.
         mask_path: where to write the predicted colour mask of a row.
         progress: called after each image.
 
@@ -54,66 +57,53 @@ def score_images(
     """
     if rows.empty:
         raise EvaluationError("there is no image to score")
-    waiting: deque[tuple[dict[str, Any], np.ndarray]] = deque()
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in ("", *baselines)}
+    components: list[dict[str, Any]] = []
+    pixel_roc, reliability = PixelHistograms(), Reliability()
 
-    def load(row: dict[str, Any]) -> tuple:
+    def load(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
         image, truth = read_example(manifest, row)
-        return row, image, truth, [confusion(truth, BASELINES[name](image)) for name in baselines]
+        return image, truth, [_measure(row, truth, BASELINES[name](image))[0] for name in baselines]
 
-    def images() -> Iterator[np.ndarray]:
-        for row, image, truth, counts in read_ahead(load, rows.to_dict("records")):
-            for name, of_baseline in zip(baselines, counts, strict=True):
-                tables[name].append(_table_row(row, of_baseline, 0.0))
-            waiting.append((row, truth))
-            yield image
-
-    for probabilities in predictor.probabilities(images()):
-        row, truth = waiting.popleft()
-        prediction = probabilities.argmax(axis=0).astype(np.uint8)
-        tables[""].append(_table_row(row, confusion(truth, prediction), malignant_score(probabilities)))
-        if histograms is not None:
-            histograms.update(truth, probabilities)
+    def measure(row: dict[str, Any], truth: np.ndarray, prediction: Prediction) -> tuple:
+        mask = classes_of(prediction.native)
+        measured, found = _measure(row, truth, mask, 1 - prediction.native[BACKGROUND.index])
+        grid_truth = resize_mask(truth, predictor.size)
         if mask_path is not None:
-            write_png(mask_path(row), color_mask(prediction))
-        progress()
+            write_mask(mask_path(row), mask)
+        return measured | score_row(prediction, grid_truth, calibration or {}), found, grid_truth
+
+    # Batch by batch, and nothing beside the network: on a CPU it uses every core, and a thread that takes one
+    # from it makes all the others wait.
+    records = rows.to_dict("records")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(records), predictor.batch_size):
+            batch = records[start : start + predictor.batch_size]
+            images, truths, of_baselines = zip(*pool.map(load, batch), strict=True)
+            predictions = list(predictor.predictions(images))
+            results = pool.map(measure, batch, truths, predictions)
+            for row, truth, prediction, of_each, (measured, found, grid_truth) in zip(
+                batch, truths, predictions, of_baselines, results, strict=True
+            ):
+                tables[""].append(measured)
+                for name, of_baseline in zip(baselines, of_each, strict=True):
+                    tables[name].append(of_baseline | _NO_SCORES)
+                components.extend(
+                    {key: row[key] for key in COMPONENT_KEYS} | component for component in found
+                )
+                pixel_roc.update(truth, prediction.native)
+                reliability.update(grid_truth, prediction.raw_grid, prediction.grid)
+                progress()
     frames = {name: pd.DataFrame(table) for name, table in tables.items()}
-    return Scores(frames.pop(""), frames)
+    found = pd.DataFrame(components, columns=[*COMPONENT_KEYS, *COMPONENT_COLUMNS])
+    return Tables(frames.pop(""), frames, found, pixel_roc, reliability)
 
 
-def _table_row(row: Mapping[str, Any], counts: np.ndarray, score: float) -> dict[str, Any]:
-    return {name: row[name] for name in _COPIED} | image_row(counts) | {"malignant_score": score}
-
-
-def check_external(training: Manifest, target: Manifest) -> None:
-    """Refuse to call ``target`` external if the run has seen any of it.
-
-    All splits of the training manifest count: a data set whose test split was held back is still the
-    same hospital, scanner and annotator.
-
-    Raises:
-        EvaluationError: naming the shared data sets, groups or pictures; or if it cannot be told, because
-            pictures have no hash.
-    """
-    shared = sorted(set(training.datasets) & set(target.datasets))
-    if shared:
-        raise EvaluationError(
-            f"{', '.join(shared)} was used in training this run, so it is no external test",
-            hint="score the run on its own test split instead: bus-smp evaluate",
-        )
-    seen, new = training.used(), target.used()
-    unproven = [name for name, rows in (("training", seen), ("target", new)) if (rows["sha256"] == "").any()]
-    if unproven:
-        raise EvaluationError(
-            f"the {' and the '.join(unproven)} manifest has images without sha256: nobody can tell if they are the same",
-            hint="make it with bus-smp make-manifest (from a table of your own: --csv)",
-        )
-    for column, things in (("group_id", "groups"), ("sha256", "pictures")):
-        common = set(seen[column]) & set(new[column])
-        if common:
-            images = new.loc[new[column].isin(common), "image_id"]
-            raise EvaluationError(
-                f"{len(common)} {things} of {', '.join(target.datasets)} were used in training this run "
-                f"(images {', '.join(images[:3])}{', ...' if len(images) > 3 else ''})",
-                hint="a target that overlaps with the training data is no external test; choose another",
-            )
+def _measure(
+    row: Mapping[str, Any], truth: np.ndarray, mask: np.ndarray, lesion_probability: np.ndarray | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One image's row of the per-image table but for its scores, and its predicted lesions."""
+    lesions, components = match_lesions(truth, mask, lesion_probability)
+    copied = {name: row[name] for name in _COPIED}
+    measured = image_row(confusion(truth, mask)) | surface_row(truth, mask) | lesions | shape_row(truth, mask)
+    return copied | {"pixel_mm": float(row.get("pixel_mm") or math.nan)} | measured, components

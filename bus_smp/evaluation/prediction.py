@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.classes import BENIGN, LESIONS, MALIGNANT
-from bus_smp.data.images import IMAGE_SUFFIXES, color_mask, read_image, write_png
+from bus_smp.data.images import IMAGE_SUFFIXES, read_image, write_mask, write_png
 from bus_smp.errors import DataError, ImageError
-from bus_smp.evaluation.metrics import confusion, malignant_score, predicted_label
+from bus_smp.evaluation.metrics import classes_of, confusion, malignant_score, predicted_label
 from bus_smp.evaluation.predictor import Predictor
 from bus_smp.files import replacing
 from bus_smp.threads import read_ahead
 
 COLUMNS = (
     "file", "width", "height", "predicted_label", "malignant_score",
+    "called_malignant",
     *(f"{lesion.name}_area" for lesion in LESIONS), "mask", "overlay", "error",
 )  # fmt: skip
 
@@ -102,6 +103,7 @@ def predict_files(
     images: Sequence[tuple[Path, str]],
     folder: Path,
     *,
+    threshold: float | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> pd.DataFrame:
     """Predict each file and write ``<name>_mask.png``, ``<name>_overlay.png`` and ``predictions.csv``.
@@ -111,16 +113,17 @@ def predict_files(
     Args:
         images: from ``find_images``.
         folder: made if absent.
+        threshold: the run's, of ``malignant_score``; None: none is known, and nothing is called.
         progress: called after each image.
 
     Returns:
         One row per image in their order, columns ``COLUMNS``: areas are shares of the image in 0..1,
-        ``malignant_score`` the highest malignant probability. A file that cannot be read has its
+        ``malignant_score`` the highest malignant probability, after temperature, and ``called_malignant`` yes, no or
+        empty, by the threshold. A file that cannot be read has its
         reason in ``error`` and nothing else.
     """
     folder = Path(folder)
     rows: list[dict[str, Any]] = [dict.fromkeys(COLUMNS, "") | {"file": str(path)} for path, _ in images]
-    readable: list[int] = []
 
     def load(number: int) -> np.ndarray | ImageError:
         try:
@@ -136,16 +139,15 @@ def predict_files(
                 rows[number]["error"] = image.what
                 progress()
             else:
-                readable.append(number)
                 current.append((number, image))
                 yield image
 
     with ThreadPoolExecutor(1) as writer:
         written = []
-        for probabilities in predictor.probabilities(decoded()):
+        for prediction in predictor.predictions(decoded()):
             number, image = current.pop(0)
-            mask = probabilities.argmax(axis=0).astype(np.uint8)
-            rows[number] |= _describe(mask, probabilities, images[number][1])
+            mask = classes_of(prediction.native)
+            rows[number] |= _describe(mask, malignant_score(prediction.grid), threshold, images[number][1])
             written.append(writer.submit(_write_pictures, folder, images[number][1], image, mask))
             if len(written) > 16:
                 written.pop(0).result()  # a full disk ends the run here, not after the last image
@@ -158,13 +160,14 @@ def predict_files(
     return table
 
 
-def _describe(mask: np.ndarray, probabilities: np.ndarray, name: str) -> dict[str, Any]:
+def _describe(mask: np.ndarray, score: float, threshold: float | None, name: str) -> dict[str, Any]:
     counts = confusion(np.zeros_like(mask), mask)
     return {
         "width": mask.shape[1],
         "height": mask.shape[0],
         "predicted_label": predicted_label(counts),
-        "malignant_score": round(malignant_score(probabilities), 6),
+        "malignant_score": round(score, 6),
+        "called_malignant": "" if threshold is None else ("yes" if score >= threshold else "no"),
         f"{BENIGN.name}_area": round(float(np.mean(mask == BENIGN.index)), 6),
         f"{MALIGNANT.name}_area": round(float(np.mean(mask == MALIGNANT.index)), 6),
         "mask": f"{name}_mask.png",
@@ -175,7 +178,7 @@ def _describe(mask: np.ndarray, probabilities: np.ndarray, name: str) -> dict[st
 def _write_pictures(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
     from bus_smp.report.overlay import overlay
 
-    write_png(folder / f"{name}_mask.png", color_mask(mask))
+    write_mask(folder / f"{name}_mask.png", mask)
     write_png(folder / f"{name}_overlay.png", overlay(image, mask))
 
 

@@ -1,40 +1,61 @@
-"""What the per-image table says about a data set, with intervals; from the table alone.
-
-An estimate is a mean over images: each image counts once, whatever its size.
-"""
+"""What the per-image table says about a data set, with intervals; from the table alone."""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bus_smp.classes import CLASSES, LABELS, LESIONS, MALIGNANT
+from bus_smp.classes import CLASSES, LABELS, MALIGNANT
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.bootstrap import auc_of_draws, bootstrap, estimate
-from bus_smp.evaluation.metrics import METRIC_COLUMNS, METRICS, PIXEL_COLUMNS, TARGETS
+from bus_smp.evaluation.bootstrap import MIN_GROUPS, Resampled, bootstrap, estimate, rare_labels
+from bus_smp.evaluation.definitions import (
+    CALLED_COLUMNS,
+    calibration_error,
+    metric_estimators,
+    pixel_counts,
+    rate_estimators,
+)
+from bus_smp.evaluation.detection import DETECTION_COLUMNS
+from bus_smp.evaluation.metrics import METRIC_COLUMNS, PIXEL_COLUMNS, TARGETS
+from bus_smp.evaluation.shape import SHAPE_COLUMNS, SHAPES, agreement
+from bus_smp.evaluation.strata import SHOWN, levels
+from bus_smp.evaluation.surfaces import SURFACE_COLUMNS
 
 TEXT_COLUMNS = ("dataset", "image_id", "patient_id", "group_id", "label", "flags", "predicted_label")
-
-NORMAL = LABELS[0]
 
 _NEEDED = (
     "dataset",
     "image_id",
     "group_id",
     "label",
+    "flags",
+    "pixel_mm",
     "predicted_label",
     "malignant_score",
+    "malignant_score_raw",
+    *CALLED_COLUMNS,
+    "pixel_brier",
+    "pixel_brier_raw",
     "false_alarm_area",
+    *METRIC_COLUMNS,
+    *PIXEL_COLUMNS,
+    *SURFACE_COLUMNS,
+    *DETECTION_COLUMNS,
+    *SHAPE_COLUMNS,
 )
+
+# Simulated: its percentile interval covers the truth in 0 to 94 % of samples of 10 to 400 groups, never where that is 0.
+_ECE_IS_BIASED = "biased upwards"
 
 
 def read_per_image(path: Path) -> pd.DataFrame:
     """Read ``per_image.csv``; names such as "007" or "NA" stay text, empty numbers are NaN.
 
     Raises:
-        EvaluationError: if the file is missing or is not a per-image table.
+        EvaluationError: if the file is missing, is not a per-image table, or is one of an older version.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
@@ -47,16 +68,25 @@ def read_per_image(path: Path) -> pd.DataFrame:
     except ValueError as error:
         raise EvaluationError(f"{path}: is not a per-image table ({error})") from None
     try:
-        _check(table)
+        check_per_image(table)
     except EvaluationError as error:
         raise EvaluationError(f"{path}: {error.what}", hint=error.hint) from None
     return table
 
 
-def _check(table: pd.DataFrame) -> None:
-    missing = [c for c in (*_NEEDED, *METRIC_COLUMNS, *PIXEL_COLUMNS) if c not in table.columns]
+def check_per_image(table: pd.DataFrame) -> None:
+    """Refuse a table that would be summarised wrongly.
+
+    Raises:
+        EvaluationError: on missing columns, no rows, an image twice, no group, or an unknown label.
+    """
+    missing = [c for c in _NEEDED if c not in table.columns]
     if missing:
-        raise EvaluationError(f"the per-image table lacks the columns {', '.join(missing)}")
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise EvaluationError(
+            f"the per-image table lacks the columns {', '.join(missing[:5])}{more}",
+            hint="it is of an older version, or of another tool: evaluate again (bus-smp evaluate, bus-smp crosseval)",
+        )
     if table.empty:
         raise EvaluationError("the per-image table has no rows: nothing was evaluated")
     twice = table.duplicated(["dataset", "image_id"])
@@ -73,121 +103,152 @@ def _check(table: pd.DataFrame) -> None:
             )
 
 
-def summarise(per_image: pd.DataFrame, draws: int = 2000, seed: int = 42, confidence: float = 0.95) -> dict:
-    """Summarise a per-image table. The result does not depend on the order of its rows.
-
-    Every estimate is ``{mean, low, high, n, n_undefined, groups, undefined_draws, no_interval}``:
-    mean (point estimate), its interval (both None where there is none, ``no_interval`` says why),
-    the images and groups it is taken over, the rows of the whole table that it is *not* taken over,
-    and how many bootstrap draws were left out because it was undefined in them.
-
-    Which images an estimate is taken over:
-
-    - ``metrics``: for the target lesion, benign or malignant, only images whose reference contains
-      that target. For Dice, IoU, F1 and sensitivity nothing else is possible. Specificity and precision are
-      defined on other images too, and are left out there on purpose, so that the six numbers in
-      one row describe the same images; lesion predicted on normal images is ``false_alarm_*``.
-      Precision is undefined, and not counted, where nothing is predicted: read it beside ``miss_rate``.
-    - ``rates.miss_rate``: of images with a lesion in the reference, those whose predicted lesion does
-      not touch it (lesion Dice = 0); a prediction elsewhere is a miss too.
-    - ``rates.false_alarm_rate``: of images labelled normal, those with one or more lesion pixels predicted;
-      ``rates.false_alarm_area``: mean share of the image predicted as lesion, on the same images.
-    - ``rates.image_sensitivity_malignant``, ``rates.image_specificity_malignant``: by image, ``predicted_label`` against ``label``.
-    - ``rates.auc_malignant``: ROC-AUC of ``malignant_score``, malignant against all other images;
-      ``rates.auc_malignant_among_lesions``: against benign ones only. Mean over pairs of images, ties count half.
-
-    Args:
-        per_image: the table of ``per_image.csv``, one row per image.
-        draws: number of bootstrap samples of whole groups, drawn with replacement.
-        confidence: coverage of the intervals.
+def sorted_by_group(table: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list[int]]:
+    """A checked table in an order that does not depend on that of its rows.
 
     Returns:
-        A dict that ``json.dumps(..., allow_nan=False)`` takes: ``counts``, ``metrics``, ``rates``,
-        ``image_confusion`` and ``pixel_confusion`` (rows truth, columns prediction),
-        ``never_predicted`` (classes, background included, never predicted on any pixel), ``bootstrap``.
-
-    Raises:
-        EvaluationError: on missing columns, no rows, an image twice, or an unknown label.
+        the table; int (images,) numbers of the groups, 0..; their strata and the rare labels, as of ``rare_labels``.
     """
-    _check(per_image)
-    table = per_image.copy()
+    table = table.copy()
     for column in ("dataset", "image_id", "group_id"):
         table[column] = table[column].astype(str)
     table = table.sort_values(["dataset", "group_id", "image_id"], ignore_index=True)
     group = table.groupby(["dataset", "group_id"], sort=True).ngroup().to_numpy()
-    pixels = table[list(PIXEL_COLUMNS)].to_numpy(np.int64).reshape(-1, len(CLASSES), len(CLASSES))
+    severity = table["label"].map(LABELS.index).to_numpy(int)
+    return table, group, *rare_labels(severity, group)
 
-    values = _values(table, pixels)
-    pairs = _pairs(table)
-    sampled = bootstrap(values, pairs, table["malignant_score"].to_numpy(float), group, draws, seed)
-    estimates = {}
-    for name, column in values.items():
-        used = ~np.isnan(column)
-        mean = float(column[used].mean()) if used.any() else math.nan
-        estimates[name] = estimate(mean, sampled[name], used, [used], group, confidence)
-    for name, (positive, negative) in pairs.items():
-        weight = np.ones((1, len(table)))
-        auc = float(auc_of_draws(weight, table["malignant_score"].to_numpy(float), positive, negative)[0])
-        used = positive | negative
-        estimates[name] = estimate(auc, sampled[name], used, [positive, negative], group, confidence)
+
+def summarise(
+    per_image: pd.DataFrame, draws: int = 5000, seed: int = 42, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Summarise a per-image table. The result does not depend on the order of its rows.
+
+    Every estimate is ``{mean, low, high, bca_low, bca_high, n, n_undefined, groups, undefined_draws, no_interval}``:
+    the point estimate; its interval from widened percentiles (see ``tail``) and, to compare, the same by BCa (all None
+    where there is none, ``no_interval`` says why); the images and groups it is taken over; the other images, which it
+    is *not* taken over; and how many bootstrap draws were left out because it was undefined in them.
+
+    Which images each number is taken over: ``metric_estimators`` and ``rate_estimators``.
+
+    Args:
+        per_image: the table of ``per_image.csv``, one row per image.
+        draws: number of bootstrap samples of whole groups, drawn with replacement; 0: no intervals.
+        confidence: coverage of the intervals.
+
+    Returns:
+        A dict that ``json.dumps(..., allow_nan=False)`` takes:
+
+        - ``counts``: images and groups, both by label too (a group has the label of each of its images), images
+          whose reference shows each target, lesions in the reference.
+        - ``metrics``, ``rates``: name -> estimate. ``image_ece`` (see ``calibration_error``) has no interval: resampling adds to
+          its upward bias.
+        - ``strata``: way -> level (``levels``) -> images, groups, the estimates ``SHOWN`` and, of sizes, ``bounds``.
+        - ``agreement``: area (pixels), depth_to_width, circularity, solidity -> ``agreement`` of reference and
+          prediction over the images whose lesion was found (lesion Dice > 0); NaN as None.
+        - ``image_confusion``, ``pixel_confusion``: rows truth, columns prediction.
+        - ``never_predicted``: classes, background included, never predicted on any pixel.
+        - ``bootstrap``: how the intervals were made; ``stratified_by`` the rare labels (``rare_labels``).
+
+    Raises:
+        EvaluationError: as ``check_per_image``.
+    """
+    check_per_image(per_image)
+    table, group, stratum, rare = sorted_by_group(per_image)
+    metrics, rates = metric_estimators(table), rate_estimators(table)
+    divided = levels(table)
+    estimators = {(name,): estimator for name, estimator in (metrics | rates).items()}
+    for by, parts in divided.items():
+        for name, level in parts.items():
+            found = level.estimators(metrics | rates)
+            estimators |= {(by, name, key): estimator for key, estimator in found.items()}
+    resampled = bootstrap(estimators, group, stratum, draws, seed)
+
+    def estimated(key: tuple[str, ...], images: int) -> dict[str, Any]:
+        kinds = estimators[key].kinds
+        return estimate(resampled[key], kinds, group, stratum, confidence, images)
+
+    strata = {
+        by: {
+            name: {
+                "images": int(level.images.sum()),
+                "groups": len(np.unique(group[level.images])),
+                **({"bounds": list(level.bounds)} if level.bounds else {}),
+                **{key: estimated((by, name, key), int(level.images.sum())) for key in SHOWN},
+            }
+            for name, level in parts.items()
+        }
+        for by, parts in divided.items()
+    }
+    all_rates = {name: estimated((name,), len(table)) for name in rates}
+    for ending in ("", "_raw"):
+        all_rates[f"image_ece{ending}"] = _image_ece(table, ending, group, stratum, confidence)
 
     label, seen = table["label"].to_numpy(), table["predicted_label"].to_numpy()
+    pixels = pixel_counts(table)
     predicted = pixels.sum(axis=(0, 1))
-    has_lesion = {target: values[f"sensitivity_{target}"] for target in TARGETS}
     return {
         "counts": {
             "images": len(table),
-            "groups": int(group.max()) + 1,
+            "groups": len(stratum),
             "by_label": {name: int((label == name).sum()) for name in LABELS},
-            "with_reference": {target: int((~np.isnan(v)).sum()) for target, v in has_lesion.items()},
+            "groups_by_label": {name: len(np.unique(group[label == name])) for name in LABELS},
+            "with_reference": {
+                target: int(pixels.sum(axis=2)[:, list(classes)].any(axis=1).sum())
+                for target, classes in TARGETS.items()
+            },
+            "lesions_true": int(table["lesions_true"].sum()),
         },
-        "metrics": {name: estimates[name] for name in METRIC_COLUMNS},
-        "rates": {name: estimate for name, estimate in estimates.items() if name not in METRIC_COLUMNS},
+        "metrics": {name: estimated((name,), len(table)) for name in metrics},
+        "rates": all_rates,
+        "strata": strata,
+        "agreement": _agreement(table),
         "image_confusion": [[int(((label == t) & (seen == p)).sum()) for p in LABELS] for t in LABELS],
         "pixel_confusion": pixels.sum(axis=0).tolist(),
         "never_predicted": [c.name for c in CLASSES if predicted[c.index] == 0],
-        "bootstrap": {"unit": "group", "draws": draws, "seed": seed, "confidence": confidence},
+        "bootstrap": {
+            "unit": "group",
+            "draws": draws,
+            "seed": seed,
+            "confidence": confidence,
+            "interval": "percentile, widened for few groups",
+            "stratified_by": [LABELS[severity] for severity in rare],
+        },
     }
 
 
-def _values(table: pd.DataFrame, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Per estimate that is a mean over images: float (images,), NaN on images it is not taken over."""
-    reference = pixels.sum(axis=2)
-    values = {}
-    for target, classes in TARGETS.items():
-        contains = reference[:, list(classes)].sum(axis=1) > 0
-        for metric in METRICS:
-            values[f"{metric}_{target}"] = np.where(
-                contains, table[f"{metric}_{target}"].to_numpy(float), np.nan
-            )
-
-    label, seen = table["label"].to_numpy(), table["predicted_label"].to_numpy()
-    normal, malignant = label == NORMAL, label == MALIGNANT.name
-    called_malignant = (seen == MALIGNANT.name).astype(float)
-    dice = values["dice_lesion"]
-    values["miss_rate"] = np.where(np.isnan(dice), np.nan, dice == 0)
-    values["false_alarm_rate"] = np.where(normal, seen != NORMAL, np.nan)
-    values["false_alarm_area"] = np.where(normal, table["false_alarm_area"].to_numpy(float), np.nan)
-    values["image_sensitivity_malignant"] = np.where(malignant, called_malignant, np.nan)
-    values["image_specificity_malignant"] = np.where(malignant, np.nan, 1 - called_malignant)
-    return values
+def _image_ece(
+    table: pd.DataFrame, ending: str, group: np.ndarray, stratum: np.ndarray, confidence: float
+) -> dict[str, Any]:
+    score = table[f"malignant_score{ending}"].to_numpy(float)
+    malignant = (table["label"] == MALIGNANT.name).to_numpy()
+    point = Resampled(calibration_error(score, malignant), np.empty(0), np.empty(0))
+    kinds = ((~np.isnan(score)).astype(float),)
+    return estimate(point, kinds, group, stratum, confidence, len(table), unreliable=_ECE_IS_BIASED)
 
 
-def _pairs(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Per AUC: which images are positive and which negative."""
-    label = table["label"].to_numpy()
-    scored = ~np.isnan(table["malignant_score"].to_numpy(float))
-    malignant = (label == MALIGNANT.name) & scored
+def _agreement(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
+    found = table[table["dice_lesion"] > 0]
     return {
-        "auc_malignant": (malignant, (label != MALIGNANT.name) & scored),
-        "auc_malignant_among_lesions": (malignant, (label == LESIONS[0].name) & scored),
+        shape: {
+            name: None if math.isnan(value) else value
+            for name, value in agreement(
+                found[f"{shape}_truth"].to_numpy(float), found[f"{shape}_predicted"].to_numpy(float)
+            ).items()
+        }
+        for shape in SHAPES
     }
 
 
-def warnings_of(summary: Mapping) -> list[str]:
+def warnings_of(summary: Mapping[str, Any]) -> list[str]:
     """What a reader must know before believing the numbers: one sentence each."""
     warnings = [f"{name} is never predicted on any pixel" for name in summary["never_predicted"]]
-    groups = summary["counts"]["groups"]
-    if groups < 10:
-        warnings.append(f"only {groups} group(s) of images: intervals are missing or too narrow")
+    counts = summary["counts"]
+    if counts["groups"] < 10:
+        warnings.append(f"only {counts['groups']} group(s) of images: intervals are missing or too narrow")
+    few = {name: number for name, number in counts["groups_by_label"].items() if 0 < number < MIN_GROUPS}
+    if counts["groups"] >= MIN_GROUPS:
+        warnings += [
+            f"{name} images are of {number} group(s) only: no interval for what is said of them alone"
+            for name, number in few.items()
+        ]
     return warnings

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from bus_smp.engine import Engine
 from bus_smp.environment import describe_environment
 from bus_smp.errors import BusSmpError, CheckpointError, TrainingError
 from bus_smp.files import remove_leftovers, replacing, write_text
+from bus_smp.model.checkpoint import read_header
 
 BEST = "best.safetensors"
+EXPERIMENT = "experiment.json"  # makes a folder an experiment of several runs
 _STATE_FORMAT = 1
 
 
@@ -40,6 +42,10 @@ class Journal:
     def exists(self) -> bool:
         """True once the folder holds a run, started or finished."""
         return (self.folder / "config.yaml").is_file()
+
+    def is_finished(self) -> bool:
+        """True once the last epoch is done; the best weights are calibrated after it."""
+        return self.best_path.is_file() and bool(read_header(self.best_path).get("calibration"))
 
     def check_unused(self) -> None:
         """Refuse a folder that holds something, and no run.
@@ -83,9 +89,9 @@ class Journal:
         """The settings the run was started with."""
         return load_settings(self.folder / "config.yaml")
 
-    def manifest(self) -> Manifest:
-        """The manifest the run was started with; its groups are checked again."""
-        return read_manifest(self.folder / "manifest.csv", images=False)
+    def manifest(self, root: Path | Mapping[str, Path] | None = None, *, images: bool = False) -> Manifest:
+        """The manifest the run was started with; its groups are checked again. Arguments as of ``read_manifest``."""
+        return read_manifest(self.folder / "manifest.csv", root, images=images)
 
     def write_environment(self, engine: Engine) -> None:
         """Record what the run was made with, which is what someone needs to repeat it."""
@@ -173,4 +179,8 @@ def find_run(run: str | None, out: Path) -> Journal:
     for folder in (Path(out) / run, Path(run)):
         if (folder / BEST).is_file():
             return Journal(folder)
+        if (folder / EXPERIMENT).is_file():
+            raise CheckpointError(
+                f"{folder} is an experiment of several runs", hint=f"name one of them: {names}"
+            )
     raise CheckpointError(f"no trained run {run}; {out} has: {names}", hint="bus-smp train --run NAME")

@@ -25,10 +25,11 @@ from bus_smp.data.sampler import EpochSampler
 from bus_smp.engine import Engine, make_deterministic, make_engine
 from bus_smp.environment import git_commit, package_versions
 from bus_smp.errors import TrainingError
+from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.crosseval import score_images
-from bus_smp.evaluation.predictor import Predictor
+from bus_smp.evaluation.predictor import Predictor, load_predictor
 from bus_smp.evaluation.statistics import summarise
-from bus_smp.model.checkpoint import FORMAT, write_checkpoint
+from bus_smp.model.checkpoint import FORMAT, read_header, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, normalise
 from bus_smp.model.losses import DeepSupervisionLoss
 from bus_smp.report.figures import write_dice_curve, write_loss_curves
@@ -155,8 +156,31 @@ class _Run:
             with self._progress() as progress, self._tensorboard() as board:
                 while not self._is_over():
                     self._one_epoch(progress, board)
+        self._calibrate()
         done = len(self.history)
         return Outcome(self.best_epoch, self.best_score, done, done < self.settings.train.epochs)
+
+    def _calibrate(self) -> None:
+        """Fit temperature and thresholds of the best weights on the validation split, into their header.
+
+        After the last epoch, once: a kill before it is made up for by the next start of the same command.
+        """
+        if read_header(self.journal.best_path).get("calibration"):
+            return
+        self.say("Calibrating on the validation split")
+        predictor, header = load_predictor(
+            self.journal.best_path, self.engine, self.settings.train.batch_size
+        )
+        calibration = calibrate(predictor, self.manifest)
+        about = {key: value for key, value in header.items() if key != "sha256"} | {
+            "calibration": calibration
+        }
+        write_checkpoint(self.journal.best_path, predictor.model, about)
+        threshold = calibration["threshold"]
+        called = (
+            f"no threshold: {calibration['reason']}" if threshold is None else f"threshold {threshold:.3f}"
+        )
+        self.say(f"Temperature {calibration['temperature']:.3f}, {called}")
 
     def _announce(self) -> None:
         self.journal.write_environment(self.engine)

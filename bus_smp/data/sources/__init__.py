@@ -25,7 +25,8 @@ class Record:
     Paths are posix and relative to the data set's root; ``image`` is "" where there is no image
     file. ``label`` is normal, benign or malignant, and "" only where it is unknown, in which case
     ``excluded`` says why. ``excluded`` is the reason not to use the image, "" to use it.
-    ``official_split`` is "test" or "train" where the authors published a split, else "".
+    ``official_split`` is "test" or "train" where the authors published a split, else "". ``pixel_mm``:
+    side of a pixel in mm as text, "" where it is not known.
     """
 
     image_id: str
@@ -38,6 +39,7 @@ class Record:
     flags: tuple[str, ...] = ()
     excluded: str = ""
     official_split: str = ""
+    pixel_mm: str = ""
 
 
 def source_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 Layout: one folder with ``case001.png``, ``case001_tumor.png`` and, for findings that are not tumours,
 ``case001_other1.png``; ``BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx`` (or .csv) in it or above it, with
-``CaseID``, ``Image_filename``, ``Mask_tumor_filename``, ``Classification``. Every file is RGBA. The other findings
+``CaseID``, ``Image_filename``, ``Mask_tumor_filename``, ``Classification`` and, if wanted, ``Pixel_size``. Every file is RGBA. The other findings
 are no lesions here; normal images have no tumour mask.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bus_smp.classes import parse_label
+from bus_smp.data.manifest_check import is_pixel_mm
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import (
     image_files,
@@ -154,4 +155,23 @@ def _record(
     excluded: str,
 ) -> Record:
     patient = (row or {}).get("caseid", "") or original(image_id)  # one image per patient
-    return Record(image_id, image, masks, "binary", label, patient, flags=flags, excluded=excluded)
+    return Record(
+        image_id, image, masks, "binary", label, patient,
+        flags=flags, excluded=excluded, pixel_mm=_pixel_mm((row or {}).get("pixel_size", "")),
+    )  # fmt: skip
+
+
+def _pixel_mm(cell: str) -> str:
+    """The table's ``Pixel_size`` in mm; "" where it is none.
+
+    Its unit is not in the table. Only one is possible: as mm a pixel of .02 or more, as cm one of less, since a
+    breast image is a few cm deep on some hundred pixels.
+    """
+    try:
+        size = float(cell)
+    except ValueError:
+        return ""
+    for millimetres in (size, 10 * size):
+        if is_pixel_mm(str(millimetres)):
+            return f"{millimetres:.6g}"
+    return ""

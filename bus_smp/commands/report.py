@@ -1,0 +1,56 @@
+"""``bus-smp report``."""
+
+from pathlib import Path
+
+import click
+
+from bus_smp.commands.options import out_option
+
+
+@click.command("report")
+@click.argument("names", nargs=-1, metavar="[RUN]...")
+@out_option
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="File to write.  [default: report.html in the run's folder; for several runs, in --out]",
+)
+@click.option(
+    "--markdown",
+    is_flag=True,
+    help="Markdown for a repository instead; its figures go into images/ beside it, none of patients.",
+)
+@click.option("--pdf", is_flag=True, help="The same page as PDF instead (needs pip install 'bus_smp[pdf]').")
+def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, pdf: bool) -> None:
+    """Write all that was found about one or several runs as one page.
+
+    RUN is the name or folder of a run or an experiment; without one the newest run is taken. Only files
+    are read: the evaluations that evaluate and crosseval wrote, the settings, the manifest. The page
+    holds its figures and needs no network: it can be sent to someone. What is missing is said on it.
+    """
+    if markdown and pdf:
+        raise click.UsageError("--markdown and --pdf exclude each other")
+
+    from bus_smp.commands.reading import find_folder, read_run
+    from bus_smp.report.contents import report, results
+    from bus_smp.report.markdown import write_markdown
+    from bus_smp.report.page import write_page, write_pdf
+
+    folders = list(dict.fromkeys(find_folder(name, out) for name in names or (None,)))
+    if not names:
+        click.echo(f"Run: {folders[0]}, the newest", err=True)
+    runs = [read_run(folder) for folder in folders]
+    matrix = Path(out) / "matrix" / "matrix.png" if len(runs) > 1 else None
+    ending = "md" if markdown else "pdf" if pdf else "html"
+    path = to or (folders[0] if len(folders) == 1 else Path(out)) / f"report.{ending}"
+    for run in runs:
+        for sentence in run.missing:
+            click.echo(f"Missing: {run.name}: {sentence}", err=True)
+    if markdown:
+        write_markdown(results(runs, matrix), path)
+    elif pdf:
+        write_pdf(report(runs, matrix), path)
+    else:
+        write_page(report(runs, matrix), path)
+    click.echo(path)

@@ -1,0 +1,199 @@
+"""Temperature and operating points, fitted on a run's validation split alone, and what they make of a prediction.
+
+``calibrate`` is the only function that fits anything. It takes a manifest, not rows, and reads its validation
+split; so no caller can fit on the images that are scored.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bus_smp.classes import CLASSES, MALIGNANT
+from bus_smp.data.examples import read_example
+from bus_smp.data.images import resize_mask
+from bus_smp.data.manifest import Manifest
+from bus_smp.errors import EvaluationError
+from bus_smp.evaluation.metrics import malignant_score
+from bus_smp.evaluation.predictor import Prediction, Predictor
+from bus_smp.evaluation.reliability import brier_score
+from bus_smp.threads import read_ahead
+
+# Shares of the validation images without malignancy that an operating point leaves in peace.
+SPECIFICITIES = {"specificity_90": 0.90, "specificity_95": 0.95}
+
+SCORE_COLUMNS = (
+    "malignant_score",
+    "malignant_score_raw",
+    "called_malignant",
+    "called_malignant_90",
+    "called_malignant_95",
+    "call_confidence",
+    "pixel_brier",
+    "pixel_brier_raw",
+)
+
+# Beyond these the network is not miscalibrated but useless (or the validation split too easy to tell).
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
+
+# More pixels than this change the third digit of the temperature at most, and cost memory.
+_PIXELS = 2_000_000
+
+
+def calibrate(predictor: Predictor, manifest: Manifest) -> dict[str, Any]:
+    """Fit temperature and thresholds on the validation split of ``manifest``, and on nothing else.
+
+    Returns:
+        JSON values. ``temperature``: see ``fit_temperature``. ``threshold``: image score from which an image is called
+        malignant, the one with the highest Youden's J. ``thresholds``: those that keep a specificity of 90 % and
+        95 %. Thresholds are None where the split lacks malignant or other images, and ``reason`` says so.
+        ``nll_before``, ``nll_after``: mean negative log-likelihood of a pixel (nats). ``images``, ``malignant_images``,
+        ``groups``: what it was fitted on; ``fitted_on``: "val".
+
+    Raises:
+        EvaluationError: if the split is empty.
+    """
+    rows = manifest.used("val")
+    if rows.empty:
+        raise EvaluationError(
+            "the validation split is empty: there is nothing to calibrate on",
+            hint="make the manifest with a validation split and train again",
+        )
+    plain = predictor.at_temperature(1.0)
+    logits, truth = _sample(plain, manifest, rows)
+    temperature = fit_temperature(logits, truth)
+    scaled = predictor.at_temperature(temperature)
+    images = (image for image, _ in read_ahead(lambda row: read_example(manifest, row), _records(rows)))
+    scores = np.array([malignant_score(prediction.grid) for prediction in scaled.predictions(images)])
+    malignant = (rows["label"] == MALIGNANT.name).to_numpy()
+    return {
+        "temperature": temperature,
+        **fit_thresholds(scores, malignant),
+        "fitted_on": "val",
+        "images": len(rows),
+        "malignant_images": int(malignant.sum()),
+        "groups": int(rows["group_id"].nunique()),
+        "nll_before": negative_log_likelihood(logits, truth, 1.0),
+        "nll_after": negative_log_likelihood(logits, truth, temperature),
+    }
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return rows.to_dict("records")
+
+
+def _sample(predictor: Predictor, manifest: Manifest, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 (N, 3) and classes uint8 (N,) of every k-th pixel of the grid in both directions."""
+    stride = max(1, math.ceil(math.sqrt(len(rows) * predictor.size**2 / _PIXELS)))
+    logits, truths = [], []
+
+    def load(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = read_example(manifest, row)
+        return image, resize_mask(mask, predictor.size)[::stride, ::stride]
+
+    batch: list[tuple[np.ndarray, np.ndarray]] = []
+    for number, example in enumerate(read_ahead(load, _records(rows)), start=1):
+        batch.append(example)
+        if len(batch) == predictor.batch_size or number == len(rows):
+            images, masks = zip(*batch, strict=True)
+            grid = predictor.grid_logits(images).numpy()[:, :, ::stride, ::stride]
+            logits.append(grid.transpose(0, 2, 3, 1).reshape(-1, len(CLASSES)))
+            truths.append(np.stack(masks).reshape(-1))
+            batch = []
+    return np.concatenate(logits), np.concatenate(truths)
+
+
+def negative_log_likelihood(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
+    """Mean of -log softmax(logits / temperature)[truth] in nats; float (N, C), integer (N,)."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    chosen = np.take_along_axis(scaled, truth[:, None].astype(np.intp), axis=1)[:, 0]
+    return float((np.log(np.exp(scaled).sum(axis=1)) - chosen).mean())
+
+
+def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature with the least negative log-likelihood (Guo et al., ICML 2017), in .05..20.
+
+    With b = 1 / temperature the likelihood is convex, and its slope, mean(E[z] - z_truth) under softmax(b z), rises
+    in b: halving finds where it crosses zero. Where it does not cross within the limits the nearer limit is returned;
+    logits that say nothing (all equal) leave the temperature at 1.
+
+    Args:
+        logits: float (N, C).
+        truth: integer (N,), 0..C-1.
+    """
+    logits = logits.astype(np.float64)
+    chosen = np.take_along_axis(logits, truth[:, None].astype(np.intp), axis=1)[:, 0]
+
+    def slope(log_b: float) -> float:
+        scaled = logits * math.exp(log_b)
+        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        expected = (weights * logits).sum(axis=1) / weights.sum(axis=1)
+        return float((expected - chosen).mean())
+
+    low, high = -math.log(MOST_TEMPERATURE), -math.log(LEAST_TEMPERATURE)
+    if np.ptp(logits, axis=1).max(initial=0) == 0:
+        return 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return round(math.exp(-(low + high) / 2), 6)
+
+
+def fit_thresholds(scores: np.ndarray, malignant: np.ndarray) -> dict[str, Any]:
+    """Scores from which an image is called malignant: ``threshold``, ``thresholds`` and ``reason``.
+
+    ``threshold`` has the highest Youden's J = sensitivity + specificity - 1 (Youden, Cancer 1950); of equal ones the
+    lowest, which overlooks fewer. ``thresholds`` are the lowest that keep a specificity of 90 % and 95 %. Every one is one of
+    the scores, or just above the highest. All None, with a reason, where one of the two kinds of image is absent.
+
+    Args:
+        scores: float (N,), 0..1.
+        malignant: bool (N,).
+    """
+    none = {"threshold": None, "thresholds": dict.fromkeys(SPECIFICITIES)}
+    for kind, name in ((malignant, "malignant"), (~malignant, "other than malignant")):
+        if not kind.any():
+            return {**none, "reason": f"the validation split has no image {name}"}
+    candidates = np.append(np.unique(scores), np.nextafter(scores.max(), 2))
+    called = scores[None] >= candidates[:, None]
+    sensitivity, specificity = called[:, malignant].mean(axis=1), (~called)[:, ~malignant].mean(axis=1)
+    kept = {name: float(candidates[np.argmax(specificity >= least)]) for name, least in SPECIFICITIES.items()}
+    best = np.argmax(np.round(sensitivity + specificity, 12))  # ties are ties whatever the last bit says
+    return {"threshold": float(candidates[best]), "thresholds": kept, "reason": ""}
+
+
+def score_row(
+    prediction: Prediction, grid_truth: np.ndarray, calibration: Mapping[str, Any]
+) -> dict[str, float]:
+    """One image's scores under ``SCORE_COLUMNS``; calls and their confidence are NaN where a threshold is missing.
+
+    ``call_confidence`` = abs(log-odds of the score - log-odds of the threshold): how far the call is from being another.
+
+    Args:
+        grid_truth: uint8 (S, S) of class indices, on the network's grid.
+        calibration: as of ``calibrate``; empty for a run without one.
+    """
+    score = malignant_score(prediction.grid)
+    thresholds = calibration.get("thresholds") or {}
+    cuts = {
+        "called_malignant": calibration.get("threshold"),
+        "called_malignant_90": thresholds.get("specificity_90"),
+        "called_malignant_95": thresholds.get("specificity_95"),
+    }
+    threshold = cuts["called_malignant"]
+    return {
+        "malignant_score": score,
+        "malignant_score_raw": malignant_score(prediction.raw_grid),
+        **{name: math.nan if cut is None else float(score >= cut) for name, cut in cuts.items()},
+        "call_confidence": math.nan if threshold is None else abs(_log_odds(score) - _log_odds(threshold)),
+        "pixel_brier": brier_score(prediction.grid, grid_truth),
+        "pixel_brier_raw": brier_score(prediction.raw_grid, grid_truth),
+    }
+
+
+def _log_odds(probability: float) -> float:
+    probability = min(max(probability, 1e-7), 1 - 1e-7)
+    return math.log(probability / (1 - probability))

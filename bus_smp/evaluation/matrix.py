@@ -1,0 +1,91 @@
+"""Train set against test set: one cell for each pair of a run and a data set, and why a cell is empty."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bus_smp import __version__
+from bus_smp.evaluation.folder import write_table
+from bus_smp.evaluation.pooling import MAIN, PARTS, cells, estimates_of, format_lines
+from bus_smp.files import write_text
+
+IN_DOMAIN, EXTERNAL, REFUSED = "in-domain", "external", "refused"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run (or experiment) on one target.
+
+    Attributes:
+        run: name of the run or experiment; ``trained_on``: its data sets, joined by +.
+        target: name of the target's manifest.
+        kind: ``in-domain`` (the run's own test split of a data set it was trained on), ``external``, or
+            ``refused`` (nothing could be scored).
+        summary: what the evaluation folder's ``summary.json`` holds; None where refused.
+        reason: why it is refused.
+    """
+
+    run: str
+    trained_on: str
+    target: str
+    kind: str
+    summary: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+def matrix_frame(matrix: Sequence[Cell]) -> pd.DataFrame:
+    """The table of ``matrix.csv``, a row for each cell.
+
+    Columns: ``run, trained_on, target, kind, runs`` (how many it is the mean of), ``images``, for each of ``MAIN``
+    the value, ``_low``, ``_high`` (95 % interval of one table) and ``_sd`` (between runs), and ``reason``: why a cell
+    is refused, or a value of it undefined. What is not defined is NaN.
+    """
+    values = [f"{name}{ending}" for name in MAIN for ending in ("", "_low", "_high", "_sd")]
+    rows = []
+    for cell in matrix:
+        row: dict[str, Any] = {key: getattr(cell, key) for key in ("run", "trained_on", "target", "kind")}
+        reasons = [cell.reason] if cell.reason else []
+        if cell.summary is not None:
+            estimates = estimates_of(cell.summary)
+            row |= {"runs": len(cell.summary.get("runs", [0])), "images": estimates["counts"]["images"]}
+            row |= cells(estimates, list(MAIN))
+            reasons += [
+                f"{words}: {estimate.get('no_interval') or 'undefined in every run'}"
+                for name, words in MAIN.items()
+                for estimate in [next(estimates[part][name] for part in PARTS if name in estimates[part])]
+                if estimate["mean"] is None
+            ]
+        rows.append(row | {"reason": "; ".join(reasons)})
+    columns = ["run", "trained_on", "target", "kind", "runs", "images", *values, "reason"]
+    table = pd.DataFrame(rows, columns=columns)
+    table[["runs", "images"]] = table[["runs", "images"]].astype("Int64")
+    table[values] = table[values].astype(float)
+    return table
+
+
+def write_matrix_folder(matrix: Sequence[Cell], folder: Path) -> dict[str, Any]:
+    """Write ``matrix.csv``, ``matrix.json`` and ``matrix.png``; return what the JSON holds."""
+    from bus_smp.report.matrix_figure import write_matrix
+
+    table = matrix_frame(matrix)
+    write_table(table, folder / "matrix.csv")
+    records = table.astype(object).where(table.notna(), None).to_dict("records")
+    document = {"bus_smp": __version__, "cells": records}
+    write_text(
+        folder / "matrix.json", json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    )
+    write_matrix(table, folder / "matrix.png")
+    return document
+
+
+def format_matrix(matrix: Sequence[Cell]) -> str:
+    """The matrix as text, a line for each cell, the runs one after the other."""
+    lines: dict[str, Mapping[str, Any] | str] = {}
+    for cell in matrix:
+        name = f"{cell.run} ({cell.trained_on}) on {cell.target}, {cell.kind}"
+        lines[name] = cell.reason if cell.summary is None else estimates_of(cell.summary)
+    return format_lines(lines)

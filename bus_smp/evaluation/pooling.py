@@ -1,0 +1,210 @@
+"""One result from several runs: out-of-fold predictions in one table, or mean and standard deviation.
+
+The two answer different questions. The interval of a table says how far the number may be off for other patients;
+the standard deviation over runs, how far it moves when the same training is repeated (other seeds) or given other
+patients (folds). Neither holds the other.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bus_smp import __version__
+from bus_smp.data.manifest import Manifest, manifest_hash
+from bus_smp.errors import EvaluationError
+from bus_smp.evaluation.folder import MODEL, Tables, mask_path, read_tables, write_table
+from bus_smp.evaluation.record import describe_data, write_evaluation
+from bus_smp.evaluation.score_table import WORDS, format_estimate, format_table
+from bus_smp.files import write_text
+
+PARTS = ("metrics", "rates")
+
+# What a reader looks at first, in words.
+MAIN = {key: WORDS[key] for key in ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")}
+
+
+def pool_folds(
+    parts: Sequence[Path],
+    rows: pd.DataFrame,
+    folder: Path,
+    about: Mapping[str, Any],
+    manifest: Manifest,
+    *,
+    legacy: bool = False,
+) -> dict[str, Any]:
+    """Make one evaluation folder of several that share no image; return its summary.
+
+    With the test folds of a cross-validation every image is predicted by the one network that has not seen it,
+    and the interval is over all patients. An AUC then compares scores of different networks with each
+    other, which makes it a little too low rather than too high (Airola et al., Comput. Stat. Data Anal. 2011).
+
+    Args:
+        parts: evaluation folders of the members.
+        rows: rows of ``manifest`` that must be there, each once.
+        about, legacy: as of ``write_evaluation``.
+
+    Raises:
+        EvaluationError: if an image is in no part or in two, or a table is missing or damaged.
+    """
+    read = [read_tables(part) for part in parts]
+    tables = Tables.joined(read)
+    keys = ["dataset", "image_id"]
+    scored, wanted = (pd.MultiIndex.from_frame(table[keys].astype(str)) for table in (tables.model, rows))
+    wrong = list(scored[scored.duplicated()]) + list(wanted.symmetric_difference(scored))
+    if wrong:
+        raise EvaluationError(
+            f"{len(wrong)} images are not scored exactly once by {', '.join(part.parent.name for part in parts)} "
+            f"(e.g. {' '.join(wrong[0])})",
+            hint="the runs of a cross-validation must come from one manifest; train them again",
+        )
+    for part, own in zip(parts, read, strict=True):
+        for row in own.model[keys].to_dict("records"):
+            mask = mask_path(folder, row)
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(mask_path(part, row), mask)
+    return write_evaluation(folder, tables, about, manifest, legacy=legacy)
+
+
+def spread(summaries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every estimate over several runs: its mean and standard deviation (n - 1 in the denominator).
+
+    Args:
+        summaries: results of ``summarise``, one for each run.
+
+    Returns:
+        ``metrics`` and ``rates``, each name -> ``{mean, sd, n, n_undefined}``: taken over the n runs in
+        which the estimate is defined; mean None where there is none, sd None where there are fewer than two.
+    """
+    summaries = list(summaries)
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for part in PARTS:
+        names = dict.fromkeys(name for summary in summaries for name in summary[part])
+        result[part] = {
+            name: _spread_of([_mean(summary[part].get(name)) for summary in summaries]) for name in names
+        }
+    return result
+
+
+def _mean(estimate: Mapping[str, Any] | None) -> float | None:
+    return None if estimate is None else estimate["mean"]
+
+
+def _spread_of(means: Sequence[float | None]) -> dict[str, Any]:
+    values = np.array([mean for mean in means if mean is not None])
+    return {
+        "mean": float(values.mean()) if len(values) else None,
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "n": len(values),
+        "n_undefined": len(means) - len(values),
+    }
+
+
+def write_members(
+    folder: Path, members: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], manifest: Manifest
+) -> dict[str, Any]:
+    """Write ``members.csv`` (a row for each run), ``data.json`` and ``summary.json`` (mean and sd); return the last.
+
+    Args:
+        members: run -> what ``evaluate`` or ``write_evaluation`` returned for it, all on the same images.
+        about: ``run`` (the experiment's name), ``dataset``, ``split``, ``external``; recorded.
+        manifest: of the images.
+
+    Returns:
+        ``members`` as of ``spread``; ``runs``, their names; ``summaries``: each run's ``summarise`` by its name,
+        then the baselines', which are the same for all.
+    """
+    models = {run: summary["summaries"][MODEL] for run, summary in members.items()}
+    first = next(iter(members.values()))
+    table = pd.DataFrame(
+        {"run": run, "images": model["counts"]["images"], "groups": model["counts"]["groups"], **cells(model)}
+        for run, model in models.items()
+    )
+    of_all = [w for w in first["warnings"] if all(w in summary["warnings"] for summary in members.values())]
+    of_one = [
+        f"{run}: {w}" for run, summary in members.items() for w in summary["warnings"] if w not in of_all
+    ]
+    document = {
+        "bus_smp": __version__,
+        **about,
+        "runs": list(members),
+        "patient_known": first["patient_known"],
+        "manifest_sha256": manifest_hash(manifest.frame),
+        "warnings": of_all + of_one,
+        "members": spread(models.values()),
+        "summaries": models | {name: one for name, one in first["summaries"].items() if name != MODEL},
+    }
+    write_table(table, folder / "members.csv")
+    write_text(folder / "data.json", json.dumps(describe_data(manifest), indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+    return document
+
+
+def estimates_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """``counts``, ``metrics`` and ``rates`` of the model in any summary: of one table, or ``spread`` over runs."""
+    if "members" not in summary:
+        return summary["summaries"][MODEL]
+    return {"counts": summary["summaries"][summary["runs"][0]]["counts"], **summary["members"]}
+
+
+def cells(estimates: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, float | None]:
+    """Estimates side by side: ``<name>, <name>_low, <name>_high``, or ``<name>, <name>_sd`` over runs.
+
+    Args:
+        estimates: as ``estimates_of`` gives them.
+        names: the ones wanted; None: all.
+    """
+    found = {name: estimate for part in PARTS for name, estimate in estimates[part].items()}
+    row: dict[str, float | None] = {}
+    for name in found if names is None else names:
+        row[name] = found[name]["mean"]
+        row |= {f"{name}_{key}": found[name][key] for key in ("low", "high", "sd") if key in found[name]}
+    return row
+
+
+def format_lines(lines: Mapping[str, Mapping[str, Any] | str]) -> str:
+    """A line for each result with the main estimates in columns.
+
+    Args:
+        lines: name -> estimates as ``estimates_of`` gives them, or the reason why there are none.
+    """
+    heads = ["", "images", *MAIN.values()]
+    rows = [heads]
+    for name, result in lines.items():
+        if isinstance(result, str):
+            rows.append([name, result])
+        else:
+            found = {key: _worded(e) for part in PARTS for key, e in result[part].items()}
+            rows.append(
+                [name, str(result["counts"]["images"]), *(format_estimate(found[key]) for key in MAIN)]
+            )
+    widths = [max(len(row[i]) for row in rows if len(row) == len(heads)) for i in range(len(heads))]
+    widths[0] = max(len(row[0]) for row in rows)
+    # a reason is as long as it is and widens no column
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    )
+
+
+def format_members(summary: Mapping[str, Any]) -> str:
+    """What ``write_members`` returned as text: mean and sd beside the baselines, then run by run."""
+    runs, summaries = summary["runs"], summary["summaries"]
+    mean = dict(summaries[runs[0]])
+    mean |= {part: {name: _worded(one) for name, one in summary["members"][part].items()} for part in PARTS}
+    baselines = {name: one for name, one in summaries.items() if name not in runs}
+    over = format_table({f"mean of {len(runs)} runs": mean, **baselines})
+    each = format_lines({run: summaries[run] for run in runs})
+    return f"{over}\nMean of runs: sd between them, n: runs.\n\n{each}"
+
+
+def _worded(estimate: Mapping[str, Any]) -> Mapping[str, Any]:
+    """For printing: over runs, the sd stands where an interval would."""
+    if "sd" not in estimate:
+        return estimate
+    sd = "one run" if estimate["sd"] is None else f"sd {estimate['sd']:.3f}"
+    return {**estimate, "low": None, "high": None, "no_interval": sd}

@@ -1,0 +1,285 @@
+"""Two runs on the same images: paired intervals, p-values by swapping whole patients, and folders that do not fit."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import invoke
+from tables import clustered_table, lesion, normal, random_table, table_row
+
+from bus_smp.errors import EvaluationError
+from bus_smp.evaluation.comparison import COMPARED, compare, format_comparison, holm
+from bus_smp.evaluation.statistics import summarise
+
+
+def _other_run(table, seed):
+    """The same images as another network may have predicted them."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for row in table.to_dict("records"):
+        label = row["label"]
+        counts = (
+            normal(int(random.integers(3))) if label == "normal" else lesion(label, int(random.integers(21)))
+        )
+        score = round(float(np.clip(row["malignant_score"] + random.normal(0, 0.2), 0, 1)), 1)
+        rows.append(table_row(row["image_id"], row["group_id"], label, counts, score))
+    return pd.DataFrame(rows)
+
+
+def _value(table, name):
+    summary = summarise(table, draws=0)
+    return (summary["metrics"] | summary["rates"])[name]["mean"]
+
+
+def test_each_run_has_its_own_numbers_and_the_difference_is_theirs():
+    a = random_table(90, 30, 1)
+    b = _other_run(a, 2)
+    comparison = compare(a, b, draws=300, permutations=200)
+    json.dumps(comparison, allow_nan=False)
+    assert list(comparison["metrics"]) == list(COMPARED)
+    assert comparison["primary"] == "dice_lesion"
+    assert (comparison["images"], comparison["groups"]) == (90, 30)
+    for name, one in comparison["metrics"].items():
+        if name not in ("hd95_lesion",):  # defined where both predict something
+            assert one["a"] == pytest.approx(_value(a, name))
+            assert one["b"] == pytest.approx(_value(b, name))
+            assert one["n_unpaired"] == 0
+        assert one["difference"] == pytest.approx(one["a"] - one["b"])
+        if one["low"] is not None:
+            assert one["low"] < one["difference"] < one["high"]
+            assert one["bca_low"] < one["difference"] < one["bca_high"]
+        assert 0 < one["p"] <= one["p_holm"] <= 1
+
+
+def test_the_other_way_round_only_the_sign_changes():
+    a = random_table(60, 12, 3)
+    b = _other_run(a, 4)
+    there, back = compare(a, b, draws=200), compare(b, a, draws=200)
+    for name in COMPARED:
+        one, other = there["metrics"][name], back["metrics"][name]
+        assert one["difference"] == -other["difference"]
+        assert one["p"] == other["p"]
+        assert (one["low"] is None) == (other["low"] is None)
+        if one["low"] is not None:
+            assert [one["low"], one["high"]] == pytest.approx([-other["high"], -other["low"]])
+
+
+def test_row_order_changes_nothing():
+    a = random_table(60, 20, 5)
+    b = _other_run(a, 6)
+    mixed = compare(a.sample(frac=1, random_state=1), b.sample(frac=1, random_state=2), 100, 100)
+    assert mixed == compare(a, b, 100, 100)
+    assert mixed != compare(a, b, 100, 100, seed=7)
+
+
+def test_the_p_value_is_that_of_a_loop_over_all_swaps_of_whole_groups():
+    a = random_table(40, 7, 8)
+    b = _other_run(a, 9)
+    comparison = compare(a, b, draws=0)
+    assert comparison["permutation"] == {"unit": "group", "number": 128, "exact": True, "seed": 42}
+    names = ("dice_lesion", "miss_rate", "auc_malignant", "image_brier")
+    further = dict.fromkeys(names, 0)
+    observed = {name: _value(a, name) - _value(b, name) for name in names}
+    groups = sorted(a["group_id"].unique())
+    for swapped in itertools.product([False, True], repeat=len(groups)):
+        names_swapped = [name for name, swap in zip(groups, swapped, strict=True) if swap]
+        moved = a["group_id"].isin(names_swapped)
+        x, y = pd.concat([a[~moved], b[moved]]), pd.concat([b[~moved], a[moved]])
+        for name in names:
+            further[name] += abs(_value(x, name) - _value(y, name)) >= abs(observed[name]) - 1e-12
+    for name in names:
+        assert comparison["metrics"][name]["p"] == pytest.approx(further[name] / 128)
+
+
+def test_random_swaps_come_near_the_exact_p_and_never_reach_zero(monkeypatch):
+    a = random_table(80, 12, 10)
+    b = _other_run(a, 11)
+    exact = compare(a, b, draws=0)["metrics"]
+    monkeypatch.setattr("bus_smp.evaluation.comparison._MOST_EXACT", 0)
+    drawn = compare(a, b, draws=0, permutations=4000)
+    assert not drawn["permutation"]["exact"]
+    for name in COMPARED:
+        assert drawn["metrics"][name]["p"] == pytest.approx(exact[name]["p"], abs=0.03)
+    better = b.assign(dice_lesion=np.minimum(b["dice_lesion"] + 0.5, 1.0))
+    worse = b.assign(dice_lesion=b["dice_lesion"] * 0.1)
+    clear = compare(better, worse, draws=0, permutations=99)["metrics"]["dice_lesion"]
+    assert clear["p"] == clear["p_least"] == 1 / 100
+
+
+def test_a_run_is_as_good_as_itself():
+    table = random_table(60, 20, 12)
+    for one in compare(table, table, 200, 200)["metrics"].values():
+        assert (one["difference"], one["p"], one["p_holm"]) == (0, 1, 1)
+        assert one["low"] is None
+
+
+def test_an_image_where_one_run_alone_has_a_distance_is_left_out_of_both_and_counted():
+    a = random_table(60, 20, 13).assign(hd95_lesion=4.0)
+    b = a.assign(hd95_lesion=7.0)
+    shown = a.index[a["label"] != "normal"]
+    a.loc[shown[0], "hd95_lesion"] = 1000.0
+    b.loc[shown[0], "hd95_lesion"] = np.nan
+    b.loc[shown[1], "hd95_lesion"] = 100.0
+    a.loc[shown[1], "hd95_lesion"] = np.nan
+    one = compare(a, b, 100, 100)["metrics"]["hd95_lesion"]
+    assert (one["a"], one["b"], one["difference"]) == pytest.approx((4.0, 7.0, -3.0))
+    assert (one["n"], one["n_unpaired"]) == (len(shown) - 2, 2)
+
+
+def test_with_few_patients_no_p_can_be_small_and_that_is_said():
+    a = clustered_table(4, 6, 0)
+    b = a.assign(dice_lesion=a["dice_lesion"] - 0.3)
+    comparison = compare(a, b, draws=100)
+    dice = comparison["metrics"]["dice_lesion"]
+    assert dice["p"] == dice["p_least"] == 2 / 2**4
+    assert (
+        dice["no_interval"] == "no interval: the same in every image" or "4 patients" in dice["no_interval"]
+    )
+    assert "With 4 groups no p can be below 0.125" in format_comparison(comparison, ["a", "b"])
+
+
+def test_holm_is_that_of_the_textbook():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": None}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02, "e": None}
+    )
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+
+
+def _null_tables(seed, groups=16):
+    """Two runs that are equally good: how one differs from the other is the patient's, not the run's."""
+    random = np.random.default_rng([seed, 5])
+    table = NULL.iloc[: groups * 4]
+    patient = np.repeat(random.normal(0, 0.1, groups), 4)
+    lean = np.repeat(random.normal(0, 0.1, groups), 4)
+    noise = random.normal(0, 0.03, (2, len(table)))
+    return (
+        table.assign(dice_lesion=0.5 + patient + sign * lean / 2 + e)
+        for sign, e in zip((1, -1), noise, strict=True)
+    )
+
+
+NULL = clustered_table(16, 4, 0)
+
+
+def test_where_neither_run_is_better_p_is_below_5_percent_in_5_percent_of_samples():
+    by_patient, by_image = [], []
+    for seed in range(300):
+        a, b = _null_tables(seed)
+        by_patient.append(_dice_p(a, b))
+        if seed < 60:
+            by_image.append(_dice_p(*(table.assign(group_id=table["image_id"]) for table in (a, b))))
+    assert 0.02 <= np.mean(np.array(by_patient) < 0.05) <= 0.08
+    assert 0.35 <= np.mean(np.array(by_patient) < 0.5) <= 0.65
+    assert np.mean(np.array(by_image) < 0.05) > 0.2, "swapping single images would call chance a difference"
+
+
+def _dice_p(a, b):
+    return compare(a, b, draws=0, permutations=199)["metrics"]["dice_lesion"]["p"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.iloc[1:], "other images: 1 are in one of them alone"),
+        (lambda t: t.assign(group_id=[f"x{i}" for i in range(len(t))]), "group_id of images differ"),
+        (lambda t: t.assign(label="benign"), "label of images differ"),
+        (
+            lambda t: t.assign(pixels_benign_as_benign=t["pixels_benign_as_benign"] + 1),
+            "reference mask of images",
+        ),
+        (lambda t: t.drop(columns="hd95_lesion"), "lacks the columns hd95_lesion"),
+    ],
+)
+def test_tables_that_are_not_of_the_same_images_are_refused(change, said):
+    table = random_table(30, 10, 14)
+    with pytest.raises(EvaluationError, match=said):
+        compare(table, change(table))
+
+
+# The command
+
+
+def _write_run(out, run, table, rows="r", **more):
+    folder = out / run / "eval-busi-all"
+    folder.mkdir(parents=True)
+    table.to_csv(folder / "per_image.csv", index=False)
+    about = {"summaries": {}, "patient_known": True, "rows_sha256": rows, **more}
+    (folder / "summary.json").write_text(json.dumps(about), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    a = random_table(60, 20, 15)
+    _write_run(tmp_path, "one", a)
+    _write_run(tmp_path, "two", _other_run(a, 16))
+    return tmp_path
+
+
+def test_compare_prints_both_runs_their_difference_and_how_to_read_it(runs):
+    result = invoke("compare", "one", "two", "--target", "busi", "--out", runs)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[:4] == ["busi, all", "", "A: one", "B: two"]
+    assert sum(line.startswith("Dice lesion ") for line in lines) == 1
+    assert "is the primary metric" in result.stdout
+    assert max(map(len, lines)) <= 115
+    by_folder = invoke("compare", runs / "one", runs / "two", "--target", "busi", "--split", "all")
+    assert by_folder.stdout == result.stdout
+
+
+def test_compare_as_json_holds_everything(runs):
+    result = invoke("compare", "one", "two", "--target", "busi", "--out", runs, "--json")
+    document = json.loads(result.stdout)
+    assert (document["a"], document["b"], document["target"], document["split"]) == (
+        "one",
+        "two",
+        "busi",
+        "all",
+    )
+    assert list(document["metrics"]) == list(COMPARED)
+
+
+def test_compare_imports_no_torch(runs):
+    code = (
+        "import sys\nfrom bus_smp.cli import main\n"
+        f"main(['compare', 'one', 'two', '--target', 'busi', '--out', {str(runs)!r}])\nprint('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_what_cannot_be_compared_is_said_with_the_command_to_type(runs):
+    table = random_table(60, 20, 15)
+    crosseval = "bus-smp crosseval --run one --target busi"
+
+    def refused(*arguments):
+        result = invoke("compare", *arguments, "--out", runs)
+        assert result.exit_code == 1, result.stdout
+        return result.stderr
+
+    _write_run(runs, "other-manifest", table, rows="q")
+    assert crosseval in refused("one", "other-manifest", "--target", "busi")
+    _write_run(runs, "fewer", table.iloc[1:])
+    assert f"{crosseval} and bus-smp crosseval --run fewer" in refused("one", "fewer", "--target", "busi")
+    shutil.rmtree(_write_run(runs, "unscored", table))
+    _write_run(runs, "unscored2", table)
+    (runs / "unscored" / "config.yaml").write_text("", encoding="utf-8")
+    assert "bus-smp crosseval --run unscored --target busi" in refused("one", "unscored", "--target", "busi")
+    assert "bus-smp evaluate --run one" in refused("one", "two", "--target", "busi", "--split", "test")
+    _write_run(runs, "old", table.drop(columns="hd95_lesion"))
+    assert "bus-smp crosseval --run old --target busi" in refused("one", "old", "--target", "busi")
+    _write_run(runs, "mean", table, members={}, runs=["mean-1", "mean-2"])
+    assert "compare one of them: mean-1, mean-2" in refused("mean", "one", "--target", "busi")
+    assert "no run absent" in refused("one", "absent", "--target", "busi")
+
+
+def test_where_patients_are_not_known_the_comparison_says_so(runs):
+    _write_run(runs, "unknown", random_table(60, 20, 15), patient_known=False)
+    assert "no patient ids" in invoke("compare", "one", "unknown", "--target", "busi", "--out", runs).stdout

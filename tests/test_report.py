@@ -1,0 +1,573 @@
+"""The report: every number is told, what is missing too; nothing is loaded, and hostile names are harmless."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import invoke
+
+from bus_smp.config import load_settings
+from bus_smp.data.manifest import read_manifest, write_manifest
+from bus_smp.evaluation.score_table import format_estimate, table_rows
+from bus_smp.report.blocks import (
+    Bullets,
+    Code,
+    Commands,
+    Document,
+    Heading,
+    Paragraph,
+    Section,
+    Table,
+    link,
+)
+from bus_smp.report.findings import short_answer
+from bus_smp.report.markdown import markdown_text
+from bus_smp.report.page import page_html
+from bus_smp.report.records import Evaluation, Run
+
+OWN, BUSI = "eval-bus-uclm-test", "eval-busi-all"
+HOSTILE = (
+    "<script>alert(1)<img src=x onerror=alert(2)>\"'&amp;`|*_x_*[a](javascript:x) $x_1$ \u8d85\u97f3\u6ce2"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def _linked(run: Path, to: Path) -> Path:
+    """A run again, without copying a byte; ``_rewrite`` changes the copy alone."""
+    shutil.copytree(
+        run, to, ignore=shutil.ignore_patterns(".lock", "masks", "report.*"), copy_function=os.link
+    )
+    return to
+
+
+def _rewrite(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _change(path: Path, change) -> None:
+    """Replace a JSON file by what ``change`` makes of it."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    _rewrite(path, json.dumps(document))
+
+
+@pytest.fixture(scope="module")
+def scored(manifests, trained, tmp_path_factory) -> Path:
+    """A run folder, scored on its own test split and on the synthetic BUSI; do not change it."""
+    out = tmp_path_factory.mktemp("report") / "outputs"
+    shutil.copytree(trained, out / "first", ignore=shutil.ignore_patterns(".lock", "eval-*", "manifest.*"))
+    write_manifest(read_manifest(trained / "manifest.csv"), out / "first" / "manifest.csv")
+    common = ["--out", out, "--run", "first", "--legacy-metrics"]
+    for arguments in (
+        ["evaluate"],
+        ["crosseval", "--manifests", manifests / "data_manifests", "--target", "busi"],
+    ):
+        result = invoke(*arguments, *common)
+        assert result.exit_code == 0, result.stderr
+    return out / "first"
+
+
+def _report(run: Path, *arguments: object):
+    """The page of a run, and what the command said on stderr."""
+    result = invoke("report", run.name, "--out", run.parent, *arguments)
+    assert result.exit_code == 0, result.stderr
+    return Path(result.stdout.strip()).read_text(encoding="utf-8"), result.stderr
+
+
+class _Page(HTMLParser):
+    """A page as a browser takes it: its elements and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, name: str) -> list[str | None]:
+        """Every value of an attribute."""
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+
+def _assert_harmless(page: _Page) -> None:
+    """Nothing runs, nothing is loaded, and links lead to the web or into the page."""
+    assert not {"script", "iframe", "object", "embed", "link", "form", "base"} & {
+        tag for tag, _ in page.elements
+    }
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert all(source.startswith("data:image/png;base64,") for source in page.all("src"))
+    assert all(re.match(r"#s[\d-]+$|https?://", target) for target in page.all("href"))
+    assert not page.all("srcset")
+
+
+# What is told
+
+
+def test_every_number_of_the_table_people_read_is_on_the_page_as_it_is_printed(scored):
+    html, _ = _report(scored)
+    page = _Page(html)
+    for name in (OWN, BUSI):
+        summary = json.loads((scored / name / "summary.json").read_text(encoding="utf-8"))
+        for heading, words, cells in table_rows(summary["summaries"]):
+            assert heading in page.text
+            assert " ".join([words, *cells]) in page.text
+        for levels in summary["summaries"]["model"]["strata"].values():
+            for level, of in levels.items():
+                told = f"{of['images']} ({of['groups']}) {format_estimate(of['dice_lesion'])}"
+                assert re.search(
+                    rf"{level}( \([\d.]+ to [\d.]+ % of the image\))? {re.escape(told)}", page.text
+                )
+        for warning in summary["warnings"]:
+            assert warning in page.text
+        for of in summary["legacy"].values():
+            assert f"{of['dice_benign']:.3f} {of['dice_malignant']:.3f} {of['dice_mean']:.3f}" in page.text
+
+
+def test_every_figure_of_the_folders_is_in_the_page_with_words_for_who_cannot_see_it(scored):
+    page = _Page(_report(scored)[0])
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    figures = [*scored.glob("eval-*/*.png"), *scored.glob("*.png")]
+    assert len(images) == len(figures) == 18
+    assert all(len(attributes["alt"]) > 20 for attributes in images)
+
+
+def test_the_headings_make_an_outline_and_the_contents_lead_to_them(scored):
+    html, _ = _report(scored)
+    page = _Page(html)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(deeper <= level + 1 for level, deeper in zip(levels, levels[1:], strict=False))
+    ids = page.all("id")
+    assert len(ids) == len(set(ids))
+    links = [target[1:] for target in page.all("href") if target.startswith("#")]
+    assert len(links) > 15
+    assert set(links) <= set(ids)
+    order = [
+        "The short answer", "Warnings", "Results on bus-uclm", "Results on busi", "How it was made",
+        "Course of the training", "Data card", "Model card: first", "CLAIM checklist: first",
+    ]  # fmt: skip
+    places = [re.search(rf'<h2 id="[^"]*">{re.escape(title)}', html).start() for title in order]
+    assert places == sorted(places)
+
+
+def test_the_checklist_has_its_44_items_in_order_each_with_a_state(scored):
+    page = _Page(_report(scored)[0])
+    start = page.texts.index("CLAIM 2024")
+    cells = [text for text in page.texts[start:] if text.strip()]
+    items = {
+        int(text.split(".")[0]): after
+        for text, after in zip(cells, cells[1:], strict=False)
+        if re.match(r"\d+\. [A-Z]", text)
+    }
+    assert list(items) == list(range(1, 45))
+    assert set(items.values()) == {"answered", "in part", "for the authors"}
+
+
+def test_the_data_card_counts_what_the_manifest_holds_and_says_whose_data_they_are(scored):
+    page = _Page(_report(scored)[0])
+    manifest = read_manifest(scored / "manifest.csv", images=False)
+    used = manifest.used()
+    assert f"images {len(manifest.frame)}, of which {len(used)} are used" in page.text
+    for split in ("train", "val", "test"):
+        rows = used[used["split"] == split]
+        counts = [(rows["label"] == label).sum() for label in ("normal", "benign", "malignant")]
+        assert " ".join(map(str, [split, len(rows), *counts, rows["group_id"].nunique()])) in page.text
+    for source in (
+        manifest.about["source"],
+        json.loads((scored / BUSI / "data.json").read_text())["about"]["source"],
+    ):
+        assert source["cite"] in page.text
+        assert source["licence"] in page.text
+    assert json.loads((scored / BUSI / "data.json").read_text())["sha256"] in page.text
+
+
+def test_the_command_on_the_page_trains_the_same_run(scored):
+    page = _Page(_report(scored)[0])
+    line = next(text for text in page.texts if "bus-smp train" in text and "--set" in text)
+    words = shlex.split(next(one for one in line.splitlines() if one.startswith("bus-smp train")))
+    overrides = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    told, own = load_settings(None, overrides).flat(), load_settings(scored / "config.yaml").flat()
+    apart = {key for key in own if told[key] != own[key] and not key.startswith("runtime.")}
+    assert apart == {"data.manifests"}, "an absolute path, of which the name alone is told"
+    assert told["data.manifests"] == "FOLDER/data_manifests"
+
+
+def test_a_run_beside_another_gets_a_page_that_holds_both(scored):
+    other = _linked(scored, scored.parent / "second")
+    result = invoke("report", "first", "second", "first", "--out", scored.parent)
+    assert result.exit_code == 0, result.stderr
+    assert Path(result.stdout.strip()) == scored.parent / "report.html"
+    page = _Page((scored.parent / "report.html").read_text(encoding="utf-8"))
+    for title in ("first on busi", "second on busi", "Model card: first", "Model card: second"):
+        assert title in page.text
+    assert page.text.count("CLAIM checklist: ") == 2 * 2, "of each run once, in the contents and as heading"
+    shutil.rmtree(other)
+
+
+def test_the_same_folder_gives_the_same_page_and_no_path_of_this_machine_is_on_it(scored, tmp_path):
+    html, _ = _report(scored)
+    assert _report(_linked(scored, tmp_path / "elsewhere" / "first"))[0] == html
+    assert str(scored.parent.parent) not in html
+    assert str(Path.home()) not in html
+
+
+# The answer
+
+
+def _evaluation(dice, blob, external=True):
+    def column(estimate):
+        mean, low, high = estimate
+        of = {"mean": mean, "low": low, "high": high, "n": 9, "no_interval": "no interval: one patient"}
+        rates = dict.fromkeys(("miss_rate", "false_alarm_rate", "auc_malignant"), of | {"text": "0.5"})
+        counts = {"images": 9, "groups": 3, "by_label": {}}
+        return {"metrics": {"dice_lesion": of | {"text": str(mean)}}, "rates": rates, "counts": counts}
+
+    columns = {"model": column(dice), "nothing": column((0.0, None, None)), "blob": column(blob)}
+    summary = {"dataset": "x", "split": "all", "external": external, "warnings": []}
+    return Evaluation(Path("x"), summary, columns, [], {}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("dice", "blob", "words"),
+    [
+        (
+            (0.6, 0.5, 0.7),
+            (0.2, 0.1, 0.3),
+            "clearly above the better baseline, blob (0.2): the intervals do not overlap",
+        ),
+        (
+            (0.6, 0.5, 0.7),
+            (0.4, 0.3, 0.55),
+            "above the better baseline, blob (0.4), but the intervals overlap",
+        ),
+        ((0.6, None, None), (0.2, 0.1, 0.3), "but without an interval to tell whether by chance"),
+        ((0.2, 0.1, 0.3), (0.2, 0.1, 0.3), "no better than the better baseline, blob (0.2)"),
+        (
+            (0.1, 0.0, 0.2),
+            (None, None, None),
+            "above the better baseline, nothing (0.0), but the intervals overlap",
+        ),
+        ((None, None, None), (None, None, None), "no image shows a lesion, so Dice is not defined"),
+    ],
+)
+def test_the_short_answer_says_no_more_than_the_intervals_allow(dice, blob, words):
+    run = Run("r", Path("r"), [], None, None, None, None, None, [_evaluation(dice, blob)], [])
+    (answer,) = short_answer([run]).blocks[1].items
+    assert words in answer
+    assert ("clearly" in answer) == ("clearly" in words)
+
+
+# Several runs of one experiment
+
+
+def test_an_experiment_is_told_with_its_mean_sd_and_each_run(scored, manifests):
+    from bus_smp.evaluation.pooling import write_members
+
+    out = scored.parent
+    members = {f"twice-seed{seed}": _linked(scored, out / f"twice-seed{seed}") for seed in (1, 2)}
+    summaries = {name: json.loads((run / BUSI / "summary.json").read_text()) for name, run in members.items()}
+    summaries["twice-seed2"]["summaries"]["model"]["metrics"]["dice_lesion"]["mean"] = 0.75
+    folder = out / "twice" / BUSI
+    folder.mkdir(parents=True)
+    about = {"run": "twice", "dataset": "busi", "split": "all", "external": True}
+    written = write_members(
+        folder, summaries, about, read_manifest(manifests / "data_manifests" / "busi.csv")
+    )
+    plan = {"members": [{"run": name, "seed": seed, "fold": None} for seed, name in enumerate(members, 1)]}
+    _rewrite(out / "twice" / "experiment.json", json.dumps(plan))
+
+    page = _Page(_report(out / "twice")[0])
+    dice = written["members"]["metrics"]["dice_lesion"]
+    assert "mean of 2 runs" in page.text
+    assert f"{dice['mean']:.3f} [sd {dice['sd']:.3f}] n=2" in page.text
+    for name, summary in summaries.items():
+        model = summary["summaries"]["model"]
+        told = format_estimate(model["metrics"]["dice_lesion"])
+        assert f"{name} {model['counts']['images']} {told}" in page.text
+    assert "--seeds 1,2" in page.text
+    for run in (*members.values(), out / "twice"):
+        shutil.rmtree(run)
+
+
+# Hostile names
+
+
+def _without_code(markdown: str) -> str:
+    """What is not code: there no character means anything."""
+    lines = [line for line in markdown.splitlines() if not line.startswith("    ")]
+    return re.sub(r"(?<![\\`])(`+)(?!`).*?(?<!`)\1(?!`)", "", "\n".join(lines))
+
+
+def test_hostile_names_of_runs_images_and_data_sets_are_text_and_nothing_else(scored, tmp_path):
+    name = HOSTILE.replace("/", "")
+    run = _linked(scored, tmp_path / name)
+    table = pd.read_csv(run / BUSI / "per_image.csv", dtype=str, keep_default_na=False)
+    table["image_id"] = [f"{HOSTILE}{'w' * 300}{number}" for number in range(len(table))]
+    table["flags"] = HOSTILE
+    (run / BUSI / "per_image.csv").unlink()
+    table.to_csv(run / BUSI / "per_image.csv", index=False)
+    _change(run / BUSI / "summary.json", lambda of: of.update(dataset=HOSTILE, warnings=[HOSTILE]))
+    about = {
+        "cite": HOSTILE,
+        "licence": HOSTILE,
+        "url": "javascript:alert(1)",
+        "name": HOSTILE,
+        "title": HOSTILE,
+    }
+    _change(run / BUSI / "data.json", lambda of: of["about"].update(source=about))
+    _change(run / "environment.json", lambda of: of.update(device=HOSTILE))
+
+    html, _ = _report(run)
+    page = _Page(html)
+    _assert_harmless(page)
+    assert page.text.count(HOSTILE) > 20
+    assert f"{name} is one run" in page.text
+    result = invoke("report", run.name, "--out", run.parent, "--markdown")
+    assert result.exit_code == 0, result.stderr
+    text = _without_code((run / "report.md").read_text(encoding="utf-8"))
+    assert not re.search(r"(?<!\\)<", text)
+
+
+def test_every_kind_of_text_is_escaped_in_the_page_and_in_markdown():
+    table = Table(
+        HOSTILE, [HOSTILE], [Heading(HOSTILE), [[HOSTILE, Code(HOSTILE), link(HOSTILE, "javascript:x")]]]
+    )
+    blocks = [
+        Paragraph(HOSTILE),
+        Paragraph(HOSTILE, "warning"),
+        Bullets([HOSTILE, "- x"]),
+        Commands([HOSTILE]),
+        table,
+    ]
+    section = Section(HOSTILE, [*blocks, Section(HOSTILE)])
+    document = Document(HOSTILE, HOSTILE, [section])
+    page = _Page(page_html(document))
+    _assert_harmless(page)
+    assert page.text.count(HOSTILE) >= 13
+
+    text = markdown_text(document)
+    plain = _without_code(text)
+    assert not re.search(r"(?<!\\)[<*`$]", plain.replace("**Warning:**", "").replace("**", ""))
+    assert not re.search(r"(?<!\\)\]\(", plain)
+    row = next(line for line in text.splitlines() if line.startswith("| ") and "``" in line)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 2, "a bar in a name makes no cell"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("# x", "\\# x"), ("1. x", "1\\. x"), ("- x", "\\- x"), ("0.5 x", "0.5 x")]
+)
+def test_a_paragraph_stays_one_whatever_it_begins_with(text, line):
+    assert line in markdown_text(Document("t", "s", [Section("a", [Paragraph(text)])])).splitlines()
+
+
+def test_control_characters_and_halves_of_characters_reach_no_page():
+    document = Document(
+        "a\x00b", "\ud800", [Section("c\nd\u2028e", [Paragraph("\x1b[31m"), Commands(["x\ny"])])]
+    )
+    for text in (page_html(document), markdown_text(document)):
+        text.encode("utf-8")
+        assert not re.search("[\x00\x1b\u2028]", text)
+        assert "c d e" in text
+        assert "x y" in text
+
+
+# Missing pieces
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("config.yaml", "bus-smp train --run first"),
+        ("manifest.csv", "bus-smp train --run first"),
+        ("environment.json", "bus-smp train --run first"),
+        ("metrics.csv", "bus-smp train --run first"),
+        ("best.safetensors", "bus-smp train --run first"),
+        ("dice_curve.png", "bus-smp train --run first"),
+        (f"{OWN}/per_image.csv", "bus-smp evaluate --run first"),
+        (f"{OWN}/calibration.png", "bus-smp evaluate --run first"),
+        (f"{BUSI}/data.json", "bus-smp crosseval --run first --target busi"),
+        (f"{BUSI}/summary.json", "bus-smp crosseval --run first"),
+    ],
+)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_is_missing_or_damaged_is_named_with_the_command_that_makes_it(
+    name, command, damaged, scored, tmp_path
+):
+    run = _linked(scored, tmp_path / "first")
+    if damaged:
+        _rewrite(run / name, "[\x00")
+    else:
+        (run / name).unlink()
+    html, stderr = _report(run)
+    page = _Page(html)
+    _assert_harmless(page)
+    told = _Page(html.rpartition(">What is missing</h")[2].partition("<h2")[0]).text
+    part = name.removesuffix("/summary.json").rpartition("/")[2]
+    for text in (told, stderr):
+        assert part in text
+        assert command in text
+        assert str(tmp_path) not in text
+    for figure in ("data:image/png", "Dice lesion"):
+        assert figure in html
+
+
+def test_a_summary_of_another_version_is_said_to_be_one(scored, tmp_path):
+    run = _linked(scored, tmp_path / "first")
+    _change(run / BUSI / "summary.json", lambda of: of["summaries"]["model"].pop("rates"))
+    html, stderr = _report(run)
+    assert f"{BUSI}/summary.json is damaged or of another version" in stderr
+    assert "Results on busi" not in html
+
+
+def test_a_run_without_an_evaluation_gets_the_command_that_makes_one(scored, tmp_path):
+    run = _linked(scored, tmp_path / "first")
+    for name in (OWN, BUSI):
+        shutil.rmtree(run / name)
+    result = invoke("report", "first", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "bus-smp evaluate --run first" in result.stderr
+    assert "no run second" in invoke("report", "second", "--out", tmp_path).stderr
+    assert "bus-smp train" in invoke("report", "--out", tmp_path / "empty").stderr
+
+
+def test_without_a_name_the_newest_run_is_taken_and_said(scored, tmp_path):
+    for name in ("new", "old"):
+        _linked(scored, tmp_path / name)
+        best = tmp_path / name / "best.safetensors"
+        best.unlink()
+        shutil.copyfile(scored / "best.safetensors", best)
+    os.utime(tmp_path / "old" / "best.safetensors", (1, 1))
+    result = invoke("report", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert Path(result.stdout.strip()) == tmp_path / "new" / "report.html"
+    assert "the newest" in result.stderr
+
+
+# Markdown
+
+
+def test_markdown_shows_the_same_numbers_and_its_figures_but_no_picture_of_a_patient(scored, tmp_path):
+    page = tmp_path / "docs" / "results.md"
+    _, _ = _report(scored)
+    result = invoke("report", "first", "--out", scored.parent, "--markdown", "--to", page)
+    assert result.exit_code == 0, result.stderr
+    text = page.read_text(encoding="utf-8")
+    for name in (OWN, BUSI):
+        summary = json.loads((scored / name / "summary.json").read_text(encoding="utf-8"))
+        for _, words, cells in table_rows(summary["summaries"]):
+            assert f"| {' | '.join([words, *cells])} |" in text.replace("\\", "")
+    shown = re.findall(r"\]\(images/([^)]+)\)", text)
+    assert sorted(shown) == sorted(path.name for path in (page.parent / "images").iterdir())
+    assert "first-busi-all-roc_curves.png" in shown
+    assert not any("qualitative" in name or "failures" in name for name in shown)
+    assert str(scored.parent.parent) not in text
+    for title in ("## How it was made", "### The misleading numbers", "## What this does not show"):
+        assert title in text
+
+    again = tmp_path / "again" / "results.md"
+    invoke("report", "first", "--out", scored.parent, "--markdown", "--to", again)
+    assert again.read_bytes() == page.read_bytes()
+
+
+# Quick, alone, printable
+
+
+def test_a_report_loads_no_torch(scored):
+    code = (
+        "import sys\nfrom bus_smp.cli import main\n"
+        "main(sys.argv[1:])\nassert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    arguments = ["report", "first", "--out", str(scored.parent)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_markdown_and_pdf_are_one_or_the_other(scored):
+    assert invoke("report", "first", "--out", scored.parent, "--markdown", "--pdf").exit_code == 2
+
+
+def test_a_pdf_is_written_or_the_way_to_it_is_told(scored, tmp_path):
+    result = invoke("report", "first", "--out", scored.parent, "--pdf", "--to", tmp_path / "r.pdf")
+    if importlib.util.find_spec("weasyprint") is None:
+        assert result.exit_code == 1
+        assert "pip install 'bus_smp[pdf]'" in result.stderr
+    elif result.exit_code == 0:
+        assert (tmp_path / "r.pdf").read_bytes().startswith(b"%PDF-")
+    else:
+        assert "Pango" in result.stderr
+
+
+def _chromium(profile: Path, page: Path, *options: str) -> subprocess.CompletedProcess:
+    plain = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    profile.mkdir(exist_ok=True)
+    return subprocess.run(
+        [CHROMIUM, *plain, f"--user-data-dir={profile}", *options, page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "HOME": str(profile)},
+    )
+
+
+_MEASURED = """<!doctype html><meta charset="utf-8"><body style="margin:0">
+<iframe src="{page}" style="width:360px;height:700px;border:0"></iframe><p id="found"></p>
+<script>
+document.querySelector("iframe").onload = event => {{
+  const page = event.target.contentDocument, root = page.documentElement;
+  const images = [...page.images];
+  document.getElementById("found").textContent = JSON.stringify({{
+    room: event.target.clientWidth, width: Math.max(root.scrollWidth, page.body.scrollWidth),
+    images: images.length, broken: images.filter(one => !one.complete || !one.naturalWidth).length,
+  }});
+}};
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt install chromium)")
+def test_in_a_browser_nothing_fails_and_a_phone_need_not_scroll_sideways(scored, tmp_path):
+    run = _linked(scored, tmp_path / "first")
+    long_names = pd.read_csv(run / BUSI / "per_image.csv", dtype=str, keep_default_na=False)
+    long_names["image_id"] = [f"{'w' * 300}{number}" for number in range(len(long_names))]
+    (run / BUSI / "per_image.csv").unlink()
+    long_names.to_csv(run / BUSI / "per_image.csv", index=False)
+    _report(run)
+    page = run / "report.html"
+
+    opened = _chromium(tmp_path / "profile", page, "--enable-logging=stderr", "--dump-dom")
+    assert opened.returncode == 0, opened.stderr
+    assert "CLAIM checklist: first" in opened.stdout
+    assert "CONSOLE" not in opened.stderr
+
+    frame = tmp_path / "frame.html"
+    frame.write_text(_MEASURED.format(page=page.as_uri()), encoding="utf-8")
+    measured = _chromium(
+        tmp_path / "profile",
+        frame,
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+    )
+    found = json.loads(re.search(r'id="found">(\{.*?\})', measured.stdout).group(1))
+    assert found["width"] <= found["room"] == 360
+    assert found["images"] == 18
+    assert found["broken"] == 0
