@@ -23,7 +23,7 @@ def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: 
         "dataset": "made", "image_id": image_id, "patient_id": group, "group_id": group, "label": label,
         "width": 10, "height": 10, "flags": "", "pixel_mm": math.nan,
     }  # fmt: skip
-    surfaces = dict.fromkeys(SURFACE_COLUMNS, 2.0 if hit else math.nan)
+    surfaces = {name: _surface(name, shown, hit) for name in SURFACE_COLUMNS}
     detection = {
         "lesions_true": int(shown > 0), "lesions_predicted": int(seen > 0), "hits_iou10": hit, "hits_iou50": hit,
         "false_lesions_iou10": int(seen > 0) - hit, "false_lesions_iou50": int(seen > 0) - hit, "right_class_iou10": right,
@@ -51,6 +51,11 @@ def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: 
         "call_confidence": 0.0,
         **more,
     }
+
+
+def _surface(name: str, shown: int, hit: int) -> float:
+    missed = 0.0 if name.startswith("surface_dice") else math.nan
+    return (0.9 if name.startswith("surface_dice") else 2.0) if hit else missed if shown else math.nan
 
 
 def lesion(label: str, found: int, predicted_as: str = "", size: int = 20) -> np.ndarray:

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bus_smp"
 # Floor of each room; the longest matching prefix decides.
 FLOORS = {
     "": 0,
+    "outputs": 0,
     "synthetic": 1,
     "data": 1,
     "report": 1,

@@ -1,4 +1,4 @@
-"""The report: every number is told, what is missing too; nothing is loaded, and hostile names are harmless."""
+"""The report: every number is told, what is missing too; nothing is loaded; hostile names are harmless."""
 
 import importlib.util
 import json

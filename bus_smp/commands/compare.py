@@ -32,9 +32,9 @@ def command(run_a: str, run_b: str, target: str, split: str | None, out: Path, a
     """
     import json
 
-    from bus_smp.commands.reading import find_folder
     from bus_smp.errors import EvaluationError
     from bus_smp.evaluation.comparison import compare, format_comparison
+    from bus_smp.outputs import find_folder
 
     folders = [find_folder(run, out) for run in (run_a, run_b)]
     split = split or _shared_split(folders, target)

@@ -19,29 +19,64 @@ def command(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"kind": kind, "path": str(path), **about}, indent=2, ensure_ascii=False))
         return
-    for line in (_checkpoint_lines if "model" in about else _manifest_lines)(path, about):
+    lines = {"experiment": _experiment_lines, "manifest": _manifest_lines}.get(kind, _checkpoint_lines)
+    for line in lines(path, about):
         click.echo(line)
 
 
 def describe(path: Path) -> tuple[str, dict[str, Any]]:
-    """What ``path`` is (``checkpoint``, ``run`` or ``manifest``), and everything its header says.
+    """What ``path`` is (``checkpoint``, ``run``, ``experiment`` or ``manifest``), and everything its header says.
 
     Raises:
         BusSmpError: if it is none of these, missing or damaged.
     """
     from bus_smp.errors import CheckpointError
     from bus_smp.model.checkpoint import read_header
+    from bus_smp.outputs import BEST, EXPERIMENT
 
     if path.is_dir():
-        best = path / "best.safetensors"
-        if not best.is_file():
-            raise CheckpointError(
-                f"{path} holds no best.safetensors", hint="name a run folder, e.g. outputs/bus-uclm"
-            )
-        return "run", read_header(best)
+        if (path / EXPERIMENT).is_file():
+            return "experiment", _read_experiment(path)
+        if not (path / BEST).is_file():
+            raise CheckpointError(f"{path} holds no {BEST}", hint="name a run folder, e.g. outputs/bus-uclm")
+        return "run", read_header(path / BEST)
     if path.suffix.lower() == ".csv":
         return "manifest", _read_manifest(path)
     return "checkpoint", read_header(path)
+
+
+def _read_experiment(path: Path) -> dict[str, Any]:
+    """The members of an experiment, each with the epoch and validation scores of its weights; None where untrained."""
+    from bus_smp.errors import CheckpointError, TrainingError
+    from bus_smp.model.checkpoint import read_header
+    from bus_smp.outputs import BEST, EXPERIMENT
+
+    try:
+        members = json.loads((path / EXPERIMENT).read_text(encoding="utf-8"))["members"]
+        names = [str(member["run"]) for member in members]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path / EXPERIMENT}: cannot be read as an experiment ({error})") from None
+    found = {}
+    for name in names:
+        try:
+            header = read_header(path.parent / name / BEST)
+            found[name] = {key: header.get(key) for key in ("epoch", "score", "calibration")}
+        except CheckpointError:
+            found[name] = None
+    return {"members": found}
+
+
+def _experiment_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    lines = [f"{path}: experiment of {len(about['members'])} runs"]
+    for name, run in about["members"].items():
+        if run is None:
+            lines.append(f"  {name}: not trained yet")
+            continue
+        dice = (run["score"] or {}).get("val_dice_lesion")
+        state = "finished" if run["calibration"] else "not finished"
+        known = "" if dice is None else f", validation lesion Dice {dice:.3f}"
+        lines.append(f"  {name}: {state}, best epoch {run['epoch']}{known}")
+    return lines
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -92,9 +127,18 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
         f"  trained on {', '.join(about['datasets'])} (manifest {about['manifest_sha256'][:12]})",
         f"  epoch      {about['epoch']} of {about['settings']['train']['epochs']}, seed {about['settings']['train']['seed']}",
         f"  validation {', '.join(f'{key[4:]} {value:.3f}' for key, value in score.items() if value is not None)}",
+        _calibration_line(about.get("calibration")),
         f"  made with  bus_smp {versions.get('bus_smp')}, torch {versions.get('torch')}, commit {str(about.get('git_commit'))[:12]}",
         "  Research software, not for clinical use.",
     ]
+
+
+def _calibration_line(calibration: dict[str, Any] | None) -> str:
+    if not calibration:
+        return "  calibrated no: bus-smp train, typed again, does it"
+    threshold = calibration["threshold"]
+    called = calibration["reason"] if threshold is None else f"malignant from a score of {threshold:.3f} on"
+    return f"  calibrated on validation: temperature {calibration['temperature']:.3f}, {called}"
 
 
 def _manifest_lines(path: Path, about: dict[str, Any]) -> list[str]:

@@ -10,12 +10,13 @@ import pandas as pd
 
 from bus_smp.config import load_settings
 from bus_smp.data.manifest import read_manifest
-from bus_smp.errors import BusSmpError, CheckpointError, EvaluationError
+from bus_smp.errors import BusSmpError, EvaluationError
 from bus_smp.evaluation.drawing import failures
 from bus_smp.evaluation.folder import read_summary
 from bus_smp.evaluation.score_table import digits_of, format_estimate, table_rows
 from bus_smp.evaluation.statistics import read_per_image
 from bus_smp.model.checkpoint import read_header
+from bus_smp.outputs import BEST, EXPERIMENT
 from bus_smp.report.blocks import is_png
 from bus_smp.report.evaluation_section import FIGURES
 from bus_smp.report.provenance import evaluation_command
@@ -23,30 +24,6 @@ from bus_smp.report.records import Evaluation, Run
 
 if TYPE_CHECKING:
     Read = TypeVar("Read")
-
-BEST, EXPERIMENT = "best.safetensors", "experiment.json"
-
-
-def find_folder(run: str | None, out: Path) -> Path:
-    """Folder of the run or experiment named ``run`` (below ``out``, or a path), or of the newest run.
-
-    Raises:
-        CheckpointError: if there is none; lists those that there are.
-    """
-    weights = sorted(Path(out).glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime)
-    if run is None:
-        if not weights:
-            raise CheckpointError(f"{out} holds no trained run", hint="train one first: bus-smp train")
-        return weights[-1].parent
-    for folder in (Path(out) / run, Path(run)):
-        if any((folder / name).is_file() for name in (BEST, EXPERIMENT, "config.yaml")) or _evaluations(
-            folder
-        ):
-            return folder
-    names = {path.parent.name for name in (BEST, EXPERIMENT) for path in Path(out).glob(f"*/{name}")}
-    raise CheckpointError(
-        f"no run {run}; {out} has: {', '.join(sorted(names)) or 'none'}", hint="bus-smp train --run NAME"
-    )
 
 
 def _evaluations(folder: Path) -> list[Path]:

@@ -32,7 +32,8 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     if markdown and pdf:
         raise click.UsageError("--markdown and --pdf exclude each other")
 
-    from bus_smp.commands.reading import find_folder, read_run
+    from bus_smp.commands.reading import read_run
+    from bus_smp.outputs import find_folder
     from bus_smp.report.contents import report, results
     from bus_smp.report.markdown import write_markdown
     from bus_smp.report.page import write_page, write_pdf

@@ -126,8 +126,11 @@ def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
             raise ImageError(f"{path}: class index {values.max()} in mask; expected 0, 1 or 2")
         return values.astype(np.uint8)
 
-    rgb = np.array(_eight_bit(image, path).convert("RGB"))
+    image = _eight_bit(image, path)
+    # a grey mask is looked at once, not three times
+    rgb = np.array(image)[..., None] if image.mode == "L" else np.array(image.convert("RGB"))
     if mask_format == "color":
+        rgb = np.broadcast_to(rgb, (*rgb.shape[:2], 3))
         red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
         mask = np.zeros(rgb.shape[:2], np.uint8)
         mask[(green == 255) & (red == 0) & (blue == 0)] = BENIGN.index
@@ -143,7 +146,7 @@ def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
 
     if mask_format == "binary":
         values = np.flatnonzero(np.bincount(rgb.reshape(-1), minlength=256))
-        grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
+        grey = bool((rgb == rgb[..., :1]).all())
         if not grey or not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
             found = ", ".join(str(v) for v in values[:6])
             raise ImageError(

@@ -224,7 +224,8 @@ def format_comparison(comparison: Mapping[str, Any], names: Sequence[str]) -> st
         f"{WORDS[comparison['primary']]} is the primary metric and stands by its p; of the others read Holm p.",
         f"[low, high]: {comparison['bootstrap']['confidence']:.0%} interval of the difference, bootstrap over groups.",
         f"p: two-sided, A and B swapped in whole groups, {'all' if permutation['exact'] else 'random'} "
-        f"{permutation['number']:,} ways. n: images compared (+ images defined in one run alone, left out).",
+        f"{permutation['number']:,} ways.",
+        "n: images compared (+ images that are left out, because the number is defined in one run alone).",
     ]
     if primary["p_least"] is not None and primary["p_least"] > 0.05:
         lines.append(

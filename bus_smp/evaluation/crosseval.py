@@ -22,6 +22,7 @@ from bus_smp.evaluation.folder import COMPONENT_KEYS, Tables
 from bus_smp.evaluation.metrics import classes_of, confusion, image_row
 from bus_smp.evaluation.pixel_roc import PixelHistograms
 from bus_smp.evaluation.predictor import Prediction, Predictor
+from bus_smp.evaluation.regions import lesion_box
 from bus_smp.evaluation.reliability import Reliability
 from bus_smp.evaluation.shape import shape_row
 from bus_smp.evaluation.surfaces import surface_row
@@ -103,7 +104,12 @@ def _measure(
     row: Mapping[str, Any], truth: np.ndarray, mask: np.ndarray, lesion_probability: np.ndarray | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One image's row of the per-image table but for its scores, and its predicted lesions."""
-    lesions, components = match_lesions(truth, mask, lesion_probability)
+    overlap = image_row(confusion(truth, mask))
+    # the other measurements do not see what lies around the lesions, and their time goes with the area
+    box = lesion_box(truth, mask)
+    truth, mask = truth[box], mask[box]
+    probability = None if lesion_probability is None else lesion_probability[box]
+    lesions, components = match_lesions(truth, mask, probability)
+    measured = overlap | surface_row(truth, mask) | lesions | shape_row(truth, mask)
     copied = {name: row[name] for name in _COPIED}
-    measured = image_row(confusion(truth, mask)) | surface_row(truth, mask) | lesions | shape_row(truth, mask)
     return copied | {"pixel_mm": float(row.get("pixel_mm") or math.nan)} | measured, components

@@ -47,14 +47,17 @@ def draw(folder: Path, tables: Tables, summary: Mapping[str, Any], manifest: Man
         folder / "confusion_matrix.png",
         title,
     )
-    write_calibration(tables.reliability.to_frame(), table, folder / "calibration.png", title)
+    reason = (summary.get("calibration") or {}).get("reason") or "no threshold"
+    write_calibration(
+        tables.reliability.to_frame(), table, folder / "calibration.png", title, no_threshold=reason
+    )
     found = {f"IoU >= {iou:g}": froc(table, tables.components, iou) for iou in (LEAST_IOU, GOOD_IOU)}
     write_froc(found, folder / "detection.png", title)
     write_difficulty(model["strata"], folder / "difficulty.png", title)
     write_agreement(table, model["agreement"], folder / "agreement.png", title)
     write_qualitative(_cases(folder, _typical(table), manifest), folder / "qualitative.png", title)
     write_qualitative(
-        _cases(folder, failures(table), manifest), folder / "failures.png", f"Failures: {title}"
+        _cases(folder, failures(table, most=2), manifest), folder / "failures.png", f"Failures: {title}"
     )
 
 
@@ -86,7 +89,7 @@ def _typical(table: pd.DataFrame) -> Chosen:
     return chosen + _first(_false_alarms(table), "largest false alarm", 1)
 
 
-def failures(table: pd.DataFrame, most: int = 3) -> Chosen:
+def failures(table: pd.DataFrame, most: int) -> Chosen:
     """The worst of each kind of failure, up to ``most`` each, the worst first: (what is wrong, row of the table).
 
     Lesions missed (the largest first), malignant ones taken for something else (by how little malignant the image

@@ -42,12 +42,23 @@ class Reliability:
             truth: uint8 (S, S) of class indices.
             before, after: float (3, S, S), the probabilities before and after temperature.
         """
-        lesion = (truth.reshape(-1) > 0).astype(np.float32)
+        lesion = truth.reshape(-1) > 0
         for stage, grid in enumerate((before, after)):
-            probability = grid[1:].sum(axis=0).reshape(-1).clip(0, 1)
-            place = np.minimum((probability * self.bins).astype(np.intp), self.bins - 1)
-            for column, weights in enumerate((None, probability, lesion)):
-                self.counts[stage, :, column] += np.bincount(place, weights, minlength=self.bins)
+            probability = (grid[1] + grid[2]).reshape(-1).clip(0, 1)
+            # Most pixels are in the lowest bin: it gets what the few others leave over.
+            high = np.flatnonzero(probability * self.bins >= 1)
+            some, true = probability[high], lesion[high]
+            place = np.minimum((some * self.bins).astype(np.intp), self.bins - 1)
+            for column, (weights, total) in enumerate(
+                (
+                    (None, len(lesion)),
+                    (some, probability.sum(dtype=np.float64)),
+                    (true, np.count_nonzero(lesion)),
+                )
+            ):
+                counted = np.bincount(place, weights, minlength=self.bins)
+                counted[0] = total - counted.sum()
+                self.counts[stage, :, column] += counted
 
     def error(self, stage: str) -> float:
         """Expected calibration error (Naeini et al., AAAI 2015), 0..1: mean over pixels of abs(share of lesion - mean

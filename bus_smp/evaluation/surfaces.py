@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 
-from bus_smp.classes import LESIONS
+from bus_smp.classes import CLASSES, LESIONS
 from bus_smp.evaluation.metrics import TARGETS
 from bus_smp.evaluation.regions import bounding_box, lesion_box
 
@@ -96,6 +96,13 @@ def _transformed(outline: np.ndarray) -> np.ndarray:
     return np.sqrt(np.rint(np.square(nearest, dtype=np.float64)))
 
 
+def _marks(mask: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
+    """Bool (h, w): pixels of one of the classes."""
+    chosen = np.zeros(len(CLASSES), bool)
+    chosen[list(classes)] = True
+    return chosen[mask]
+
+
 def surface_row(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     """``surface_metrics`` of any lesion, benign and malignant; keys ``SURFACE_COLUMNS``, empty cases as there.
 
@@ -114,7 +121,7 @@ def surface_row(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     for target, classes in TARGETS.items():
         parts = tuple(tuple(c for c in present if c in classes) for present in shown)
         if parts not in measured:
-            pair = (np.isin(mask, part) for mask, part in zip(masks, parts, strict=True))
+            pair = (_marks(mask, part) for mask, part in zip(masks, parts, strict=True))
             measured[parts] = _compare(*pair)
         row |= {f"{metric}_{target}": value for metric, value in measured[parts].items()}
     return row

@@ -78,7 +78,7 @@ _NAMES, _PANEL_GAP = 2.35, 0.2  # inches
 
 
 def stratum_name(level: str, of: Mapping) -> str:
-    """A level with the share of the image that its lesions take, where that is what makes it: its ``bounds``, 0..1."""
+    """A level, with the share of the image that its lesions take where it has such ``bounds`` (0..1)."""
     if not of.get("bounds"):
         return level
     low, high = (f"{100 * bound:.1f}" for bound in of["bounds"])
@@ -183,7 +183,7 @@ def write_agreement(
     """Bland-Altman plot of lesion area, and truth against prediction for three measures of shape.
 
     Args:
-        per_image: the per-image table with ``dice_lesion``, ``<quantity>_truth`` and ``<quantity>_predicted``.
+        per_image: the per-image table: ``dice_lesion``, ``<quantity>_truth``, ``<quantity>_predicted``.
             Drawn are the images whose lesion was found (lesion Dice > 0), as ``agreement`` takes them.
         agreement: quantity (``area``, ``depth_to_width``, ``circularity``, ``solidity``) -> ``n, bias,
             loa_low, loa_high, r``, None or NaN where not defined.

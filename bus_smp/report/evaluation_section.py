@@ -115,11 +115,11 @@ def _table(run: Run, evaluation: Evaluation) -> Iterator[Block]:
     bootstrap = evaluation.model.get("bootstrap") or {}
     draws = f", {bootstrap['draws']:,} draws" if "draws" in bootstrap else ""
     yield Paragraph(
-        f"In brackets the {100 * bootstrap.get('confidence', 0.95):g} % interval, bootstrap over groups (patients, "
-        f"where known){draws}; where there is none, the reason. n: images the number is taken over; -: undefined. "
-        "Images without the target never enter its Dice. Distances leave out images where nothing is predicted. "
-        "Threshold: fixed on validation images; ROC: read off these images. Larger class: the one with more "
-        "predicted pixels. Raw: before temperature."
+        f"In brackets the {100 * bootstrap.get('confidence', 0.95):g} % interval, bootstrap over groups "
+        f"(patients, where known){draws}; where there is none, the reason. n: images the number is taken "
+        "over; -: undefined. Images without the target never enter its Dice. Distances leave out images "
+        "where nothing is predicted. Threshold: fixed on validation images; ROC: read off these images. "
+        "Larger class: the one with more predicted pixels. Raw: before temperature."
     )
 
 

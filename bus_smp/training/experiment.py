@@ -14,7 +14,8 @@ from bus_smp.config import Settings
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import TrainingError
 from bus_smp.files import write_text
-from bus_smp.training.journal import BEST, EXPERIMENT, Journal, find_run
+from bus_smp.outputs import BEST, EXPERIMENT
+from bus_smp.training.journal import Journal, find_run
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from bus_smp.environment import describe_environment
 from bus_smp.errors import BusSmpError, CheckpointError, TrainingError
 from bus_smp.files import remove_leftovers, replacing, write_text
 from bus_smp.model.checkpoint import read_header
+from bus_smp.outputs import BEST, EXPERIMENT, find_folder
 
-BEST = "best.safetensors"
-EXPERIMENT = "experiment.json"  # makes a folder an experiment of several runs
 _STATE_FORMAT = 1
 
 
@@ -165,22 +164,15 @@ class Journal:
 
 
 def find_run(run: str | None, out: Path) -> Journal:
-    """The run named ``run`` (a name below ``out``, or a folder), or the newest with a checkpoint.
+    """The run named ``run`` (a name below ``out``, or a folder), or the newest; it has weights.
 
     Raises:
-        CheckpointError: if there is none; lists the runs that there are.
+        CheckpointError: if there is none, or it is an experiment; lists the runs that there are.
     """
-    runs = sorted(Path(out).glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime)
-    names = ", ".join(sorted(path.parent.name for path in runs)) or "none"
-    if run is None:
-        if not runs:
-            raise CheckpointError(f"{out} holds no trained run", hint="train one first: bus-smp train")
-        return Journal(runs[-1].parent)
-    for folder in (Path(out) / run, Path(run)):
-        if (folder / BEST).is_file():
-            return Journal(folder)
-        if (folder / EXPERIMENT).is_file():
-            raise CheckpointError(
-                f"{folder} is an experiment of several runs", hint=f"name one of them: {names}"
-            )
+    folder = find_folder(run, out)
+    if (folder / BEST).is_file():
+        return Journal(folder)
+    names = ", ".join(sorted(path.parent.name for path in Path(out).glob(f"*/{BEST}"))) or "none"
+    if (folder / EXPERIMENT).is_file():
+        raise CheckpointError(f"{folder} is an experiment of several runs", hint=f"name one of them: {names}")
     raise CheckpointError(f"no trained run {run}; {out} has: {names}", hint="bus-smp train --run NAME")
