@@ -446,7 +446,7 @@ def test_a_run_without_an_evaluation_gets_the_command_that_makes_one(scored, tmp
     result = invoke("report", "first", "--out", tmp_path)
     assert result.exit_code == 1
     assert "bus-smp evaluate --run first" in result.stderr
-    assert "no run second" in invoke("report", "second", "--out", tmp_path).stderr
+    assert "no trained run second" in invoke("report", "second", "--out", tmp_path).stderr
     assert "bus-smp train" in invoke("report", "--out", tmp_path / "empty").stderr
 
 

@@ -536,9 +536,7 @@ def test_breast_pixel_sizes_are_in_mm_whichever_unit_the_table_has(breast):
     table.unlink()
     column = rows[0].index("Pixel_size")
     sizes = ["0.007", "0.07", "", "unknown", "7"]
-    rows[1:] = [
-        [*row[:column], size, *row[column + 1 :]] for row, size in zip(rows[1:], sizes, strict=True)
-    ]
+    rows[1:] = [[*row[:column], size, *row[column + 1 :]] for row, size in zip(rows[1:], sizes, strict=True)]
     with (breast / "breast-lesions-usg-clinical-data.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     assert [r.pixel_mm for r in read("breast", breast).values()] == ["0.07", "0.07", "", "", ""]

@@ -13,7 +13,7 @@ from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import BusSmpError, EvaluationError
 from bus_smp.evaluation.drawing import failures
 from bus_smp.evaluation.folder import read_summary
-from bus_smp.evaluation.score_table import digits_of, format_estimate, table_rows
+from bus_smp.evaluation.score_table import digits_of, estimate_over_runs, format_estimate, table_rows
 from bus_smp.evaluation.statistics import read_per_image
 from bus_smp.model.checkpoint import read_header
 from bus_smp.outputs import BEST, EXPERIMENT
@@ -188,19 +188,13 @@ def _columns(summary: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         return summaries, {}
     names = [str(name) for name in summary["runs"]]
     over = {
-        part: {name: _over_runs(one) for name, one in summary["members"][part].items()}
+        part: {name: estimate_over_runs(one) for name, one in summary["members"][part].items()}
         for part in ("metrics", "rates")
     }
     first = summaries[names[0]]
     mean = {"counts": first["counts"], "bootstrap": first.get("bootstrap"), **_with_text(over)}
     baselines = {name: one for name, one in summaries.items() if name not in names}
     return {f"mean of {len(names)} runs": mean, **baselines}, {name: summaries[name] for name in names}
-
-
-def _over_runs(spread: Mapping[str, Any]) -> dict[str, Any]:
-    """A mean over runs as an estimate: its sd stands where an interval would."""
-    sd = "one run" if spread["sd"] is None else f"sd {spread['sd']:.3f}"
-    return {**spread, "low": None, "high": None, "no_interval": sd}
 
 
 def _with_text(value: Any, name: str = "") -> Any:

@@ -19,7 +19,7 @@ from bus_smp.data.manifest import Manifest, manifest_hash
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.folder import MODEL, Tables, mask_path, read_tables, write_table
 from bus_smp.evaluation.record import describe_data, write_evaluation
-from bus_smp.evaluation.score_table import WORDS, format_estimate, format_table
+from bus_smp.evaluation.score_table import WORDS, estimate_over_runs, format_estimate, format_table
 from bus_smp.files import write_text
 
 PARTS = ("metrics", "rates")
@@ -178,7 +178,11 @@ def format_lines(lines: Mapping[str, Mapping[str, Any] | str]) -> str:
         if isinstance(result, str):
             rows.append([name, result])
         else:
-            found = {key: _worded(e) for part in PARTS for key, e in result[part].items()}
+            found = {
+                key: estimate_over_runs(e) if "sd" in e else e
+                for part in PARTS
+                for key, e in result[part].items()
+            }
             rows.append(
                 [name, str(result["counts"]["images"]), *(format_estimate(found[key]) for key in MAIN)]
             )
@@ -195,16 +199,11 @@ def format_members(summary: Mapping[str, Any]) -> str:
     """What ``write_members`` returned as text: mean and sd beside the baselines, then run by run."""
     runs, summaries = summary["runs"], summary["summaries"]
     mean = dict(summaries[runs[0]])
-    mean |= {part: {name: _worded(one) for name, one in summary["members"][part].items()} for part in PARTS}
+    mean |= {
+        part: {name: estimate_over_runs(one) for name, one in summary["members"][part].items()}
+        for part in PARTS
+    }
     baselines = {name: one for name, one in summaries.items() if name not in runs}
     over = format_table({f"mean of {len(runs)} runs": mean, **baselines})
     each = format_lines({run: summaries[run] for run in runs})
     return f"{over}\nMean of runs: sd between them, n: runs.\n\n{each}"
-
-
-def _worded(estimate: Mapping[str, Any]) -> Mapping[str, Any]:
-    """For printing: over runs, the sd stands where an interval would."""
-    if "sd" not in estimate:
-        return estimate
-    sd = "one run" if estimate["sd"] is None else f"sd {estimate['sd']:.3f}"
-    return {**estimate, "low": None, "high": None, "no_interval": sd}

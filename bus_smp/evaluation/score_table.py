@@ -77,6 +77,12 @@ def format_estimate(estimate: Mapping, digits: int = 3) -> str:
     return f"{estimate['mean']:.{digits}f} {interval}n={estimate['n']}"
 
 
+def estimate_over_runs(spread: Mapping) -> dict:
+    """A mean over runs (``{mean, sd, n}``) as ``format_estimate`` takes it: its sd stands where an interval would."""
+    sd = "one run" if spread["sd"] is None else f"sd {spread['sd']:.3f}"
+    return {**spread, "low": None, "high": None, "no_interval": sd}
+
+
 def digits_of(name: str) -> int:
     """Decimals of an estimate: nobody reads a thousandth of a pixel."""
     return (2 if name.endswith("_mm") else 1) if name.startswith(("hd95_", "asd_")) else 3
