@@ -33,9 +33,10 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
 
-    predictor, header = load_predictor(options.checkpoint, make_engine())
+    predictor, header = load_predictor(options.checkpoint, make_engine(precision=options.precision))
     manifest = read_manifest(options.manifest)
     rows = manifest.used().sample(options.images, random_state=0).reset_index(drop=True)
     images = [resize_image(read_example(manifest, row)[0], predictor.size) for row in rows.to_dict("records")]

@@ -24,7 +24,7 @@ from bus_smp.evaluation.pixel_roc import PixelHistograms
 from bus_smp.evaluation.predictor import Prediction, Predictor
 from bus_smp.evaluation.regions import lesion_box
 from bus_smp.evaluation.reliability import Reliability
-from bus_smp.evaluation.shape import shape_row
+from bus_smp.evaluation.shape import lesion_shape, shape_row
 from bus_smp.evaluation.surfaces import surface_row
 
 _COPIED = ("dataset", "image_id", "patient_id", "group_id", "label", "width", "height", "flags")
@@ -62,13 +62,19 @@ def score_images(
     components: list[dict[str, Any]] = []
     pixel_roc, reliability = PixelHistograms(), Reliability()
 
-    def load(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    def load(row: dict[str, Any]) -> tuple[np.ndarray, tuple, list[dict[str, Any]]]:
         image, truth = read_example(manifest, row)
-        return image, truth, [_measure(row, truth, BASELINES[name](image))[0] for name in baselines]
+        shape = lesion_shape(truth)
+        return (
+            image,
+            (truth, shape),
+            [_measure(row, truth, shape, BASELINES[name](image))[0] for name in baselines],
+        )
 
-    def measure(row: dict[str, Any], truth: np.ndarray, prediction: Prediction) -> tuple:
+    def measure(row: dict[str, Any], reference: tuple, prediction: Prediction) -> tuple:
+        truth, shape = reference
         mask = classes_of(prediction.native)
-        measured, found = _measure(row, truth, mask, 1 - prediction.native[BACKGROUND.index])
+        measured, found = _measure(row, truth, shape, mask, 1 - prediction.native[BACKGROUND.index])
         grid_truth = resize_mask(truth, predictor.size)
         if mask_path is not None:
             write_mask(mask_path(row), mask)
@@ -83,7 +89,7 @@ def score_images(
             images, truths, of_baselines = zip(*pool.map(load, batch), strict=True)
             predictions = list(predictor.predictions(images))
             results = pool.map(measure, batch, truths, predictions)
-            for row, truth, prediction, of_each, (measured, found, grid_truth) in zip(
+            for row, (truth, _), prediction, of_each, (measured, found, grid_truth) in zip(
                 batch, truths, predictions, of_baselines, results, strict=True
             ):
                 tables[""].append(measured)
@@ -101,7 +107,11 @@ def score_images(
 
 
 def _measure(
-    row: Mapping[str, Any], truth: np.ndarray, mask: np.ndarray, lesion_probability: np.ndarray | None = None
+    row: Mapping[str, Any],
+    truth: np.ndarray,
+    shape: dict[str, float],
+    mask: np.ndarray,
+    lesion_probability: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One image's row of the per-image table but for its scores, and its predicted lesions."""
     overlap = image_row(confusion(truth, mask))
@@ -110,6 +120,6 @@ def _measure(
     truth, mask = truth[box], mask[box]
     probability = None if lesion_probability is None else lesion_probability[box]
     lesions, components = match_lesions(truth, mask, probability)
-    measured = overlap | surface_row(truth, mask) | lesions | shape_row(truth, mask)
+    measured = overlap | surface_row(truth, mask) | lesions | shape_row(truth, mask, shape)
     copied = {name: row[name] for name in _COPIED}
     return copied | {"pixel_mm": float(row.get("pixel_mm") or math.nan)} | measured, components

@@ -82,9 +82,11 @@ def _distances(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
     # All pairs of outline pixels are three times quicker than a transform of the area, until outlines get ragged.
     if np.count_nonzero(one) * np.count_nonzero(other) <= min(_PAIRS_PER_PIXEL * one.size, _MOST_PAIRS):
         (y, x), (v, u) = (np.nonzero(outline) for outline in (one, other))
-        # |a - b|^2 = |a|^2 - 2 ab + |b|^2, as one product of matrices; whole numbers all along.
-        start = np.stack([y * y + x * x, -2.0 * y, -2.0 * x, np.ones(len(y))], axis=1)
-        squares = start @ np.stack([np.ones(len(v)), v, u, v * v + u * u])
+        # Not as a product of matrices: its threads would go on spinning beside the network's.
+        down, across = (
+            np.subtract.outer(a.astype(np.int32), b.astype(np.int32)) for a, b in ((y, v), (x, u))
+        )
+        squares = down * down + across * across
         return np.sqrt(squares.min(axis=1)), np.sqrt(squares.min(axis=0))
     return _transformed(other)[one], _transformed(one)[other]
 
