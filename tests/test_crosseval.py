@@ -310,3 +310,47 @@ def test_evaluate_scores_the_test_split_alone(trained):
     expected = read_manifest(trained / "manifest.csv").used("test")
     assert set(scored["image_id"]) == set(expected["image_id"])
     assert "test split of the run's own data" in result.stdout
+
+
+@pytest.mark.parametrize("labels", [("normal",), ("benign", "normal"), ("malignant",)])
+def test_a_target_of_one_patient_or_without_lesions_has_reasons_where_numbers_cannot_be(
+    trained, busi_tree, tmp_path, labels
+):
+    root = next(path for path in (busi_tree, *busi_tree.rglob("*")) if (path / "normal").is_dir())
+    rows = ["image,masks,label,patient_id,split"]
+    for label in labels:
+        images = [path for path in sorted((root / label).glob("*.png")) if "_mask" not in path.name][:3]
+        for image in images:
+            mask = "" if label == "normal" else f"{label}/{image.stem}_mask.png"
+            rows.append(f"{label}/{image.name},{mask},{label},anna,test")
+    table = tmp_path / "one.csv"
+    table.write_text("\n".join(rows) + "\n")
+    made = invoke(
+        "make-manifest", "--csv", table, "--root", root, "--out", tmp_path / "m", "--duplicates", "keep"
+    )
+    assert made.exit_code == 0, made.stderr
+
+    result = invoke(
+        "crosseval",
+        "--out",
+        trained.parent,
+        "--run",
+        "first",
+        "--target",
+        tmp_path / "m" / "one.csv",
+        "--json",
+    )
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    estimates = {**summary["summaries"]["model"]["metrics"], **summary["summaries"]["model"]["rates"]}
+    for name, estimate in estimates.items():
+        assert estimate["low"] is None, f"{name}: one patient gives no interval"
+        assert estimate["no_interval"], f"{name}: and a reason is given"
+    lesions = set(labels) - {"normal"}
+    assert (estimates["dice_lesion"]["mean"] is None) == (not lesions)
+    assert (estimates["miss_rate"]["mean"] is None) == (not lesions)
+    assert (estimates["false_alarm_rate"]["mean"] is None) == ("normal" not in labels)
+    assert estimates["auc_malignant"]["mean"] is None
+    report = invoke("report", "first", "--out", trained.parent, "--to", tmp_path / "report.html")
+    assert report.exit_code == 0, report.stderr
+    shutil.rmtree(trained / "eval-one-all")

@@ -361,3 +361,18 @@ def test_the_spread_counts_what_is_undefined_and_one_run_has_no_sd():
     assert found["rates"]["miss_rate"] == {"mean": 0.25, "sd": None, "n": 1, "n_undefined": 2}
     assert spread([summary(None, None)])["metrics"]["dice_lesion"]["mean"] is None
     assert cells(found, ["miss_rate"]) == {"miss_rate": 0.25, "miss_rate_sd": None}
+
+
+def test_info_says_of_every_run_of_an_experiment_how_far_it_is(out, tmp_path):
+    result = invoke("info", out / "x")
+    assert result.exit_code == 0, result.stderr
+    assert f"experiment of {FOLDS} runs" in result.stdout
+    assert result.stdout.count(": finished, best epoch") == FOLDS
+    runs = _copy(out, tmp_path / "outputs")
+    (runs / "x-seed42-fold1" / "best.safetensors").unlink()
+    assert "x-seed42-fold1: not trained yet" in invoke("info", runs / "x").stdout
+    (runs / "x" / "experiment.json").unlink()
+    (runs / "x" / "experiment.json").write_text("{")
+    broken = invoke("info", runs / "x")
+    assert broken.exit_code == 1
+    assert "cannot be read as an experiment" in broken.stderr

@@ -5,7 +5,14 @@ import pytest
 from PIL import Image
 
 from bus_smp.data.examples import read_example
-from bus_smp.data.images import read_image, read_mask, resize_mask, restore_probabilities
+from bus_smp.data.images import (
+    color_mask,
+    read_image,
+    read_mask,
+    resize_mask,
+    restore_probabilities,
+    write_mask,
+)
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import ImageError
 
@@ -63,3 +70,10 @@ def test_a_label_that_was_edited_against_the_mask_is_not_trained_on(manifests):
     row["label"] = "benign"
     with pytest.raises(ImageError, match="labelled benign, but its mask marks malignant"):
         read_example(manifest, row)
+
+
+def test_a_mask_that_is_written_has_the_colours_of_the_classes_and_is_read_back_as_it_was(tmp_path):
+    mask = np.random.default_rng(0).integers(0, 3, (17, 23)).astype(np.uint8)
+    write_mask(tmp_path / "mask.png", mask)
+    assert np.array_equal(read_image(tmp_path / "mask.png"), color_mask(mask))
+    assert np.array_equal(read_mask([tmp_path / "mask.png"], "color", "benign"), mask)

@@ -28,7 +28,7 @@ NO_INTERVAL = "no interval: "
 SAME = "the same in every image"
 
 # Draws are made in blocks, so that memory does not grow with draws x images; these fit the processor's cache.
-_BLOCK_CELLS = 200_000
+BLOCK_CELLS = 200_000
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def bootstrap(
     """
     groups = len(stratum)
     evaluate = weighted(estimators, group, groups)
-    block = max(1, _BLOCK_CELLS // max(len(group), groups))
+    block = max(1, BLOCK_CELLS // max(len(group), groups))
     random = np.random.default_rng(seed)
     point = evaluate(np.ones((1, groups)))[0]
     drawn = [evaluate(draw_groups(stratum, rows, random)) for _, rows in _blocks(draws, block)]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.bootstrap import NO_INTERVAL, Resampled, bootstrap, estimate
+from bus_smp.evaluation.bootstrap import BLOCK_CELLS, NO_INTERVAL, Resampled, bootstrap, estimate
 from bus_smp.evaluation.definitions import metric_estimators, pixel_counts, rate_estimators
 from bus_smp.evaluation.estimators import Estimator, weighted
 from bus_smp.evaluation.score_table import WORDS, digits_of
@@ -36,7 +36,6 @@ COMPARED = (
 _MOST_EXACT = 12
 
 _SAME_COLUMNS = ("group_id", "label", "width", "height")
-_BLOCK_CELLS = 200_000  # as of the bootstrap
 
 
 def compare(
@@ -161,7 +160,7 @@ def _differences(estimators: Mapping[str, Estimator], group: np.ndarray, swaps: 
     """Float (swaps, estimators): a - b after each swap; the estimators are of A's images, then B's."""
     groups = swaps.shape[1]
     evaluate = weighted(estimators, np.concatenate([group, group + groups]), 2 * groups)
-    block = max(1, _BLOCK_CELLS // (2 * len(group)))
+    block = max(1, BLOCK_CELLS // (2 * len(group)))
     parts = [np.empty((0, len(estimators)))]
     for start in range(0, len(swaps), block):
         swapped = swaps[start : start + block].astype(float)
