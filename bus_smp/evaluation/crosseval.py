@@ -81,14 +81,16 @@ def score_images(
         return measured | score_row(prediction, grid_truth, calibration or {}), found, grid_truth
 
     # Batch by batch, and nothing beside the network: on a CPU it uses every core, and a thread that takes one
-    # from it makes all the others wait.
+    # from it makes all the others wait. The next batch is read while this one is measured.
     records = rows.to_dict("records")
+    batches = [records[i : i + predictor.batch_size] for i in range(0, len(records), predictor.batch_size)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(records), predictor.batch_size):
-            batch = records[start : start + predictor.batch_size]
-            images, truths, of_baselines = zip(*pool.map(load, batch), strict=True)
+        loading = pool.map(load, batches[0])
+        for batch, following in zip(batches, [*batches[1:], []], strict=True):
+            images, truths, of_baselines = zip(*loading, strict=True)
             predictions = list(predictor.predictions(images))
             results = pool.map(measure, batch, truths, predictions)
+            loading = pool.map(load, following)
             for row, (truth, _), prediction, of_each, (measured, found, grid_truth) in zip(
                 batch, truths, predictions, of_baselines, results, strict=True
             ):
