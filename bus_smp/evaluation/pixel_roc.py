@@ -18,6 +18,7 @@ _SIDE = 1 << 14
 def _cell(score: np.ndarray) -> np.ndarray:
     """Fine cell of each probability, uint32 0..2 * _SIDE - 1; not yet in the order of the probability."""
     smaller = np.minimum(score, 1 - score)
+    np.maximum(smaller, 0, out=smaller)  # a rounding error beyond 0 or 1
     code = np.ascontiguousarray(smaller).view(np.uint32) >> np.uint32(16)
     code += (score > 0.5).view(np.uint8) * np.uint32(_SIDE)
     return code
@@ -77,7 +78,8 @@ class PixelHistograms:
         classes = truth.astype(np.uint32) * np.uint32(2 * _SIDE)
         for target, positive in enumerate(TARGETS.values()):
             # A sum, not 1 - background, which would round small probabilities to steps of 6e-8.
-            score = np.asarray(probabilities[list(positive)].sum(axis=0), np.float32).clip(0, 1)
+            first, *others = positive
+            score = np.asarray(sum((probabilities[c] for c in others), probabilities[first]), np.float32)
             cells = np.bincount((_cell(score) + classes).reshape(-1), minlength=len(CLASSES) * 2 * _SIDE)
             self._fine[target] += cells.reshape(len(CLASSES), 2 * _SIDE)
 

@@ -91,7 +91,9 @@ class Predictor:
         with self.engine.autocast():
             logits = self.model.predict_logits(inputs)
         logits = logits.float().cpu().contiguous()
-        if not torch.isfinite(logits.sum()):  # NaN and infinity survive a sum, ten times faster than asking each
+        if not torch.isfinite(
+            logits.sum()
+        ):  # NaN and infinity survive a sum, ten times faster than asking each
             raise EvaluationError(
                 "the network returned NaN or infinite values",
                 hint="the weights are damaged or training diverged; try another run or --precision fp32",

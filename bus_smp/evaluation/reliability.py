@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from bus_smp.classes import CLASSES
+from bus_smp.classes import BACKGROUND
 from bus_smp.errors import EvaluationError
 
 
@@ -17,7 +17,11 @@ def brier_score(probabilities: np.ndarray, truth: np.ndarray) -> float:
         truth: uint8 (S, S) of class indices.
     """
     squares = np.einsum("chw,chw->", probabilities, probabilities, dtype=np.float64)
-    chosen = sum(probabilities[c.index].sum(where=truth == c.index, dtype=np.float64) for c in CLASSES)
+    # of the true class: the background's, but for the few pixels that are not background
+    lesion = np.nonzero(truth != BACKGROUND.index)
+    background = probabilities[BACKGROUND.index]
+    there = probabilities[(truth[lesion], *lesion)].sum(dtype=np.float64)
+    chosen = background.sum(dtype=np.float64) - background[lesion].sum(dtype=np.float64) + there
     return float((squares - 2 * chosen) / truth.size + 1)
 
 
