@@ -69,6 +69,17 @@ def test_the_other_way_round_only_the_sign_changes():
             assert [one["low"], one["high"]] == pytest.approx([-other["high"], -other["low"]])
 
 
+def test_p_of_an_auc_does_not_depend_on_the_scale_of_a_runs_scores():
+    """Another temperature moves all scores of one run and no AUC."""
+    a = random_table(90, 30, 11)
+    b = _other_run(a, 12)
+    cooler = b.assign(malignant_score=b["malignant_score"] ** 4 / 2)
+    before, after = (compare(a, run, draws=0, permutations=300)["metrics"] for run in (b, cooler))
+    assert before["auc_malignant"]["p"] == after["auc_malignant"]["p"]
+    assert before["auc_malignant"]["difference"] == after["auc_malignant"]["difference"]
+    assert before["image_brier"]["b"] != after["image_brier"]["b"]
+
+
 def test_row_order_changes_nothing():
     a = random_table(60, 20, 5)
     b = _other_run(a, 6)
@@ -84,12 +95,20 @@ def test_the_p_value_is_that_of_a_loop_over_all_swaps_of_whole_groups():
     assert comparison["permutation"] == {"unit": "group", "number": 64, "exact": True, "seed": 42}
     names = ("dice_lesion", "miss_rate", "auc_malignant", "image_brier")
 
+    def ranked(table):
+        """Scores of two runs are mixed by their ranks: an AUC knows no scale."""
+        return table.assign(malignant_score=table["malignant_score"].rank() / (len(table) + 1))
+
     def differences(swapped):
         moved = a["group_id"].isin(swapped)
-        x = summarise(pd.concat([a[~moved], b[moved]]), draws=0)
-        y = summarise(pd.concat([b[~moved], a[moved]]), draws=0)
-        x, y = (summary["metrics"] | summary["rates"] for summary in (x, y))
-        return [abs(x[name]["mean"] - y[name]["mean"]) for name in names]
+        found = []
+        for one, other in ((a, b), (ranked(a), ranked(b))):
+            x = summarise(pd.concat([one[~moved], other[moved]]), draws=0)
+            y = summarise(pd.concat([other[~moved], one[moved]]), draws=0)
+            x, y = (summary["metrics"] | summary["rates"] for summary in (x, y))
+            found.append({name: abs(x[name]["mean"] - y[name]["mean"]) for name in names})
+        raw, by_rank = found
+        return [by_rank[name] if name == "auc_malignant" else raw[name] for name in names]
 
     groups = sorted(a["group_id"].unique())
     ways = [list(itertools.compress(groups, swap)) for swap in itertools.product([0, 1], repeat=6)]

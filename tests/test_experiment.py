@@ -376,3 +376,31 @@ def test_info_says_of_every_run_of_an_experiment_how_far_it_is(out, tmp_path):
     broken = invoke("info", runs / "x")
     assert broken.exit_code == 1
     assert "cannot be read as an experiment" in broken.stderr
+
+
+def test_an_evaluation_that_lost_a_table_or_a_mask_is_made_again(folds, out, tmp_path):
+    runs = _copy(out, tmp_path / "outputs")
+    for run in (out / "x-seed42-fold0", out / "x-seed42-fold1", out / "x-seed42-fold2"):
+        for evaluation in run.glob("eval-*"):
+            shutil.copytree(evaluation, runs / run.name / evaluation.name)
+    root = read_experiment(out / "x").manifest().roots["bus-uclm"]
+    first = next((runs / "x-seed42-fold0").glob("eval-*"))
+    (first / "per_image.csv").unlink()
+    second = next((runs / "x-seed42-fold1").glob("eval-*"))
+    next((second / "masks").rglob("*.png")).unlink()
+    again = invoke("evaluate", "--out", runs, "--run", "x", "--root", root, "--json")
+    assert again.exit_code == 0, again.stderr
+    assert again.stderr.count("Current: ") == 1
+    assert json.loads(again.stdout)["summaries"] == folds[1]["summaries"]
+
+
+def test_what_a_fold_is_split_by_is_said_in_its_manifest(out):
+    about = read_experiment(out / "x").manifest().about
+    assert about["splits"]["how"].startswith("cross-validation, fold 0 of 3")
+
+
+def test_an_experiment_and_its_run_never_share_a_folder(work, tmp_path):
+    result = _train(work, tmp_path / "outputs", "--run", "z-seed7", "--seeds", "7")
+    assert result.exit_code == 1
+    assert "at once" in result.stderr
+    assert not (tmp_path / "outputs" / "z-seed7").exists()

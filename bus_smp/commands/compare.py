@@ -83,7 +83,8 @@ def _evaluation(folder: Path, target: str, split: str) -> tuple["pd.DataFrame", 
         summary = read_summary(scored)
         if "members" in summary:
             raise EvaluationError(
-                f"{scored}: is a mean over runs", hint=f"compare one of them: {', '.join(summary['runs'])}"
+                f"{scored}: is a mean over runs",
+                hint=f"compare one of them: {', '.join(summary['runs'])}",
             )
         return read_per_image(scored / "per_image.csv"), summary
     except EvaluationError as error:

@@ -164,7 +164,7 @@ def _matrix(
 def _cells_of(scorer: Scorer, scored: "Scored", paths: Sequence[Path], root: Root) -> Iterator["Cell"]:
     """One row of the matrix; what stands in the way of a cell empties that cell alone."""
     from bus_smp.data.manifest import read_manifest
-    from bus_smp.errors import DataError, EvaluationError
+    from bus_smp.errors import CheckpointError, DataError, EvaluationError, TrainingError
     from bus_smp.evaluation.external import check_external
     from bus_smp.evaluation.matrix import EXTERNAL, IN_DOMAIN, REFUSED, Cell
 
@@ -181,7 +181,7 @@ def _cells_of(scorer: Scorer, scored: "Scored", paths: Sequence[Path], root: Roo
                 check_external(training, target)
                 summary = scorer.score_target(scored, target, again=False)
                 kind = EXTERNAL
-        except (DataError, EvaluationError) as error:
+        except (CheckpointError, DataError, EvaluationError, TrainingError) as error:
             # the table is passed on: files are named without the folders of this machine
             reason = re.sub(r"(?<!\S)/(?:[^/\n:,;]+/)+", "", " ".join(error.what.split()))
             click.echo(f"{scored.folder.name} on {path.stem}: {reason}", err=True)

@@ -15,6 +15,7 @@ from bus_smp.evaluation.drawing import failures
 from bus_smp.evaluation.folder import read_summary
 from bus_smp.evaluation.score_table import digits_of, estimate_over_runs, format_estimate, table_rows
 from bus_smp.evaluation.statistics import read_per_image
+from bus_smp.files import file_sha256
 from bus_smp.model.checkpoint import read_header
 from bus_smp.outputs import BEST, EXPERIMENT
 from bus_smp.report.blocks import is_png
@@ -79,6 +80,15 @@ def read_run(folder: Path) -> Run:
         ),
         missing=missing,
     )
+    if (own / BEST).is_file() and not members:
+        weights = file_sha256(own / BEST)
+        for one in evaluations:
+            scored = (one.summary.get("checkpoint") or {}).get("sha256")
+            if scored not in (None, weights):
+                missing.append(
+                    f"{one.folder.name} is of other weights than the run has now; make it again with: "
+                    f"{evaluation_command(name, one.summary)}"
+                )
     for figure in ("loss_curves.png", "dice_curve.png"):
         if not is_png(own / figure):
             missing.append(f"{figure} is missing or damaged; it is written by: {made_by}")

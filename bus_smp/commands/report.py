@@ -42,7 +42,7 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     if not names:
         click.echo(f"Run: {folders[0]}, the newest", err=True)
     runs = [read_run(folder) for folder in folders]
-    matrix = Path(out) / "matrix" / "matrix.png" if len(runs) > 1 else None
+    matrix = _matrix_of(Path(out) / "matrix", [run.name for run in runs]) if len(runs) > 1 else None
     ending = "md" if markdown else "pdf" if pdf else "html"
     path = to or (folders[0] if len(folders) == 1 else Path(out)) / f"report.{ending}"
     for run in runs:
@@ -55,3 +55,18 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     else:
         write_page(report(runs, matrix), path)
     click.echo(path)
+
+
+def _matrix_of(folder: Path, names: list[str]) -> Path | None:
+    """The heat map of ``crosseval --matrix``, if it is of these runs and of no others."""
+    import json
+
+    try:
+        cells = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))["cells"]
+        same = {cell["run"] for cell in cells} == set(names)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        options = " ".join(f"--run {name}" for name in names)
+        click.echo(f"No matrix of these runs; made by: bus-smp crosseval --matrix {options}", err=True)
+    return folder / "matrix.png" if same else None

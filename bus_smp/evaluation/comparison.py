@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.bootstrap import BLOCK_CELLS, NO_INTERVAL, Resampled, bootstrap, estimate
 from bus_smp.evaluation.definitions import metric_estimators, pixel_counts, rate_estimators
-from bus_smp.evaluation.estimators import Estimator, weighted
+from bus_smp.evaluation.estimators import Auc, Estimator, weighted
 from bus_smp.evaluation.score_table import WORDS, digits_of
 from bus_smp.evaluation.statistics import check_per_image, sorted_by_group
 
@@ -80,7 +81,8 @@ def compare(
     stacked = pd.concat([a, b], ignore_index=True)
     both = _estimators(stacked)
     kept = {name: np.tile(_used(paired[0][name]), 2) for name in COMPARED}
-    changed = _differences({name: both[name].within(kept[name]) for name in COMPARED}, group, swaps)
+    of_both = {name: _ranked(both[name].within(kept[name])) for name in COMPARED}
+    changed = _differences(of_both, group, swaps)
 
     metrics = {}
     for column, name in enumerate(COMPARED):
@@ -133,6 +135,22 @@ def _check_same(a: pd.DataFrame, b: pd.DataFrame) -> None:
         raise EvaluationError(
             f"the runs were scored on other manifests: {', '.join(differs)} of images differ"
         )
+
+
+def _ranked(of_both: Estimator) -> Estimator:
+    """An AUC of A's images and then B's, each run's scores as ranks among its own (Venkatraman & Begg, Biometrika 1996).
+
+    A swap puts both runs' scores into one ROC: on scales of their own (another temperature) the mixture of scales
+    would drown the difference. Ranks leave each run's AUC as it is.
+    """
+    if not isinstance(of_both, Auc):
+        return of_both
+    used = _used(of_both)
+    ranks = np.zeros(len(used))
+    for half in np.split(np.arange(len(used)), 2):
+        own = half[used[half]]
+        ranks[own] = rankdata(of_both.scores[own])
+    return Auc(ranks, of_both.positive, of_both.negative)
 
 
 def _used(estimator: Estimator) -> np.ndarray:

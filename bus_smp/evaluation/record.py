@@ -16,7 +16,7 @@ from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.baselines import BASELINES
 from bus_smp.evaluation.crosseval import score_images
 from bus_smp.evaluation.drawing import draw
-from bus_smp.evaluation.folder import MODEL, Tables, mask_path, read_summary
+from bus_smp.evaluation.folder import MODEL, Tables, mask_path, read_summary, read_tables
 from bus_smp.evaluation.legacy import legacy_metrics
 from bus_smp.evaluation.predictor import Predictor
 from bus_smp.evaluation.reliability import Reliability
@@ -150,13 +150,16 @@ def describe_data(manifest: Manifest) -> dict[str, Any]:
 
 
 def is_current(folder: Path, checkpoint_sha256: str, manifest: Manifest, rows: pd.DataFrame) -> bool:
-    """True if the folder holds the finished evaluation of this checkpoint on these rows of ``manifest``."""
+    """True if the folder holds the finished evaluation of this checkpoint on these rows of ``manifest``, whole."""
     try:
         summary = read_summary(folder)
+        tables = read_tables(folder)
     except EvaluationError:
         return False
+    masks = (mask_path(folder, row) for row in tables.model[["dataset", "image_id"]].to_dict("records"))
     return (
-        (summary.get("checkpoint") or {}).get("sha256") == checkpoint_sha256
+        all(mask.is_file() for mask in masks)
+        and (summary.get("checkpoint") or {}).get("sha256") == checkpoint_sha256
         and summary.get("rows_sha256") == manifest_hash(rows)
         and summary.get("manifest_sha256") == manifest_hash(manifest.frame)
         and summary["bus_smp"] == __version__

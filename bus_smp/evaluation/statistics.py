@@ -113,7 +113,11 @@ def sorted_by_group(table: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.n
     for column in ("dataset", "image_id", "group_id"):
         table[column] = table[column].astype(str)
     table = table.sort_values(["dataset", "group_id", "image_id"], ignore_index=True)
-    group = table.groupby(["dataset", "group_id"], sort=True).ngroup().to_numpy()
+    # a group id that names its data set may stand in several, for pictures found in both: it is one group
+    own = table["dataset"] + "\n" + table["group_id"]
+    group = np.unique(table["group_id"].where(table["group_id"].str.contains(":"), own), return_inverse=True)[
+        1
+    ]
     severity = table["label"].map(LABELS.index).to_numpy(int)
     return table, group, *rare_labels(severity, group)
 

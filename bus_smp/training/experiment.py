@@ -12,7 +12,7 @@ from pathlib import Path
 from bus_smp import __version__
 from bus_smp.config import Settings
 from bus_smp.data.manifest import Manifest
-from bus_smp.errors import TrainingError
+from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.files import write_text
 from bus_smp.outputs import BEST, EXPERIMENT
 from bus_smp.training.journal import Journal, find_run
@@ -98,6 +98,11 @@ def begin_experiment(experiment: Experiment) -> None:
     """
     folder = experiment.folder
     known = folder / EXPERIMENT
+    if folder.name in [member.run for member in experiment.members]:
+        raise TrainingError(
+            f"{folder.name} would be the experiment and one of its runs at once",
+            hint="choose a name without -seedN or -foldN at its end: --run NAME",
+        )
     if Journal(folder).exists():
         raise TrainingError(
             f"{folder} is a run, no experiment", hint="choose another name for the experiment: --run NAME"
@@ -163,6 +168,14 @@ def list_scored(out: Path) -> tuple[list[Journal | Experiment], list[str]]:
         except TrainingError as error:
             reasons.append(error.what)
     for path in Path(out).glob(f"*/{BEST}"):
-        if path.parent.name not in members:
-            found[path.parent.name] = Journal(path.parent)
+        journal = Journal(path.parent)
+        try:
+            if path.parent.name in members:
+                continue
+            if journal.is_finished():
+                found[path.parent.name] = journal
+            else:
+                reasons.append(f"{path.parent} is not trained to the end")
+        except CheckpointError as error:
+            reasons.append(error.what)
     return [found[name] for name in sorted(found)], sorted(reasons)

@@ -1,7 +1,8 @@
 """Training the runs of an experiment: their settings, their splits, one after the other."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,16 @@ def fold_manifest(manifest: Manifest, fold: int | None) -> Manifest:
     split = np.select([number == fold, number == (fold + 1) % count], ["test", "val"], "train")
     frame = manifest.frame.copy()
     frame.loc[used, "split"] = split
-    return Manifest(frame, manifest.roots, manifest.about)
+    return Manifest(frame, manifest.roots, _of_fold(manifest.about, fold, count))
+
+
+def _of_fold(about: Mapping[str, Any], fold: int, count: int) -> dict[str, Any]:
+    """A sidecar whose account of the split is that of the fold, for each of the data sets."""
+    if "combined" in about:
+        parts = {name: _of_fold(part, fold, count) for name, part in about["combined"].items()}
+        return {**about, "combined": parts}
+    how = f"cross-validation, fold {fold} of {count} (0 to {count - 1}) is the test split"
+    return {**about, "splits": {**about.get("splits", {}), "how": how}}
 
 
 def train_members(
