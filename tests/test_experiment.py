@@ -384,9 +384,9 @@ def test_an_evaluation_that_lost_a_table_or_a_mask_is_made_again(folds, out, tmp
         for evaluation in run.glob("eval-*"):
             shutil.copytree(evaluation, runs / run.name / evaluation.name)
     root = read_experiment(out / "x").manifest().roots["bus-uclm"]
-    first = next((runs / "x-seed42-fold0").glob("eval-*"))
+    first = runs / "x-seed42-fold0" / "eval-bus-uclm-test"
     (first / "per_image.csv").unlink()
-    second = next((runs / "x-seed42-fold1").glob("eval-*"))
+    second = runs / "x-seed42-fold1" / "eval-bus-uclm-test"
     next((second / "masks").rglob("*.png")).unlink()
     again = invoke("evaluate", "--out", runs, "--run", "x", "--root", root, "--json")
     assert again.exit_code == 0, again.stderr
