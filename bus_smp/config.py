@@ -13,6 +13,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bus_smp.errors import ConfigError
+from bus_smp.files import open_regular
+
+_MOST_BYTES = 100_000  # of a settings file; parsing takes a second per 200 kB
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -43,9 +46,11 @@ class AugmentSettings(_Section):
     ``rotate`` in degrees; ``scale``, ``shift``, ``brightness``, ``contrast`` as fractions (drawn
     from plus or minus that much); flips and ``elastic`` as probabilities. The vertical flip is off:
     it would put the acoustic shadow above the lesion, where no scanner shows it.
+    ``implementation``: one fused warp, or albumentations' list, which is the reference and slower.
     """
 
     enabled: bool = True
+    implementation: Literal["fused", "albumentations"] = "fused"
     rotate: Annotated[float, Field(ge=0, le=180)] = 15.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -86,7 +91,13 @@ class LossSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """The schedule. ``patience``: epochs without a better validation lesion Dice before stopping (0: never)."""
+    """The schedule. ``batch_size`` is that of all processes together, where ``torchrun`` starts several.
+
+    ``patience``: epochs without a better validation lesion Dice before stopping (0: never). ``accumulate``: batches
+    whose mean gradient makes one change of the weights. ``ema``: decay of a moving average of the weights, which
+    is then validated and kept (0: none). ``compile``: let ``torch.compile`` fuse the network. ``sync_batchnorm``:
+    batch norm over the whole batch, where several GPUs share it.
+    """
 
     epochs: Annotated[int, Field(ge=1)] = 50
     batch_size: Annotated[int, Field(ge=1)] = 8
@@ -94,7 +105,11 @@ class TrainSettings(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     patience: Annotated[int, Field(ge=0)] = 15
     balanced_sampling: bool = True
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    sync_batchnorm: bool = False
     deterministic: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
 
@@ -149,9 +164,9 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
                 f"--set {text}: expected section.key=value", hint="for example: --set train.lr=3e-4"
             )
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from None
+            parsed = _parse_yaml(value)
+        except ValueError:
+            raise ConfigError(f"--set {text[:200]}: {value[:100]!r} is not a YAML value") from None
         fields = tree.setdefault(section, {})
         if not isinstance(fields, dict):
             raise ConfigError(f"{path}: {section} must hold keys and values, not {fields!r}")
@@ -173,15 +188,45 @@ def differing_keys(old: Settings, new: Settings) -> list[tuple[str, Any, Any]]:
     ]
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values alone, as ``safe_load``; and no aliases, which in a few lines mean billions of values, and no key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "found an alias; write the value out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "found a key twice", node.start_mark)
+        return mapping
+
+
+def _parse_yaml(text: str) -> Any:
+    """The value; ValueError with the reason on one line if there is none."""
+    try:
+        return yaml.load(text, _Loader)  # nosec B506 - a SafeLoader, with less
+    except (
+        Exception
+    ) as error:  # PyYAML lets KeyError, AttributeError, RecursionError, ... of its constructors through
+        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        with open_regular(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"{path}: is larger than any settings are ({_MOST_BYTES} bytes)")
+        tree = _parse_yaml(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such settings file", hint="leave --config away to use the defaults"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path}: cannot be read as YAML settings ({reason})") from None
     if tree is None:
         return {}
@@ -198,7 +243,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
         if fault["type"] == "extra_forbidden":
             yield f"unknown setting {key}{_nearest(place)}"
         else:
-            yield f"{key}: {fault['msg']} (got {fault['input']!r})"
+            found = repr(fault["input"])
+            yield f"{key}: {fault['msg']} (got {found if len(found) < 200 else found[:200] + '...'})"
 
 
 def _nearest(place: Sequence[str]) -> str:

@@ -1,8 +1,10 @@
 """The cache of resized images: found by content, never half-written, never silently wrong."""
 
+import errno
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bus_smp import locks
 from bus_smp.data import cache as cache_module
 from bus_smp.data.cache import open_cache
 from bus_smp.data.examples import read_example
@@ -135,6 +138,9 @@ DAMAGES = {
     "an emptied file": lambda folder: os.truncate(folder / "images.npy", 0),
     "a missing file": lambda folder: (folder / "masks.npy").unlink(),
     "a broken header": lambda folder: (folder / "images.npy").write_bytes(b"no array"),
+    "a header of fewer images": lambda folder: (folder / "images.npy").write_bytes(
+        (folder / "images.npy").read_bytes().replace(b"(7, ", b"(6, ", 1)
+    ),
     "a broken index": lambda folder: (folder / "index.json").write_text("{"),
     "an index of other content": lambda folder: (folder / "index.json").write_text("[]"),
     "a missing index": lambda folder: (folder / "index.json").unlink(),
@@ -201,8 +207,6 @@ def test_a_folder_that_is_a_file_is_one_clear_error(manifest, tmp_path):
 PROCESS = """
 import sys, resource
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_cache import SIZE, write_images
 from bus_smp.data.cache import open_cache
 from bus_smp.data.manifest import Manifest
 import pandas as pd
@@ -212,24 +216,56 @@ limit = {limit}
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 sys.stdin.readline()
+def progress(done, count):
+    if {stepwise}:
+        print(done, flush=True)
+        sys.stdin.readline()
 try:
-    print(open_cache(manifest, frame, SIZE, Path({store!r})).folder.name)
+    print(open_cache(manifest, frame, {size}, Path({store!r}), progress).folder.name)
 except Exception as error:
     print(type(error).__name__, error)
 """
 
 
-def start(manifest: Manifest, store: Path, limit: int = 0) -> subprocess.Popen:
-    """Another Python that opens the cache as soon as it is sent a line."""
+def start(manifest: Manifest, store: Path, limit: int = 0, stepwise: bool = False) -> subprocess.Popen:
+    """Another Python that opens the cache as soon as it is sent a line; ``stepwise``, it wants one for each image."""
     pickled = manifest.roots["own"] / "frame.pickle"
     manifest.frame.to_pickle(pickled)
     code = PROCESS.format(
-        tests=str(Path(__file__).parent), frame=str(pickled), root=str(manifest.roots["own"]),
-        limit=limit, store=str(store),
+        size=SIZE, frame=str(pickled), root=str(manifest.roots["own"]),
+        limit=limit, store=str(store), stepwise=stepwise,
     )  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment
+    )
+
+
+def step(process: subprocess.Popen, lines: int = 1) -> None:
+    process.stdin.write("go\n" * lines)
+    process.stdin.flush()
+
+
+@pytest.fixture
+def builder(manifest, store):
+    """A process that has built three of the seven images, and waits."""
+    process = start(manifest, store, stepwise=True)
+    step(process, 3)
+    assert [process.stdout.readline().strip() for _ in range(3)] == ["1", "2", "3"]
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def built_steps(manifest: Manifest, store: Path) -> list[int]:
+    """Numbers of the images that had to be built; the cache is right and nothing else is there."""
+    steps: list[int] = []
+    cache = open_cache(manifest, manifest.frame, SIZE, store, progress=lambda done, _: steps.append(done))
+    assert matches(cache, manifest)
+    assert [p.name for p in store.iterdir()] == [cache.folder.name]
+    assert sorted(p.name for p in cache.folder.iterdir()) == ["images.npy", "index.json", "masks.npy"]
+    return steps
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file-size limit on Windows")
@@ -242,16 +278,24 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(manifest, store):
 def test_processes_that_build_at_once_end_with_one_whole_cache(manifest, store):
     processes = [start(manifest, store) for _ in range(2)]
     for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        step(process)
     answers = {process.communicate(timeout=60)[0].strip() for process in processes}
     cache, fresh = built(manifest, store)
     assert answers == {cache.folder.name} and not fresh and matches(cache, manifest)
     assert [p.name for p in store.iterdir()] == [cache.folder.name]
 
 
+def no_locks(_: int) -> None:
+    """As on a file system that knows none."""
+    raise OSError(errno.ENOLCK, "no locks available")
+
+
 @pytest.mark.parametrize("damaged", [False, True])
-def test_the_slower_of_two_builders_takes_the_other_ones_cache_if_it_is_whole(manifest, store, damaged):
+def test_without_locks_the_slower_of_two_builders_takes_the_other_ones_cache_if_it_is_whole(
+    manifest, store, damaged, monkeypatch
+):
+    monkeypatch.setattr(locks, "_take", no_locks)
+
     def other_is_faster(done: int, count: int) -> None:
         if done == count:  # our own is all but finished
             cache = open_cache(manifest, manifest.frame, SIZE, store)
@@ -263,6 +307,104 @@ def test_the_slower_of_two_builders_takes_the_other_ones_cache_if_it_is_whole(ma
     assert matches(cache, manifest)
     assert (cache.folder / "theirs").exists() != damaged
     assert [p.name for p in store.iterdir()] == [cache.folder.name]
+
+
+def test_a_killed_build_goes_on_where_it_was(manifest, store, builder, caplog):
+    builder.kill()
+    builder.wait()
+    assert built_steps(manifest, store) == [4, 5, 6, 7]
+    assert "going on after 3 of 7" in caplog.text
+    assert built_steps(manifest, store) == []
+
+
+def stopped(manifest: Manifest, store: Path, after: int, error: BaseException) -> None:
+    """Build until ``error`` comes after so many images."""
+
+    def progress(done: int, _: int) -> None:
+        if done == after:
+            raise error
+
+    with pytest.raises(type(error)):
+        open_cache(manifest, manifest.frame, SIZE, store, progress)
+
+
+def test_an_interrupted_build_goes_on_too_and_a_failed_one_leaves_nothing(manifest, store):
+    stopped(manifest, store, 5, KeyboardInterrupt())
+    assert built_steps(manifest, store) == [6, 7]
+    for path in store.iterdir():
+        shutil.rmtree(path)
+    stopped(manifest, store, 5, RuntimeError("a bug"))
+    assert list(store.iterdir()) == []
+
+
+def truncate(name: str, size: int):
+    return lambda folder: os.truncate(folder / name, size)
+
+
+def change_a_byte(name: str, place: int):
+    def change(folder: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[place] ^= 1
+        (folder / name).write_bytes(data)
+
+    return change
+
+
+IMAGE, HEADER = SIZE * SIZE * 3, 128
+# what a power cut can leave of three images, and how many of them are then good
+REMAINS = {
+    "images cut short": (truncate("images.npy", HEADER + 2 * IMAGE + 5), 2),
+    "masks cut short": (truncate("masks.npy", HEADER + SIZE * SIZE), 1),
+    "an image never written": (change_a_byte("images.npy", HEADER + 2 * IMAGE - 1), 1),
+    "a mask never written": (change_a_byte("masks.npy", HEADER + 7), 0),
+    "no header": (change_a_byte("images.npy", 3), 3),
+    "half a note": (truncate("done", 20), 2),
+    "notes lost": (lambda folder: (folder / "done").unlink(), 0),
+    "arrays lost": (lambda folder: (folder / "images.npy").unlink(), 0),
+}
+
+
+@pytest.mark.parametrize(("damage", "good"), REMAINS.values(), ids=REMAINS.keys())
+def test_only_what_is_whole_of_an_interrupted_build_is_kept(manifest, store, damage, good):
+    stopped(manifest, store, 3, KeyboardInterrupt())
+    (folder,) = store.glob(".*.unfinished")
+    damage(folder)
+    assert built_steps(manifest, store) == list(range(good + 1, 8))
+
+
+def test_a_build_killed_before_it_got_its_name_needs_nothing_built(manifest, store):
+    cache, _ = built(manifest, store)
+    cache.folder.rename(store / f".{cache.folder.name}.unfinished")
+    assert built_steps(manifest, store) == []
+
+
+def test_an_interrupted_build_of_something_else_is_not_gone_on_with(manifest, store):
+    stopped(manifest, store, 3, KeyboardInterrupt())
+    left = {path.name for path in store.iterdir()}
+    other = manifest.frame[::-1]
+    steps: list[int] = []
+    open_cache(manifest, other, SIZE, store, progress=lambda done, _: steps.append(done))
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+    assert left <= {path.name for path in store.iterdir()}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_second_process_waits_for_the_first_or_takes_over_from_a_killed_one(
+    manifest, store, builder, killed
+):
+    second = start(manifest, store, stepwise=True)
+    step(second, 5)
+    assert "another process is building this cache" in second.stderr.readline()
+    if killed:
+        builder.kill()
+    else:
+        builder.communicate("go\n" * 5, timeout=60)
+    out, err = second.communicate(timeout=60)
+    *steps, name = out.split()
+    assert steps == (["4", "5", "6", "7"] if killed else [])
+    assert ("going on after 3 of 7" in err) == killed
+    assert [path.name for path in store.iterdir()] == [name]
+    assert built_steps(manifest, store) == []
 
 
 def test_the_index_names_the_images(manifest, store):

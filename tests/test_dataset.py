@@ -1,4 +1,4 @@
-"""What training sees: the augmentation, the order of the images, and the batches."""
+"""What training sees: the order of the images, and the batches."""
 
 import os
 import pickle
@@ -14,11 +14,9 @@ from bus_smp.config import AugmentSettings
 from bus_smp.data.cache import Cache
 from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.sampler import Draw, EpochSampler
-from bus_smp.data.transforms import Augmentation
 from bus_smp.errors import TrainingError
 
 SIZE = 48
-STILL = {"rotate": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0, "elastic": 0}
 STRONG = AugmentSettings(vertical_flip=0.5, elastic=1.0)
 LABELS = ["normal"] * 13 + ["benign"] * 5 + ["malignant"] * 3
 
@@ -38,102 +36,6 @@ def cache(tmp_path: Path) -> Cache:
     np.save(tmp_path / "images.npy", np.stack([image for image, _ in pairs]))
     np.save(tmp_path / "masks.npy", np.stack([mask for _, mask in pairs]))
     return Cache(tmp_path)
-
-
-def same(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-# Augmentation
-
-
-def test_augmentation_is_the_same_for_benign_and_malignant():
-    augment, (image, mask) = Augmentation(STRONG), picture()
-    exchange = np.array([0, 2, 1], np.uint8)
-    for position in range(10):
-        plain_image, plain_mask = augment(image, mask, (42, 0, position))
-        other_image, other_mask = augment(image, exchange[mask], (42, 0, position))
-        empty_image, empty_mask = augment(image, np.zeros_like(mask), (42, 0, position))
-        assert np.array_equal(plain_image, other_image) and np.array_equal(plain_image, empty_image)
-        assert np.array_equal(exchange[plain_mask], other_mask) and not empty_mask.any()
-
-
-def test_augmentation_is_a_function_of_its_seed_alone():
-    image, mask = picture()
-    augment = Augmentation(STRONG)
-    first = [augment(image, mask, (42, 1, position)) for position in range(6)]
-    np.random.seed(5)
-    backwards = [Augmentation(STRONG)(image, mask, (42, 1, position)) for position in reversed(range(6))]
-    assert all(same(a, b) for a, b in zip(first, reversed(backwards), strict=True))
-
-
-def test_another_seed_epoch_or_position_gives_another_picture():
-    augment, (image, mask) = Augmentation(AugmentSettings()), picture()
-    seeds = [(seed, epoch, position) for seed in (1, 2) for epoch in (0, 1, 2) for position in (0, 1, 2)]
-    pictures = {augment(image, mask, seed)[0].tobytes() for seed in seeds}
-    assert len(pictures) == len(seeds)
-
-
-def test_masks_keep_their_alphabet_and_every_output_its_kind():
-    augment, (image, mask) = Augmentation(STRONG), picture()
-    for position in range(30):
-        changed_image, changed_mask = augment(image, mask, (0, position))
-        assert changed_image.shape == image.shape and changed_mask.shape == mask.shape
-        assert changed_image.dtype == changed_mask.dtype == np.uint8
-        assert changed_image.flags.c_contiguous and changed_mask.flags.c_contiguous
-        assert set(np.unique(changed_mask)) <= {0, 1, 2}
-
-
-def test_the_mask_moves_with_the_image():
-    augment = Augmentation(AugmentSettings(brightness=0, contrast=0, elastic=1.0, vertical_flip=0.5))
-    _, mask = picture()
-    image = np.repeat((mask > 0)[..., None], 3, 2).astype(np.uint8) * 255
-    for position in range(20):
-        changed_image, changed_mask = augment(image, mask, (7, position))
-        differing = np.mean((changed_image[..., 0] > 127) != (changed_mask > 0))
-        assert differing < 0.03  # pixels on the contour, where linear and nearest part
-
-
-def test_what_comes_in_at_the_border_is_black_background():
-    augment = Augmentation(AugmentSettings(**{**STILL, "shift": 0.4}, horizontal_flip=0))
-    image = np.full((SIZE, SIZE, 3), 200, np.uint8)
-    mask = np.full((SIZE, SIZE), 2, np.uint8)
-    shares = []
-    for position in range(10):
-        changed_image, changed_mask = augment(image, mask, (0, position))
-        assert np.array_equal(changed_image[..., 0] == 0, changed_mask == 0)
-        shares.append((changed_mask == 0).mean())
-    assert max(shares) > 0.2
-
-
-def test_flips_are_drawn_independently():
-    augment = Augmentation(AugmentSettings(**STILL, horizontal_flip=0.5, vertical_flip=0.5))
-    image, mask = picture()
-    views = {image[::v, ::h].tobytes(): (v, h) for v in (1, -1) for h in (1, -1)}
-    seen = Counter(views[augment(image, mask, (42, 0, position))[0].tobytes()] for position in range(400))
-    assert len(seen) == 4 and min(seen.values()) > 65  # 100 expected; 4 standard deviations below
-
-
-def test_each_flip_has_its_own_probability():
-    image, mask = picture()
-    across = Augmentation(AugmentSettings(**STILL, horizontal_flip=1, vertical_flip=0))
-    assert same(across(image, mask, (0,)), (image[:, ::-1], mask[:, ::-1]))
-    over = Augmentation(AugmentSettings(**STILL, horizontal_flip=0, vertical_flip=1))
-    assert same(over(image, mask, (0,)), (image[::-1], mask[::-1]))
-
-
-def test_settings_at_zero_and_disabled_augmentation_change_nothing():
-    image, mask = picture()
-    for settings in (AugmentSettings(**STILL, horizontal_flip=0), AugmentSettings(enabled=False)):
-        assert same(Augmentation(settings)(image, mask, (1, 2)), (image, mask))
-
-
-def test_one_augmentation_serves_images_of_another_size():
-    augment = Augmentation(STRONG)
-    image, mask = picture()
-    small = augment(image[:32, :32], mask[:32, :32], (1,))
-    augment(image, mask, (1,))
-    assert same(augment(image[:32, :32], mask[:32, :32], (1,)), small)
 
 
 # Order
@@ -249,6 +151,19 @@ def test_an_item_is_what_the_cache_holds_when_nothing_is_augmented(cache):
     assert cache.images[5].any()
 
 
+@pytest.mark.parametrize("settings", [STRONG, AugmentSettings(enabled=False)], ids=["augmented", "as it is"])
+def test_a_batch_is_its_items_in_arrays_that_nobody_else_holds(cache, settings):
+    dataset = TrainingDataset(cache, settings, seed=0)
+    draws = [Draw(2, position, index) for position, index in enumerate([5, 0, 5, 20])]
+    images, masks, indices = dataset.__getitems__(draws)
+    for draw, *batched in zip(draws, images, masks, indices.tolist(), strict=True):
+        image, mask, index = dataset[draw]
+        assert torch.equal(image, batched[0]) and torch.equal(mask, batched[1]) and index == batched[2]
+    kept = images.clone()
+    dataset.__getitems__([Draw(3, 0, 1)] * 4)
+    assert torch.equal(images, kept)
+
+
 def test_the_same_image_is_changed_differently_at_another_position(cache):
     dataset = TrainingDataset(cache, AugmentSettings(), seed=0)
     views = {
@@ -277,10 +192,10 @@ def test_no_batch_is_partly_filled_unless_it_is_the_only_one(cache, batch_size, 
 class DeadlyDataset(TrainingDataset):
     """Kills the worker that loads its sixth image, as the system does when memory ends."""
 
-    def __getitem__(self, draw: Draw):
-        if draw.position == 5:
+    def __getitems__(self, draws: list[Draw]):
+        if any(draw.position == 5 for draw in draws):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(draw)
+        return super().__getitems__(draws)
 
 
 def test_a_killed_worker_is_one_clear_error(cache):

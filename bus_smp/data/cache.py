@@ -4,29 +4,26 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 import uuid
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bus_smp.data.cache_files import ARRAYS, FORMAT, Example, is_whole, write_cache
 from bus_smp.data.examples import read_example
 from bus_smp.data.images import resize_image, resize_mask
 from bus_smp.errors import BusSmpError, ImageError, ManifestError
 from bus_smp.files import explained
+from bus_smp.locks import alone
 from bus_smp.threads import read_ahead
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bus_smp.data.manifest import Manifest
-
-# Part of every key: raise it when reading or resizing changes, and old caches are no longer found.
-FORMAT = 1
 
 _KEY_COLUMNS = ("dataset", "image_id", "sha256", "image", "masks", "mask_format", "label", "flags")
 
@@ -42,14 +39,18 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.images = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        self.masks = np.load(self.folder / "masks.npy", mmap_mode="r", allow_pickle=False)
+        self.images, self.masks = (_mapped(self.folder / name) for name in ARRAYS)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __reduce__(self) -> tuple:
         return Cache, (self.folder,)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    # a plain view of it: np.memmap makes each slice of itself slowly
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def open_cache(
@@ -62,7 +63,9 @@ def open_cache(
     """Open the cache of ``rows`` at ``size`` below ``folder``; build it first if there is none.
 
     It is found by its content: any change of the rows, their order, their files or ``size`` leads to
-    another one. A damaged one is built again, with a note. Two processes may do this at once.
+    another one. A damaged one is built again, with a note: every byte is checked at each opening (0.2 s for 1 GB
+    in memory), as training is about to read them all. A build that was killed goes on where it was, and of two
+    processes that want the same cache one builds and the other waits, or takes over if the first is killed.
 
     Args:
         manifest: where the rows' files lie.
@@ -80,20 +83,57 @@ def open_cache(
         raise ManifestError("no images to prepare: the selection of the manifest is empty")
     folder = Path(folder)
     place = folder / _key(manifest, rows, size)
-    if place.exists():
-        cache = _open_valid(place, len(rows), size)
-        if cache is not None:
-            return cache
-        log.warning("%s: cache is damaged; it is built again", place)
-    temporary = folder / f".{place.name}.{uuid.uuid4().hex[:8]}"
+    cache = _open_valid(place, len(rows), size)
+    if cache is not None:
+        return cache
+
     need = f"the cache of {len(rows)} images needs {len(rows) * size * size * 4 / 1e6:.0f} MB"
-    try:
-        with explained(folder, need):
-            temporary.mkdir(parents=True)
-            _build(manifest, rows, size, temporary, progress)
-            return _publish(temporary, place, len(rows), size)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with explained(folder, need):
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(
+            folder / f".{place.name}.lock",
+            lambda: log.warning("%s: another process is building this cache; waiting for it", place),
+        ) as locked:
+            cache = _open_valid(place, len(rows), size)  # made while this process waited
+            if cache is not None:
+                return cache
+            if place.exists():
+                log.warning("%s: cache is damaged; it is built again", place)
+            # without a lock, others may be at it too: each builds its own then, and nobody could go on with it
+            unfinished = folder / f".{place.name}.{'unfinished' if locked else uuid.uuid4().hex[:8]}"
+            try:
+                _build(manifest, rows, size, unfinished, progress)
+                return _publish(unfinished, place, len(rows), size)
+            except BaseException as error:
+                # Ctrl-C and the like are no Exception: what is there stays, as after a kill
+                if not locked or isinstance(error, Exception):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+
+
+def _build(
+    manifest: "Manifest",
+    rows: "pd.DataFrame",
+    size: int,
+    folder: Path,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write a whole cache into ``folder``, or what is missing of it."""
+    if is_whole(folder, len(rows), size):  # an earlier build was killed when all but its name was done
+        return
+
+    def prepare(row: object) -> Example:
+        image, mask = read_example(manifest, row)
+        return resize_image(image, size), resize_mask(mask, size)
+
+    def examples(start: int) -> Iterator[Example]:
+        if start:
+            log.warning("%s: going on after %d of %d images", folder.parent, start, len(rows))
+        return read_ahead(prepare, rows.iloc[start:].itertuples(index=False))
+
+    folder.mkdir(exist_ok=True)
+    names = [f"{row.dataset}/{row.image_id}" for row in rows.itertuples(index=False)]
+    write_cache(folder, names, size, examples, progress)
 
 
 def _key(manifest: "Manifest", rows: "pd.DataFrame", size: int) -> str:
@@ -120,62 +160,9 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _build(
-    manifest: "Manifest",
-    rows: "pd.DataFrame",
-    size: int,
-    folder: Path,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Write images.npy, masks.npy and, last, index.json. Plain writes, because a full disk kills a mapped writer."""
-
-    def prepare(row: object) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = read_example(manifest, row)
-        return resize_image(image, size), resize_mask(mask, size)
-
-    with (folder / "images.npy").open("wb") as images, (folder / "masks.npy").open("wb") as masks:
-        for file, shape in ((images, (len(rows), size, size, 3)), (masks, (len(rows), size, size))):
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-        for done, (image, mask) in enumerate(read_ahead(prepare, rows.itertuples(index=False)), start=1):
-            images.write(np.ascontiguousarray(image))
-            masks.write(np.ascontiguousarray(mask))
-            if progress is not None:
-                progress(done, len(rows))
-        for file in (images, masks):
-            file.flush()
-            os.fsync(file.fileno())
-    index = {
-        "format": FORMAT,
-        "size": size,
-        "images": [f"{row.dataset}/{row.image_id}" for row in rows.itertuples(index=False)],
-        "crc32": {name: _crc32(folder / name) for name in ("images.npy", "masks.npy")},
-    }
-    with (folder / "index.json").open("wb") as file:
-        file.write(json.dumps(index, indent=1).encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _crc32(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
-
-
 def _open_valid(place: Path, count: int, size: int) -> Cache | None:
-    """The cache at ``place``, or None if it is not whole."""
-    try:
-        index = json.loads((place / "index.json").read_bytes())
-        if any(_crc32(place / name) != index["crc32"][name] for name in ("images.npy", "masks.npy")):
-            return None
-        cache = Cache(place)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    fits = cache.images.shape == (count, size, size, 3) and cache.masks.shape == (count, size, size)
-    return cache if fits else None
+    """The cache at ``place``, or None if there is none or it is not whole."""
+    return Cache(place) if is_whole(place, count, size) else None
 
 
 def _publish(temporary: Path, place: Path, count: int, size: int) -> Cache:
@@ -189,6 +176,7 @@ def _publish(temporary: Path, place: Path, count: int, size: int) -> Cache:
                 raise
         theirs = _open_valid(place, count, size)
         if theirs is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
             return theirs
         # Damaged. Moved aside first, so that there is never a half-deleted cache under this name.
         aside = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")

@@ -1,6 +1,6 @@
 """Cached images as training batches: the same bytes for any number of workers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from bus_smp import stopping
 from bus_smp.data.cache import Cache
 from bus_smp.data.sampler import Draw, EpochSampler
 from bus_smp.data.transforms import Augmentation
@@ -42,8 +43,24 @@ class TrainingDataset(Dataset):
         )
         return torch.from_numpy(image), torch.from_numpy(mask), index
 
+    def __getitems__(self, draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the draws as one batch; each image is computed at its place in it, so nothing is copied together."""
+        shape = self.cache.masks.shape[1:]
+        images = torch.empty((len(draws), *shape, 3), dtype=torch.uint8)
+        masks = torch.empty((len(draws), *shape), dtype=torch.uint8)
+        places = zip(images.numpy(), masks.numpy(), strict=True)
+        for (epoch, position, index), place in zip(draws, places, strict=True):
+            seed = (self.seed, _AUGMENT, epoch, position)
+            self.augmentation(self.cache.images[index], self.cache.masks[index], seed, place)
+        return images, masks, torch.tensor([draw.index for draw in draws])
+
+
+def _as_it_is(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return batch
+
 
 def _start_worker(_: int) -> None:
+    stopping.follow_parent()
     cv2.setNumThreads(1)  # a pool per worker would fight the training step for the cores
 
 
@@ -66,6 +83,7 @@ def make_loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
+        collate_fn=_as_it_is,
         num_workers=workers,
         drop_last=len(sampler) >= batch_size,
         pin_memory=torch.device(device).type == "cuda",

@@ -1,0 +1,127 @@
+"""All of the augmentation as one warp and one table: each pixel is computed once, from the cached image.
+
+Flips, rotation, scale, shift and elastic deformation are added up in coordinates, on a coarse grid that is then
+stretched to the image's size, and the image is resampled once. Brightness and contrast are one 256-entry table.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from bus_smp.config import AugmentSettings
+
+# Elastic deformation, as fractions of the image's side: typical (root mean square) displacement in x and in y,
+# and the length over which it varies. Smooth on the scale of a lesion, as tissue under a pressed
+# probe: contours bend, speckle and margins stay.
+ELASTIC_DISPLACEMENT = 0.008
+ELASTIC_SMOOTHNESS = 0.08
+
+# Cells along one side of the coarse grid. A cell is then 0.4 of ELASTIC_SMOOTHNESS, over which the
+# field is a straight line to 0.03 px at 256 px; the flips and the affine part are straight anyway.
+_CELLS = 32
+
+# What a call draws before the elastic field: nine numbers, of four bytes each.
+_NUMBERS = 9
+
+
+class FusedAugmentation:
+    """Random change of square images of one size, a pure function of the seed given with each call.
+
+    Keeps its working memory between calls, so each thread needs its own.
+
+    Args:
+        settings: fractions and probabilities.
+        size: side of the images in pixels.
+    """
+
+    def __init__(self, settings: "AugmentSettings", size: int) -> None:
+        self._settings, self._size = settings, size
+        cell = max(1, size // _CELLS)
+        count = (
+            -(-size // cell) + 2
+        )  # one node outside of each border, so that every pixel lies between nodes
+        places = (np.arange(count, dtype=np.float32) - 0.5) * cell - 0.5
+        self._nodes = np.ascontiguousarray(np.stack(np.meshgrid(places, places), axis=-1))  # (x, y)
+        self._map = np.empty((count * cell, count * cell, 2), np.float32)
+        self._map_inside = self._map[cell : cell + size, cell : cell + size]
+
+        self._sigma = ELASTIC_SMOOTHNESS * size / cell
+        # noise around the grid too, so that the field is as strong at the border as in the middle
+        self._margin = math.ceil(3 * self._sigma)
+        self._noise_shape = (count + 2 * self._margin, count + 2 * self._margin, 2)
+        # Blurring white noise leaves 1 / (2 sqrt(pi) sigma) of its standard deviation, which for a byte is this:
+        byte = math.sqrt((256**2 - 1) / 12)
+        self._strength = np.float32(ELASTIC_DISPLACEMENT * size * 2 * math.sqrt(math.pi) * self._sigma / byte)
+
+        # OpenCV warps four channels in half the time of three
+        self._before = np.empty((size, size, 4), np.uint8)
+        self._after = np.empty((size, size, 4), np.uint8)
+        self._grey_levels = np.arange(256, dtype=np.float32)
+
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int], out: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """Write the changed image and mask into ``out``; arguments as of ``Augmentation``."""
+        size = self._size
+        # A hash as generator: for so few numbers cheaper than seeding one, and the same in any version of numpy.
+        stream = hashlib.shake_128(",".join(map(str, seed)).encode())
+        angle, zoom, right, down, across, over, elastic, contrast, brightness = (
+            np.frombuffer(stream.digest(4 * _NUMBERS), "<u4") / 2.0**32
+        ).tolist()
+
+        nodes = self._nodes
+        if elastic < self._settings.elastic:
+            nodes = nodes + self._displacement(stream)
+        matrix = self._matrix(angle, zoom, right, down, across, over)
+        width = self._map.shape[0]
+        cv2.resize(cv2.transform(nodes, matrix), (width, width), dst=self._map)  # linear
+
+        black = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": 0}
+        new_image, new_mask = out
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA, dst=self._before)
+        cv2.remap(self._before, self._map_inside, None, cv2.INTER_LINEAR, dst=self._after, **black)
+        cv2.cvtColor(self._after, cv2.COLOR_RGBA2RGB, dst=new_image)
+        cv2.remap(mask, self._map_inside, None, cv2.INTER_NEAREST, dst=new_mask, **black)
+
+        rows = new_image.reshape(size, -1)  # one channel: faster, and one mean for all colours
+        mean = cv2.sumElems(rows)[0] / rows.size
+        factor = 1 + self._settings.contrast * (2 * contrast - 1)
+        # relative to the image's mean: scans are dark, 20 % of 255 would drown them
+        offset = self._settings.brightness * (2 * brightness - 1) * mean
+        table = np.clip(self._grey_levels * np.float32(factor) + np.float32(offset), 0, 255).astype(np.uint8)
+        cv2.LUT(rows, table, dst=rows)
+
+    def _displacement(self, stream: "hashlib._Hash") -> np.ndarray:
+        """Smooth random displacement of the nodes in pixels, float32 (count, count, 2): white noise, blurred."""
+        start = 4 * _NUMBERS
+        noise = np.frombuffer(stream.digest(start + math.prod(self._noise_shape)), np.uint8, offset=start)
+        white = (noise.reshape(self._noise_shape) - np.float32(127.5)) * self._strength
+        field = cv2.GaussianBlur(white, (0, 0), self._sigma)
+        return field[self._margin : -self._margin, self._margin : -self._margin]
+
+    def _matrix(
+        self, angle: float, zoom: float, right: float, down: float, across: float, over: float
+    ) -> np.ndarray:
+        """Where in the source a pixel comes from, (2, 3); arguments in 0..1.
+
+        The image is flipped, then scaled and turned about its centre, then shifted by whole pixels; this is the way back.
+        """
+        settings, centre = self._settings, (self._size - 1) / 2
+        radians = math.radians(settings.rotate * (2 * angle - 1))
+        scale = 1 + settings.scale * (2 * zoom - 1)
+        cos, sin = math.cos(radians) / scale, math.sin(radians) / scale
+        x = centre + int(settings.shift * (2 * right - 1) * self._size)
+        y = centre + int(settings.shift * (2 * down - 1) * self._size)
+        flip_x = -1.0 if across < settings.horizontal_flip else 1.0
+        flip_y = -1.0 if over < settings.vertical_flip else 1.0
+        return np.array(
+            [
+                [flip_x * cos, -flip_x * sin, centre - flip_x * (cos * x - sin * y)],
+                [flip_y * sin, flip_y * cos, centre - flip_y * (sin * x + cos * y)],
+            ]
+        )
