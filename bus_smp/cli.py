@@ -1,15 +1,19 @@
 """The door: finds the command, lets it speak to the user, turns errors into an exit code."""
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
-from bus_smp import __version__
+from bus_smp import __version__, ranks, stopping
 from bus_smp.errors import BusSmpError
+from bus_smp.text import printable
 
 # Command and the one line of help shown for it. Listing them here keeps `bus-smp --help` free of
 # every import but click; a test holds the lines to the docstrings of the commands.
@@ -21,9 +25,15 @@ COMMANDS = {
     "compare": "Compare two runs image by image.",
     "report": "Write all that was found about one or several runs as one page.",
     "predict": "Segment images: colour masks, overlays, one CSV row per image.",
+    "export": "Write a run's network as a file that runs without bus_smp.",
     "info": "Say what a checkpoint, run folder or manifest is, at once.",
     "demo": "Do the whole job on synthetic data.",
+    "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
+    "benchmark": "Say how fast this machine trains and predicts, and how much faster it could.",
 }
+
+# What to say to a user who stopped a command, beside that it stopped.
+_AFTER_STOP = {"train": " The same command continues after the last finished epoch."}
 
 
 class _Door(click.Group):
@@ -52,25 +62,59 @@ def door() -> None:
     """
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Of several processes the first one speaks; the others only of their own errors, after this."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run ``bus-smp``. Exit codes: 0 done, 1 the user's input or data, 2 usage, 130 interrupted."""
+    """Run ``bus-smp``. Exit codes: 0 done, 1 the user's input or data, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
+    typed = sys.argv[1:] if arguments is None else arguments
+    words = "Stopped." + _AFTER_STOP.get(typed[0] if typed else "", "")
+    if arguments is None:  # the program itself, not a function that was called
+        stopping.listen(words if ranks.is_first() else "")
     try:
-        door.main(args=arguments, prog_name="bus-smp", standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("Stopped.", err=True)
-        sys.exit(130)
+        try:
+            with contextlib.nullcontext() if ranks.is_first() else _silence(), ranks.together():
+                door.main(args=arguments, prog_name="bus-smp", standalone_mode=False)
+            stopping.finish()
+        except BaseException as error:
+            if stopping.heard():  # whoever was interrupted may have made another error of it
+                raise KeyboardInterrupt from error
+            raise
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        stopping.stop(words)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
-        sys.exit(130)
     except BusSmpError as error:
-        click.echo(f"Error: {error}", err=True)
+        who = "" if ranks.is_first() else f" of process {ranks.rank()}"
+        if not ranks.is_told(error):
+            click.echo(f"Error{who}: {error}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
+    except RuntimeError as error:
+        if not ranks.is_lost(error):
+            raise
+        click.echo(
+            f"Error of process {ranks.rank()}: another one has died; its own message tells why", err=True
+        )
+        sys.exit(1)
+    except OSError as error:
+        if (
+            error.errno == errno.ENAMETOOLONG and error.filename
+        ):  # whoever asked for such a file typed its name
+            click.echo(f"Error: {printable(str(error.filename))}: the name is too long", err=True)
+            sys.exit(1)
+        if not isinstance(error, BrokenPipeError):
+            raise
         # the reader (head, less) has gone; keep the interpreter from failing at its final flush
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -56,7 +56,7 @@ def test_a_run_folder_holds_what_is_promised(trained):
 
 def test_killed_and_started_again_the_run_ends_with_the_same_bytes(manifests, tmp_path):
     """SIGKILL after the first epoch, then another number of loader processes."""
-    options = settings_options(manifests, "train.epochs=3")
+    options = settings_options(manifests, "train.epochs=3", "train.accumulate=2", "train.ema=0.9")
     whole = invoke("train", "--out", tmp_path, "--run", "whole", *options)
     assert whole.exit_code == 0, whole.stderr
 

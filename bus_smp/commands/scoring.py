@@ -21,24 +21,50 @@ if TYPE_CHECKING:
 class Scorer:
     """How a command was asked to score and print; keeps the network of the last run."""
 
-    def __init__(self, device: str, precision: str, legacy: bool, as_json: bool) -> None:
-        self.device, self.precision = device, precision
+    def __init__(self, device: str, backend: str, precision: str, legacy: bool, as_json: bool) -> None:
+        self.device, self.backend, self.precision = device, backend, precision
         self.legacy, self.as_json = legacy, as_json
         self.documents: list[dict[str, Any]] = []
         self._loaded: tuple[Path, Any, dict[str, Any]] | None = None
 
     def load(self, journal: "Journal") -> tuple[Any, dict[str, Any]]:
         """The predictor of a run's best weights, and their header."""
-        from bus_smp.engine import make_engine
-        from bus_smp.evaluation.predictor import load_predictor
-        from bus_smp.model.checkpoint import read_header
+        from bus_smp import ranks
+        from bus_smp.evaluation.backends import describe_computing, open_predictor
 
         if self._loaded is None or self._loaded[0] != journal.folder:
-            trained_in = read_header(journal.best_path)["precision"]
-            engine = make_engine(self.device, self.precision, trained_in)
-            self._loaded = journal.folder, *load_predictor(journal.best_path, engine)
-            click.echo(f"Run: {journal.folder}, weights of epoch {self._loaded[2]['epoch']}", err=True)
+            self._loaded = (
+                journal.folder,
+                *ranks.after_first(
+                    lambda: open_predictor(
+                        journal.folder,
+                        backend=self.backend,
+                        device=self.device,
+                        precision=self.precision,
+                        say=lambda text: click.echo(text, err=True),
+                    )
+                ),
+            )
+            predictor, header = self._loaded[1:]
+            how = describe_computing(predictor.computed_in)
+            click.echo(f"Run: {journal.folder}, weights of epoch {header['epoch']}, {how}", err=True)
         return self._loaded[1:]
+
+    def _is_current(
+        self, journal: "Journal", folder: Path, manifest: "Manifest", rows: "pd.DataFrame"
+    ) -> bool:
+        """Whether the folder holds what scoring now would write, but for the legacy numbers."""
+        from bus_smp.evaluation.backends import choose_precision
+        from bus_smp.evaluation.record import is_current
+        from bus_smp.files import file_sha256
+        from bus_smp.model.checkpoint import read_header
+
+        precision = self.precision
+        if self.backend != "torch":
+            precision = choose_precision(self.backend, precision, read_header(journal.best_path)["precision"])
+        return is_current(
+            folder, file_sha256(journal.best_path), manifest, rows, backend=self.backend, precision=precision
+        )
 
     def score(
         self,
@@ -58,16 +84,16 @@ class Scorer:
         """
         from tqdm import tqdm
 
+        from bus_smp.evaluation.backends import describe_computing
         from bus_smp.evaluation.folder import read_summary
-        from bus_smp.evaluation.record import evaluate, is_current
-        from bus_smp.files import file_sha256
+        from bus_smp.evaluation.record import evaluate
 
         folder = journal.folder / f"eval-{dataset}-{split}"
-        if not again and is_current(folder, file_sha256(journal.best_path), manifest, rows):
+        if not again and self._is_current(journal, folder, manifest, rows):
             summary = read_summary(folder)
-            as_asked = self.precision in ("auto", summary["computed_in"]["precision"])
-            if as_asked and (not self.legacy or "legacy" in summary):
-                click.echo(f"Current: {folder}", err=True)
+            if not self.legacy or "legacy" in summary:
+                how = describe_computing(summary["computed_in"])
+                click.echo(f"Current: {folder} ({how})", err=True)
                 return summary
         predictor, header = self.load(journal)
         with tqdm(total=len(rows), desc=dataset, unit="image", disable=not sys.stderr.isatty()) as bar:

@@ -114,20 +114,16 @@ def command(
     click.echo(
         f"Settings: {config or 'built-in defaults'}. Data: {', '.join(map(str, paths))}. {what}", err=True
     )
-    try:
-        for member, outcome in train_members(
-            settings,
-            manifest,
-            out,
-            members,
-            begin=lambda: begin_experiment(experiment) if experiment else None,
-            say=lambda text: click.echo(text, err=True),
-            bar=sys.stderr.isatty(),
-        ):
-            _report(out / member.run, outcome, settings)
-    except KeyboardInterrupt:
-        click.echo("\nStopped. The same command continues after the last finished epoch.", err=True)
-        sys.exit(130)
+    for member, outcome in train_members(
+        settings,
+        manifest,
+        out,
+        members,
+        begin=lambda: begin_experiment(experiment) if experiment else None,
+        say=lambda text: click.echo(text, err=True),
+        bar=sys.stderr.isatty(),
+    ):
+        _report(out / member.run, outcome, settings)
     done = name if experiment else members[-1].run
     click.echo(
         f"Next: bus-smp evaluate --run {done}   or   bus-smp crosseval --run {done} --target busi", err=True

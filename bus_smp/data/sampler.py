@@ -70,3 +70,33 @@ class EpochSampler(Sampler[Draw]):
         epoch = self.epoch
         for position, index in enumerate(self.indices(epoch).tolist()):
             yield Draw(epoch, position, index)
+
+
+class RankSampler(Sampler[Draw]):
+    """One process's part of an epoch that several share: of each batch its own, equally large stretch.
+
+    So the batches are those of one process alone, and a draw has the place it would have there.
+
+    Args:
+        whole: the epoch.
+        batch_size: of all processes together; a multiple of ``count``. Draws beyond the last full batch are left out.
+        rank: of the process, 0 .. ``count`` - 1.
+        count: of processes.
+    """
+
+    def __init__(self, whole: EpochSampler, batch_size: int, rank: int, count: int) -> None:
+        self.whole, self.batch_size, self.rank, self.count = whole, batch_size, rank, count
+
+    def __len__(self) -> int:
+        return len(self.whole) // self.batch_size * (self.batch_size // self.count)
+
+    def set_epoch(self, epoch: int) -> None:
+        """As of the whole."""
+        self.whole.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Draw]:
+        part = self.batch_size // self.count
+        full = len(self.whole) // self.batch_size * self.batch_size
+        for draw in self.whole:
+            if draw.position < full and draw.position // part % self.count == self.rank:
+                yield draw

@@ -1,21 +1,21 @@
 """Scoring a network on whole images at native size."""
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bus_smp import ranks
 from bus_smp.classes import BACKGROUND
 from bus_smp.data.examples import read_example
 from bus_smp.data.images import resize_mask, write_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.baselines import BASELINES
+from bus_smp.evaluation.batches import predict_batches
 from bus_smp.evaluation.calibration import SCORE_COLUMNS, score_row
 from bus_smp.evaluation.detection import COMPONENT_COLUMNS, match_lesions
 from bus_smp.evaluation.folder import COMPONENT_KEYS, Tables
@@ -58,54 +58,66 @@ def score_images(
     """
     if rows.empty:
         raise EvaluationError("there is no image to score")
-    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in ("", *baselines)}
-    components: list[dict[str, Any]] = []
     pixel_roc, reliability = PixelHistograms(), Reliability()
 
-    def load(row: dict[str, Any]) -> tuple[np.ndarray, tuple, list[dict[str, Any]]]:
+    def load(row: dict[str, Any]) -> tuple[np.ndarray, tuple]:
         image, truth = read_example(manifest, row)
         shape = lesion_shape(truth)
-        return (
-            image,
-            (truth, shape),
+        return image, (
+            truth,
+            shape,
             [_measure(row, truth, shape, BASELINES[name](image))[0] for name in baselines],
         )
 
-    def measure(row: dict[str, Any], reference: tuple, prediction: Prediction) -> tuple:
-        truth, shape = reference
+    def measure(row: dict[str, Any], image: np.ndarray, reference: tuple, prediction: Prediction) -> tuple:
+        truth, shape, of_baselines = reference
         mask = classes_of(prediction.native)
         measured, found = _measure(row, truth, shape, mask, 1 - prediction.native[BACKGROUND.index])
         grid_truth = resize_mask(truth, predictor.size)
         if mask_path is not None:
             write_mask(mask_path(row), mask)
-        return measured | score_row(prediction, grid_truth, calibration or {}), found, grid_truth
+        measured |= score_row(prediction, grid_truth, calibration or {})
+        return measured, found, of_baselines, truth, grid_truth, prediction
 
-    # Batch by batch, and nothing beside the network: on a CPU it uses every core, and a thread that takes one
-    # from it makes all the others wait. The next batch is read while this one is measured.
+    # Several processes share whole batches, because the last bits of a prediction may depend on its batch's size.
+    size = predictor.batch_size
     records = rows.to_dict("records")
-    batches = [records[i : i + predictor.batch_size] for i in range(0, len(records), predictor.batch_size)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        loading = pool.map(load, batches[0])
-        for batch, following in zip(batches, [*batches[1:], []], strict=True):
-            images, truths, of_baselines = zip(*loading, strict=True)
-            predictions = list(predictor.predictions(images))
-            results = pool.map(measure, batch, truths, predictions)
-            loading = pool.map(load, following)
-            for row, (truth, _), prediction, of_each, (measured, found, grid_truth) in zip(
-                batch, truths, predictions, of_baselines, results, strict=True
-            ):
-                tables[""].append(measured)
-                for name, of_baseline in zip(baselines, of_each, strict=True):
-                    tables[name].append(of_baseline | _NO_SCORES)
-                components.extend(
-                    {key: row[key] for key in COMPONENT_KEYS} | component for component in found
-                )
-                pixel_roc.update(truth, prediction.native)
-                reliability.update(grid_truth, prediction.raw_grid, prediction.grid)
-                progress()
-    frames = {name: pd.DataFrame(table) for name, table in tables.items()}
+    own = [row for batch in ranks.share(_batches(records, size)) for row in batch]
+    scored = []
+    for row, done in zip(own, predict_batches(predictor, own, load, measure), strict=True):
+        measured, found, of_baselines, truth, grid_truth, prediction = done
+        scored.append(([measured, *(row | _NO_SCORES for row in of_baselines)], found))
+        pixel_roc.update(truth, prediction.native)
+        reliability.update(grid_truth, prediction.raw_grid, prediction.grid)
+        progress()
+    scored, (pixel_roc, reliability) = _collect(_batches(scored, size), pixel_roc, reliability)
+    components = [
+        {key: row[key] for key in COMPONENT_KEYS} | component
+        for row, (_, found) in zip(records, scored, strict=True)
+        for component in found
+    ]
+    model, *frames = (
+        pd.DataFrame(table) for table in zip(*(measured for measured, _ in scored), strict=True)
+    )
     found = pd.DataFrame(components, columns=[*COMPONENT_KEYS, *COMPONENT_COLUMNS])
-    return Tables(frames.pop(""), frames, found, pixel_roc, reliability)
+    return Tables(model, dict(zip(baselines, frames, strict=True)), found, pixel_roc, reliability)
+
+
+def _batches(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _collect(
+    batches: list[list[Any]], pixel_roc: PixelHistograms, reliability: Reliability
+) -> tuple[list[Any], tuple[PixelHistograms, Reliability]]:
+    """What all processes measured, in the order of the images and as if one had done it."""
+    of_each = ranks.gather((batches, pixel_roc, reliability))
+    all_roc, all_reliability = PixelHistograms(), Reliability()
+    for _, its_roc, its_reliability in of_each:
+        all_roc.add(its_roc)
+        all_reliability.add(its_reliability)
+    whole = ranks.interleave([its_batches for its_batches, _, _ in of_each])
+    return [image for batch in whole for image in batch], (all_roc, all_reliability)
 
 
 def _measure(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bus_smp import __version__
+from bus_smp import __version__, ranks
 from bus_smp.evaluation.folder import write_table
 from bus_smp.evaluation.pooling import MAIN, PARTS, cells, estimates_of, format_lines
 from bus_smp.files import write_text
@@ -67,6 +67,7 @@ def matrix_frame(matrix: Sequence[Cell]) -> pd.DataFrame:
     return table
 
 
+@ranks.by_first
 def write_matrix_folder(matrix: Sequence[Cell], folder: Path) -> dict[str, Any]:
     """Write ``matrix.csv``, ``matrix.json`` and ``matrix.png``; return what the JSON holds."""
     from bus_smp.report.matrix_figure import write_matrix

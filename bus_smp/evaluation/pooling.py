@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bus_smp import __version__
+from bus_smp import __version__, ranks
 from bus_smp.data.manifest import Manifest, manifest_hash
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.folder import MODEL, Tables, mask_path, read_tables, write_table
@@ -28,6 +28,7 @@ PARTS = ("metrics", "rates")
 MAIN = {key: WORDS[key] for key in ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")}
 
 
+@ranks.by_first
 def pool_folds(
     parts: Sequence[Path],
     rows: pd.DataFrame,
@@ -104,6 +105,7 @@ def _spread_of(means: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
+@ranks.by_first
 def write_members(
     folder: Path, members: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], manifest: Manifest
 ) -> dict[str, Any]:

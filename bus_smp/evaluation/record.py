@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bus_smp import __version__
+from bus_smp import __version__, ranks
 from bus_smp.classes import LABELS
 from bus_smp.data.making import reason_kind
 from bus_smp.data.manifest import SPLITS, Manifest, manifest_hash
@@ -62,7 +62,7 @@ def evaluate(
     )
     about = {
         **about,
-        "computed_in": {"device": predictor.engine.device.type, "precision": predictor.engine.precision},
+        "computed_in": predictor.computed_in,
         "checkpoint": {
             key: header.get(key)
             for key in ("epoch", "score", "datasets", "git_commit", "precision", "versions", "sha256")
@@ -72,6 +72,7 @@ def evaluate(
     return write_evaluation(folder, tables, about, manifest, legacy=legacy)
 
 
+@ranks.by_first
 def write_evaluation(
     folder: Path, tables: Tables, about: Mapping[str, Any], manifest: Manifest, *, legacy: bool = False
 ) -> dict[str, Any]:
@@ -149,13 +150,28 @@ def describe_data(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def is_current(folder: Path, checkpoint_sha256: str, manifest: Manifest, rows: pd.DataFrame) -> bool:
-    """True if the folder holds the finished evaluation of this checkpoint on these rows of ``manifest``, whole."""
+@ranks.by_first
+def is_current(
+    folder: Path,
+    checkpoint_sha256: str,
+    manifest: Manifest,
+    rows: pd.DataFrame,
+    *,
+    backend: str = "torch",
+    precision: str = "auto",
+) -> bool:
+    """True if the folder holds the finished evaluation of this checkpoint on these rows of ``manifest``, whole.
+
+    Args:
+        backend: it must have been computed by this one.
+        precision: and in this one; ``auto``: in any.
+    """
     try:
         summary = read_summary(folder)
         tables = read_tables(folder)
     except EvaluationError:
         return False
+    computed_in = summary.get("computed_in") or {}
     masks = (mask_path(folder, row) for row in tables.model[["dataset", "image_id"]].to_dict("records"))
     return (
         all(mask.is_file() for mask in masks)
@@ -163,6 +179,8 @@ def is_current(folder: Path, checkpoint_sha256: str, manifest: Manifest, rows: p
         and summary.get("rows_sha256") == manifest_hash(rows)
         and summary.get("manifest_sha256") == manifest_hash(manifest.frame)
         and summary["bus_smp"] == __version__
+        and computed_in.get("backend", "torch") == backend
+        and precision in ("auto", computed_in.get("precision"))
     )
 
 
@@ -174,6 +192,8 @@ def _warnings(
         warnings.append("the data set publishes no patient ids: groups are duplicates found, not patients")
     if about.get("split") == "val":
         warnings.append("epoch, temperature and thresholds were chosen on these very images: optimistic")
+    if (about.get("computed_in") or {}).get("precision") == "int8":
+        warnings.append("computed in int8: results of a quantised network, not of the weights as trained")
     reason = (about.get("calibration") or {}).get("reason")
     if reason:
         warnings.append(reason)

@@ -25,6 +25,10 @@ def brier_score(probabilities: np.ndarray, truth: np.ndarray) -> float:
     return float((squares - 2 * chosen) / truth.size + 1)
 
 
+# Sums of probabilities are kept in such fractions, so that they add up exactly, in any order, over 2 million images.
+_STEPS = 2.0**16
+
+
 class Reliability:
     """How often pixels are lesion, by the probability given to it, before and after temperature; streamed.
 
@@ -62,7 +66,11 @@ class Reliability:
             ):
                 counted = np.bincount(place, weights, minlength=self.bins)
                 counted[0] = total - counted.sum()
-                self.counts[stage, :, column] += counted
+                self.counts[stage, :, column] += np.rint(counted * _STEPS) / _STEPS
+
+    def add(self, other: "Reliability") -> None:
+        """Add what another one counted; the sum is the same in any order."""
+        self.counts += other.counts
 
     def error(self, stage: str) -> float:
         """Expected calibration error (Naeini et al., AAAI 2015), 0..1: mean over pixels of abs(share of lesion - mean

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bus_smp import __version__
+from bus_smp import __version__, ranks
 from bus_smp.config import Settings
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import CheckpointError, TrainingError
@@ -90,6 +90,7 @@ def plan_members(
     return tuple(members)
 
 
+@ranks.by_first
 def begin_experiment(experiment: Experiment) -> None:
     """Write ``experiment.json``, or check that it is this one; more members may join an experiment.
 

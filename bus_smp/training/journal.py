@@ -14,9 +14,10 @@ from bus_smp.config import Settings, differing_keys, load_settings
 from bus_smp.data.manifest import Manifest, manifest_hash, read_manifest, write_manifest
 from bus_smp.engine import Engine
 from bus_smp.environment import describe_environment
-from bus_smp.errors import BusSmpError, CheckpointError, TrainingError
-from bus_smp.files import remove_leftovers, replacing, write_text
+from bus_smp.errors import CheckpointError, TrainingError
+from bus_smp.files import explained, remove_leftovers, replacing, write_text
 from bus_smp.model.checkpoint import read_header
+from bus_smp.model.tensors import load_tensors
 from bus_smp.outputs import BEST, EXPERIMENT, find_folder
 
 _STATE_FORMAT = 1
@@ -115,15 +116,12 @@ class Journal:
         if not self.state_path.exists():
             return None
         try:
-            state = torch.load(self.state_path, map_location=engine.device, weights_only=True)
-            usable = state["format"] == _STATE_FORMAT
-        except Exception as error:  # torch raises many types on damaged bytes
-            reason = str(error).splitlines()[0][:200]
+            state = load_tensors(self.state_path, engine.device)
+        except CheckpointError as error:
             raise CheckpointError(
-                f"{self.state_path} cannot be read ({reason})",
-                hint="delete the run folder to start again, or use --run NAME",
+                error.what, hint="delete the run folder to start again, or use --run NAME"
             ) from None
-        if not usable:
+        if not isinstance(state, dict) or state.get("format") != _STATE_FORMAT:
             raise CheckpointError(f"{self.state_path} was written by another version of bus-smp")
         return state
 
@@ -146,11 +144,9 @@ class Journal:
         except ImportError:  # not on Windows, where nothing comparable survives a kill as cleanly
             yield
             return
-        try:
+        with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / ".lock").open("a")
-        except OSError as error:
-            raise BusSmpError(f"{self.folder}: cannot be written ({error.strerror})") from None
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ so a run that was killed and started again ends with the same bits as one that w
 
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,26 +16,33 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bus_smp import __version__
+from bus_smp import __version__, ranks
 from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
 from bus_smp.data.cache import Cache, open_cache
 from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest, manifest_hash
-from bus_smp.data.sampler import EpochSampler
-from bus_smp.engine import Engine, make_deterministic, make_engine
-from bus_smp.environment import git_commit, package_versions
+from bus_smp.data.sampler import EpochSampler, RankSampler
+from bus_smp.engine import Engine, make_engine, set_determinism
+from bus_smp.environment import cpu_capability, device_name, git_commit, package_versions
 from bus_smp.errors import TrainingError
 from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.crosseval import score_images
 from bus_smp.evaluation.predictor import Predictor, load_predictor
 from bus_smp.evaluation.statistics import summarise
 from bus_smp.model.checkpoint import FORMAT, read_header, write_checkpoint
-from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, normalise
-from bus_smp.model.losses import DeepSupervisionLoss
+from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.report.figures import write_dice_curve, write_loss_curves
+from bus_smp.training.board import Board
 from bus_smp.training.journal import Journal
-from bus_smp.training.obstacles import check_disk, check_trainable, explained_memory
+from bus_smp.training.obstacles import (
+    check_disk,
+    check_processes,
+    check_trainable,
+    explained_compile,
+    explained_memory,
+)
+from bus_smp.training.step import TrainingStep
 
 HEADS = ("main", "aux_2", "aux_4", "aux_8")
 SCORE = "val_dice_lesion"
@@ -72,20 +80,29 @@ def train(
             finite, or too little memory or disk.
     """
     journal = Journal(folder)
+    if not ranks.is_first():
+        say, bar = (lambda text: None), False
     for warning in check_trainable(manifest):
         say(f"Warning: {warning}")
-    with journal.locked():
-        begun = journal.exists()
-        if begun:
-            journal.check_same(settings, manifest)
-        else:
-            journal.check_unused()
-            check_disk(journal.folder)
-        with explained_memory(settings), explained_workers():
+    check_processes(settings, len(manifest.used("train")))
+    with contextlib.ExitStack() as stack:
+        ranks.on_first(lambda: stack.enter_context(journal.locked()) and None)
+        begun = ranks.on_first(lambda: _check_folder(journal, settings, manifest))
+        with explained_memory(settings), explained_workers(), explained_compile(settings):
             run = _Run(settings, manifest, journal, say, bar)
             if not begun:  # only now: what stopped a start must not bind the next one to its settings
-                journal.begin(settings, manifest)
+                ranks.on_first(lambda: journal.begin(settings, manifest))
             return run.finish()
+
+
+def _check_folder(journal: Journal, settings: Settings, manifest: Manifest) -> bool:
+    """Whether the folder holds this very run already; errors as ``train``."""
+    if journal.exists():
+        journal.check_same(settings, manifest)
+        return True
+    journal.check_unused()
+    check_disk(journal.folder)
+    return False
 
 
 class _Run:
@@ -97,35 +114,29 @@ class _Run:
         self.settings, self.manifest, self.journal = settings, manifest, journal
         self.say, self.bar = say, bar
         plan = settings.train
-        if plan.deterministic:
-            make_deterministic()
+        set_determinism(plan.deterministic)
         self.engine = make_engine(settings.runtime.device, plan.precision)
 
         self.rows = manifest.used("train")
-        cache = self._open_cache()
+        cache = ranks.after_first(self._open_cache)
         self.sampler = EpochSampler(list(self.rows["label"]), plan.seed, plan.balanced_sampling)
+        if ranks.count() > 1:
+            self.sampler = RankSampler(self.sampler, plan.batch_size, ranks.rank(), ranks.count())
         self.loader = make_loader(
             TrainingDataset(cache, settings.augment, plan.seed),
             self.sampler,
-            plan.batch_size,
-            _count_workers(settings, self.engine),
+            plan.batch_size // ranks.count(),
+            count_workers(settings, self.engine),
             self.engine.device,
         )
         self.steps = len(self.loader)
 
         torch.manual_seed(plan.seed)
-        self.model_arguments = {"num_classes": len(CLASSES), **settings.model.model_dump()}
         resuming = journal.state_path.exists()
         weights = None if resuming else settings.model.encoder_weights  # the state holds them all
-        model = HybridResNet50(**{**self.model_arguments, "encoder_weights": weights})
-        self.model = model.to(self.engine.device, memory_format=torch.channels_last)
-        self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump())
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
-        )
-        self.scaler = self.engine.make_scaler()
+        self.step = TrainingStep(settings, self.engine, weights)
         self.predictor = Predictor(
-            self.model,
+            self.step.best_model,
             self.engine,
             size=settings.data.size,
             mean=IMAGENET_MEAN,
@@ -156,7 +167,7 @@ class _Run:
             with self._progress() as progress, self._tensorboard() as board:
                 while not self._is_over():
                     self._one_epoch(progress, board)
-        self._calibrate()
+        ranks.on_first(self._calibrate)
         done = len(self.history)
         return Outcome(self.best_epoch, self.best_score, done, done < self.settings.train.epochs)
 
@@ -183,7 +194,7 @@ class _Run:
         self.say(f"Temperature {calibration['temperature']:.3f}, {called}")
 
     def _announce(self) -> None:
-        self.journal.write_environment(self.engine)
+        ranks.on_first(lambda: self.journal.write_environment(self.engine))
         done, epochs = len(self.history), self.settings.train.epochs
         self.say(
             f"{'Continuing' if done else 'Training'} {self.journal.folder} on {self.engine.device.type} "
@@ -218,7 +229,7 @@ class _Run:
         plan = self.settings.train
         torch.manual_seed(plan.seed + epoch)  # for whatever draws inside the network
         self.sampler.set_epoch(epoch)
-        self.model.train()
+        self.step.model.train()
         progress.set_description(f"epoch {epoch + 1}/{plan.epochs}")
         # On CUDA, reading a loss waits for the device; so it is read now and then.
         interval = 20 if self.engine.device.type == "cuda" else 1
@@ -226,31 +237,21 @@ class _Run:
         indices: list[torch.Tensor] = []
         for step, (images, masks, index) in enumerate(self.loader):
             rate = cosine_rate(plan.lr, epoch * self.steps + step, plan.epochs * self.steps)
-            for group in self.optimizer.param_groups:
+            for group in self.step.optimizer.param_groups:
                 group["lr"] = rate
-            losses.append(self._step(images, masks))
+            # the last group of an epoch may be a smaller one: no gradient is carried over the saved state
+            begun = step // plan.accumulate * plan.accumulate
+            size = min(plan.accumulate, self.steps - begun)
+            losses.append(self.step(images, masks, size, last=step + 1 == begun + size))
             indices.append(index)
             if len(losses) % interval == 0 or step + 1 == self.steps:
                 self._check_finite(losses, indices, epoch)
                 progress.set_postfix_str(self._postfix(losses))
             progress.update()
-        table = torch.stack(losses).double().mean(0).tolist()
+        means = ranks.gather(torch.stack(losses).double().mean(0).tolist())
+        table = [sum(of_each) / len(of_each) for of_each in zip(*means, strict=True)]
         names = ["train_loss", *(f"train_loss_{head}" for head in HEADS)]
         return {"lr": rate, **dict(zip(names, table, strict=False))}
-
-    def _step(self, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """One optimiser step; return the total loss and each head's, detached, float32 (1 + heads,)."""
-        device = self.engine.device
-        inputs = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
-        targets = masks.to(device, non_blocking=True)
-        with self.engine.autocast():
-            outputs = self.model(inputs)
-        loss, heads = self.loss(outputs, targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return torch.stack([loss.detach(), *heads])
 
     def _check_finite(self, losses: list[torch.Tensor], indices: list[torch.Tensor], epoch: int) -> None:
         recent = torch.stack(losses)[:, 0]
@@ -272,6 +273,7 @@ class _Run:
         return f"loss {loss:.3f}, lesion Dice {dice}"
 
     def _validate(self) -> dict[str, float]:
+        self.step.share_buffers()
         table = score_images(self.predictor, self.manifest, self.manifest.used("val")).model
         summary = summarise(table, draws=0)
         dice = {
@@ -286,19 +288,18 @@ class _Run:
         self.history.append(row)
         if row[SCORE] > self.best_score:
             self.best_epoch, self.best_score = row["epoch"], row[SCORE]
-            write_checkpoint(self.journal.best_path, self.model, self._about(row))
+            if ranks.is_first():
+                write_checkpoint(self.journal.best_path, self.step.best_model, self._about(row))
+        if not ranks.is_first():
+            return
         table = self.journal.write_metrics(self.history)
         write_loss_curves(table, self.journal.folder / "loss_curves.png")
         write_dice_curve(table, self.journal.folder / "dice_curve.png")
-        for name, value in row.items():
-            if name != "epoch" and math.isfinite(value):
-                board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
-        board.flush()
+        values = {name.replace("_", "/", 1): value for name, value in row.items() if name != "epoch"}
+        board.add(values, row["epoch"])
         self.journal.write_state(
             {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
+                **self.step.state(),
                 "history": self.history,
                 "best_epoch": self.best_epoch,
                 "best_score": self.best_score,
@@ -310,7 +311,7 @@ class _Run:
         """The checkpoint's header: everything needed to use the weights and to know their origin."""
         return {
             "format": FORMAT,
-            "model": self.model_arguments,
+            "model": self.step.model_arguments,
             "classes": [{"index": c.index, "name": c.name, "rgb": list(c.rgb)} for c in CLASSES],
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
@@ -336,6 +337,8 @@ class _Run:
             "precision": self.engine.precision,
             "threads": str(torch.get_num_threads()),
             "torch": str(torch.__version__),  # plain text: its own type is refused when loaded
+            "processes": str(ranks.count()),
+            "hardware": f"{device_name(self.engine)} ({cpu_capability()})",
         }
 
     def _restore(self) -> None:
@@ -343,32 +346,26 @@ class _Run:
         if state is None:
             return
         changed = [
-            f"{name} {state['place'][name]}, now {now}"
+            f"{name} {before}, now {now}"
             for name, now in self._place().items()
-            if state["place"][name] != now
+            if (before := state["place"].get(name, now)) != now
         ]
         if changed:
             self.say(
                 f"Warning: the run was computed elsewhere ({'; '.join(changed)}); "
                 "it will not be bit-identical to an uninterrupted one"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty where the run was not in fp16 so far
-            self.scaler.load_state_dict(state["scaler"])
+        self.step.restore(state)
         self.history = state["history"]
         self.best_epoch, self.best_score = state["best_epoch"], state["best_score"]
 
     @contextlib.contextmanager
     def _tensorboard(self) -> Iterator[Any]:
-        from torch.utils.tensorboard import SummaryWriter  # a second to import, needed here alone
-
-        # events of an epoch that a kill cut short are hidden by purge_step
-        writer = SummaryWriter(str(self.journal.folder), purge_step=len(self.history) + 1)
-        try:
-            yield writer
-        finally:
-            writer.close()
+        if not ranks.is_first():
+            yield None
+            return
+        with contextlib.closing(Board(self.journal.folder, len(self.history) + 1)) as board:
+            yield board
 
 
 def cosine_rate(lr: float, step: int, steps: int) -> float:
@@ -376,11 +373,12 @@ def cosine_rate(lr: float, step: int, steps: int) -> float:
     return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _count_workers(settings: Settings, engine: Engine) -> int:
+def count_workers(settings: Settings, engine: Engine) -> int:
+    """Loader processes of a run."""
     if settings.runtime.workers >= 0:
         return settings.runtime.workers
-    # one worker keeps up with a CPU's training step; a GPU waits for as many as there are cores
-    return 1 if engine.device.type == "cpu" else min(8, torch.get_num_threads())
+    # On a CPU a batch takes 4 ms of a step of seconds, and a process beside the step would make it wait for longer.
+    return 0 if engine.device.type == "cpu" else min(4, os.cpu_count() or 1)
 
 
 def _one_line(row: dict[str, Any], epochs: int) -> str:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
+from bus_smp import ranks
 from bus_smp.classes import LABELS
 from bus_smp.config import Settings
 from bus_smp.data.manifest import Manifest
-from bus_smp.errors import TrainingError
+from bus_smp.engine import make_engine
+from bus_smp.errors import ConfigError, TrainingError
 
 
 def check_trainable(manifest: Manifest) -> list[str]:
@@ -32,6 +34,29 @@ def check_trainable(manifest: Manifest) -> list[str]:
             f"the {split} split has no {name} image" for name in LABELS if not (labels == name).any()
         ]
     return warnings
+
+
+def check_processes(settings: Settings, images: int) -> None:
+    """Refuse a number of processes that cannot share the batches, or cannot do what was asked for.
+
+    Args:
+        images: in the training split.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    plan, count = settings.train, ranks.count()
+    if count == 1:
+        return
+    if plan.batch_size % count or images < plan.batch_size:
+        raise ConfigError(
+            f"train.batch_size={plan.batch_size}: {count} processes cannot share such batches of {images} images equally",
+            hint=f"for example --set train.batch_size={max(1, min(plan.batch_size, images) // count) * count}",
+        )
+    if plan.sync_batchnorm and make_engine(settings.runtime.device, plan.precision).device.type == "cpu":
+        raise ConfigError(
+            "train.sync_batchnorm needs GPUs", hint="on CPUs leave it out: --set train.sync_batchnorm=false"
+        )
 
 
 def check_disk(folder: Path, needed: int = 1_500_000_000) -> None:
@@ -64,4 +89,27 @@ def explained_memory(settings: Settings) -> Iterator[None]:
         raise TrainingError(
             f"not enough memory for batches of {settings.train.batch_size} images at {settings.data.size} px",
             hint=f"try --run NAME --set train.batch_size={half} (or a smaller data.size)",
+        ) from None
+
+
+@contextlib.contextmanager
+def explained_compile(settings: Settings) -> Iterator[None]:
+    """Turn a failed compilation into an error with a way out.
+
+    Raises:
+        TrainingError: in place of the errors of PyTorch's compiler. Any other error passes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (
+            settings.train.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        ):
+            raise
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
+        raise TrainingError(
+            f"torch.compile failed ({reason})",
+            hint="train without it: --set train.compile=false --run NAME",
         ) from None

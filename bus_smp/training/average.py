@@ -1,0 +1,43 @@
+"""Exponential moving average of weights (Polyak & Juditsky 1992; Tarvainen & Valpola, Mean Teacher, 2017)."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """A second network whose weights follow the first one's slowly; it is predicted with, never trained.
+
+    ``average += (1 - d) * (weights - average)`` with ``d = min(decay, (1 + n) / (10 + n))`` after ``n`` updates, so
+    that the random weights of the start are soon forgotten. Batch norm's running statistics are averaged too.
+
+    Args:
+        model: whose weights are averaged.
+        decay: in 0..1; 0.999 averages over about the last 1,000 updates.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the weights of ``model``; call after each of their changes."""
+        average, now = self.model.state_dict(), model.state_dict()
+        real = [name for name, value in now.items() if value.is_floating_point()]
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_([average[name] for name in real], [now[name] for name in real], weight)
+        for name in now.keys() - set(real):  # batch norm's counters
+            average[name].copy_(now[name])
+        self.updates += 1
+
+    def state(self) -> dict:
+        """What ``restore`` reads: tensors and a number."""
+        return {"model": self.model.state_dict(), "updates": self.updates}
+
+    def restore(self, state: dict) -> None:
+        """Go on from what ``state`` returned."""
+        self.model.load_state_dict(state["model"])
+        self.updates = state["updates"]

@@ -1,0 +1,185 @@
+"""Several processes, started by torchrun as a user would: one result, one writer, one voice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import invoke, settings_options
+
+from bus_smp import ranks
+from bus_smp.data.sampler import EpochSampler, RankSampler
+from bus_smp.engine import make_engine
+from bus_smp.evaluation.folder import read_summary
+from bus_smp.model.checkpoint import read_header
+from bus_smp.training.journal import Journal
+
+
+def torchrun(*arguments: object, restarts: int = 0, processes: int = 2, wait: bool = True, **options):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes,
+        "--max-restarts", restarts, "--monitor-interval", "0.2", "-m", "bus_smp", "--", *arguments,
+    ]  # fmt: skip
+    command = [str(part) for part in command]
+    if wait:
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def of_rank(pid: int) -> str:
+    """The RANK that torchrun gave a process; empty for any other process."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+    except OSError:
+        return ""
+    variables = dict(entry.partition("=")[::2] for entry in environment if entry)
+    return variables.get("RANK", "") if "bus_smp" in command and "distributed.run" not in command else ""
+
+
+@pytest.fixture(scope="module")
+def shared_run(manifests, tmp_path_factory) -> tuple[Path, str]:
+    """A run trained by two processes, and what was shown."""
+    out = tmp_path_factory.mktemp("ranks")
+    options = settings_options(manifests, "train.epochs=1", "train.ema=0.5", "train.accumulate=2")
+    result = torchrun("train", "--out", out, "--run", "two", *options)
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout + result.stderr
+
+
+def test_alone_nothing_is_started(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # some clusters set it everywhere
+    assert (ranks.rank(), ranks.count(), ranks.is_first()) == (0, 1, True)
+    with ranks.together():
+        assert not torch.distributed.is_initialized()
+        assert ranks.gather("mine") == ["mine"]
+        assert ranks.on_first(lambda: 7) == 7
+
+
+@pytest.mark.parametrize("items", [0, 1, 2, 5, 6])
+def test_what_is_shared_out_comes_back_in_order(monkeypatch, items):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        parts.append(ranks.share(range(items)))
+    assert sorted(sum(parts, [])) == list(range(items))
+    assert ranks.interleave(parts) == list(range(items))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_draw_the_batches_of_one(count):
+    whole = EpochSampler(["benign"] * 9 + ["normal"] * 14, seed=3)
+    shares = [RankSampler(whole, 8, rank, count) for rank in range(count)]
+    for sampler in shares:
+        sampler.set_epoch(2)
+    drawn = [list(sampler) for sampler in shares]
+    assert [len(part) for part in drawn] == [len(sampler) for sampler in shares] == [16 // count] * count
+    part = 8 // count
+    for batch in range(2):
+        together = [draw for share in drawn for draw in share[batch * part : (batch + 1) * part]]
+        assert together == list(whole)[batch * 8 : (batch + 1) * 8]
+
+
+def test_two_processes_speak_with_one_voice(shared_run):
+    _, shown = shared_run
+    assert shown.count("Training ") == 1 and shown.count("best validation lesion Dice") == 1
+    assert shown.count("epoch 1/1") == 1
+
+
+def test_two_processes_validate_as_one_does_to_the_last_digit(shared_run):
+    """Every image once, on the same weights and the same batch norm statistics."""
+    out, _ = shared_run
+    result = invoke("evaluate", "--out", out, "--run", "two", "--split", "val")
+    assert result.exit_code == 0, result.stderr
+    score = read_header(out / "two" / "best.safetensors")["score"]
+    model = read_summary(out / "two" / "eval-bus-uclm-val")["summaries"]["model"]
+    table = pd.read_csv(out / "two" / "eval-bus-uclm-val" / "per_image.csv")
+    assert len(table) == len(Journal(out / "two").manifest().used("val"))
+    assert model["metrics"]["dice_lesion"]["mean"] == score["val_dice_lesion"]
+
+
+def test_crosseval_by_two_processes_writes_what_one_writes(shared_run, manifests):
+    out, _ = shared_run
+    target = ("crosseval", "--out", out, "--run", "two", "--target", "busi")
+    options = ("--manifests", manifests / "data_manifests")
+    alone = invoke(*target, *options)
+    assert alone.exit_code == 0, alone.stderr
+    folder = out / "two" / "eval-busi-all"
+    names = sorted(
+        path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".png")
+    )
+    before = {
+        name: (folder / name).read_bytes() for name in names if name.suffix != ".png" or "masks" in name.parts
+    }
+    for name in names:
+        (folder / name).unlink()
+    together = torchrun(*target, *options)
+    assert together.returncode == 0, together.stderr
+    assert together.stdout == alone.stdout
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_a_process_that_dies_ends_the_job_and_a_restart_continues_it(manifests, tmp_path):
+    options = settings_options(manifests, "train.epochs=3", "train.batch_size=4")
+    whole = torchrun("train", "--out", tmp_path, "--run", "whole", *options)
+    assert whole.returncode == 0, whole.stderr
+    job = torchrun("train", "--out", tmp_path, "--run", "killed", *options, restarts=1, wait=False)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "killed" / "last.ckpt").exists() and time.monotonic() < deadline:
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.02)
+    victims = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if of_rank(int(entry.name)) == "1"]
+    assert victims, "the second process is there"
+    os.kill(victims[0], signal.SIGKILL)
+    shown = job.communicate(timeout=250)
+    assert job.returncode == 0, shown
+    assert "Continuing" in shown[1]
+    for name in ("best.safetensors", "metrics.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    engine = make_engine("cpu", "fp32")
+    states = [Journal(tmp_path / run).read_state(engine)["model"] for run in ("killed", "whole")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.batch_size=9", "2 processes cannot share"),
+        ("train.sync_batchnorm=true", "needs GPUs"),
+        ("train.lr=1e30", "the loss became"),
+    ],
+)
+def test_an_error_is_told_once_and_ends_the_job(manifests, tmp_path, setting, words):
+    options = settings_options(manifests, setting, "train.precision=fp32")
+    result = torchrun("train", "--out", tmp_path, "--run", "x", *options)
+    assert result.returncode != 0
+    assert words in result.stderr
+    assert "bus_smp/cli.py" not in result.stderr, "no traceback of ours"
+    assert not (tmp_path / "x" / "best.safetensors").exists()
+
+
+def test_an_error_of_the_first_process_reaches_all():
+    code = (
+        "from bus_smp import ranks\nfrom bus_smp.errors import ConfigError\n"
+        "def fail(): raise ConfigError('no room', hint='make some')\n"
+        "with ranks.together():\n"
+        "    try: ranks.on_first(fail)\n"
+        "    except ConfigError as error: told = [error.what, error.hint, ranks.is_told(error)]\n"
+        "    print(ranks.gather(told)[ranks.rank()], flush=True)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = subprocess.run(
+        [*command, "--no-python", sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert sorted(result.stdout.splitlines()) == [
+        "['no room', 'make some', False]",
+        "['no room', 'make some', True]",
+    ]
