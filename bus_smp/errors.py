@@ -1,13 +1,17 @@
 """The errors a user can cause. The command line prints them in one or two lines and exits with 1.
 
-Anything that is not a ``BusSmpError`` is a bug and keeps its traceback.
+Anything that is not a ``BusSmpError`` is a bug and keeps its traceback. They are shown on terminals and kept in
+tables, so what a file's name could do there is escaped here, once.
 """
+
+from bus_smp.text import printable
 
 
 class BusSmpError(Exception):
     """What happened and where; ``hint`` says what to do or type next."""
 
     def __init__(self, what: str, *, hint: str = "") -> None:
+        what, hint = ("\n".join(map(printable, text.split("\n"))) for text in (what, hint))
         super().__init__(what)
         self.what = what
         self.hint = hint

@@ -5,9 +5,11 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from bus_smp.errors import BusSmpError
 
@@ -23,6 +25,11 @@ _REFUSED = (
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ENOENT,
+    # a disk or a network drive that went away
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.ENOTCONN,
 )
 
 
@@ -46,7 +53,10 @@ def explained(path: Path, needs: str = "") -> Iterator[None]:
                 hint="free some space and run the same command again",
             ) from None
         if error.errno in _REFUSED:
-            raise BusSmpError(f"{path}: cannot be written ({error.strerror})") from None
+            raise BusSmpError(
+                f"{path}: cannot be written ({error.strerror})",
+                hint="let it be written to, or name another place, and run the command again",
+            ) from None
         raise
 
 
@@ -66,7 +76,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         BusSmpError: if the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem[:80]}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    # 40 characters are at most 160 bytes; a name may have 255
+    temporary = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}{path.suffix}")
     with explained(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +105,38 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 with LF line ends, all or nothing."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading bytes. What is no file is refused: a pipe would be waited for, a device acted on.
+
+    Raises:
+        OSError: as ``open`` does; its ``strerror`` says what stands in the way.
+    """
+    _refuse_irregular(os.stat(path).st_mode, path)  # noqa: PTH116 - one call for all kinds of path
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - closed by the caller
+    try:
+        _refuse_irregular(os.fstat(file.fileno()).st_mode, path)  # it may have been replaced meanwhile
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_irregular(mode: int, path: Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is a pipe, device or socket, not a file", str(path))
+
+
+def short_name(name: str, most: int) -> str:
+    """``name`` itself if its UTF-8 has at most ``most`` bytes, else its beginning and 16 digits of its SHA-256."""
+    data = name.encode("utf-8", "surrogateescape")
+    if len(data) <= most:
+        return name
+    return f"{data[: most - 17].decode('utf-8', 'ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def file_sha256(path: Path) -> str:

@@ -17,6 +17,11 @@ ABOUT = {
     "model": {**ARGUMENTS, "encoder_weights": "imagenet"},
     "classes": ["background", "benign", "malignant"],
     "epoch": 7,
+    "size": 64,
+    "mean": [0.4, 0.4, 0.4],
+    "std": [0.2, 0.2, 0.2],
+    "precision": "fp32",
+    "datasets": ["demo"],
     "score": {"dice_lesion": 0.5, "dice_malignant": float("nan")},
     "comment": "Größe 256 µm",
 }
@@ -256,7 +261,7 @@ def test_a_newer_format_asks_for_an_upgrade(written, tmp_path):
         ({**ARGUMENTS, "num_classes": 4}, r"heads.0.0.weight \(3, 16, 3, 3\) instead of \(4, 16, 3, 3\)"),
         ({**ARGUMENTS, "encoder_name": "vgg11"}, "model.encoder_name=vgg11"),
         ({**ARGUMENTS, "wings": 2}, "wings"),
-        (None, "describes no model"),
+        (None, "as model its header gives None"),
     ],
 )
 def test_weights_of_another_model_are_refused(written, tmp_path, arguments, message):

@@ -201,6 +201,18 @@ def test_a_damaged_state_is_named_and_nothing_in_it_is_run(trained, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"model": {}}, {"history": 3}, {"optimizer": {"state": 1}}, {"best_score": None}]
+)
+def test_a_state_of_something_else_is_one_clear_error(manifests, trained, tmp_path, wrong):
+    run = shutil.copytree(trained, tmp_path / "first")
+    journal = Journal(run)
+    journal.write_state(journal.read_state(make_engine("cpu", "fp32")) | wrong)
+    result = invoke("train", "--out", tmp_path, "--run", "first", *settings_options(manifests))
+    assert result.exit_code == 1, result.output
+    assert "last.ckpt does not hold the state of this run" in result.stderr
+
+
 def test_validation_and_evaluation_give_the_same_number(trained):
     """What training called the best lesion Dice is what `evaluate --split val` finds, to the last digit."""
     result = invoke("evaluate", "--out", trained.parent, "--run", "first", "--split", "val")

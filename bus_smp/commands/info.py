@@ -15,13 +15,20 @@ def command(path: Path, as_json: bool) -> None:
 
     PATH is a .safetensors file, a run folder, or a manifest's .csv file.
     """
+    from bus_smp.errors import BusSmpError
+    from bus_smp.text import printable
+
     kind, about = describe(path)
     if as_json:
         click.echo(json.dumps({"kind": kind, "path": str(path), **about}, indent=2, ensure_ascii=False))
         return
     lines = {"experiment": _experiment_lines, "manifest": _manifest_lines}.get(kind, _checkpoint_lines)
-    for line in lines(path, about):
-        click.echo(line)
+    try:
+        told = list(lines(path, about))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BusSmpError(f"{path}: what its header says cannot be told ({error!r})") from None
+    for line in told:
+        click.echo(printable(line))
 
 
 def describe(path: Path) -> tuple[str, dict[str, Any]]:
@@ -53,7 +60,9 @@ def _read_experiment(path: Path) -> dict[str, Any]:
 
     try:
         members = json.loads((path / EXPERIMENT).read_text(encoding="utf-8"))["members"]
-        names = [str(member["run"]) for member in members]
+        names = [member["run"] for member in members]
+        if any(Path(name).name != name for name in names):
+            raise ValueError("members must be names of run folders")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path / EXPERIMENT}: cannot be read as an experiment ({error})") from None
     found = {}
@@ -81,12 +90,14 @@ def _experiment_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     import csv
+    import io
     from collections import Counter
 
     from bus_smp.errors import ManifestError
+    from bus_smp.files import open_regular
 
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
         sidecar = path.with_suffix(".json")
         about = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
@@ -107,7 +118,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         }
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file", hint="bus-smp make-manifest") from None
-    except (KeyError, ValueError, OSError, csv.Error) as error:
+    except (KeyError, TypeError, ValueError, OSError, RecursionError, csv.Error) as error:
         raise ManifestError(
             f"{path}: is not a manifest of bus-smp ({error})", hint="bus-smp make-manifest"
         ) from None
@@ -129,8 +140,29 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
         f"  validation {', '.join(f'{key[4:]} {value:.3f}' for key, value in score.items() if value is not None)}",
         _calibration_line(about.get("calibration")),
         f"  made with  bus_smp {versions.get('bus_smp')}, torch {versions.get('torch')}, commit {str(about.get('git_commit'))[:12]}",
+        *_export_lines(path),
         "  Research software, not for clinical use.",
     ]
+
+
+def _export_lines(path: Path) -> list[str]:
+    """One line for each export of a run folder, from the record beside it."""
+    from bus_smp.errors import BusSmpError
+    from bus_smp.files import file_sha256
+    from bus_smp.outputs import BEST, EXPORTS
+
+    lines = []
+    records = sorted((path / EXPORTS).glob("*.json")) if path.is_dir() else []
+    weights = file_sha256(path / BEST) if records else ""
+    for record in records:
+        try:
+            about = json.loads(record.read_text(encoding="utf-8"))
+            agreement = f"{about['parity']['argmax_agreement']:.2%} of pixels as the weights"
+            stale = "" if about["checkpoint_sha256"] == weights else "; out of date: made from other weights"
+            lines.append(f"  export     {record.stem} ({about['precision']}), {agreement}{stale}")
+        except (BusSmpError, OSError, ValueError, KeyError, TypeError) as error:
+            lines.append(f"  export     {record.name} cannot be read ({type(error).__name__})")
+    return lines
 
 
 def _calibration_line(calibration: dict[str, Any] | None) -> str:

@@ -106,6 +106,8 @@ def _members(folder: Path, missing: list[str]) -> list[Mapping[str, Any]]:
         return []
     try:
         members = _read_object(folder / EXPERIMENT)["members"]
+        if any(Path(member["run"]).name != member["run"] for member in members):
+            raise ValueError("members must be names of run folders")
         return [{key: member[key] for key in ("run", "seed", "fold")} for member in members]
     except (OSError, ValueError, KeyError, TypeError):
         missing.append(

@@ -3,6 +3,7 @@
 What follows from the findings (who is excluded, who belongs together) is in ``policies.py``.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,12 @@ import numpy as np
 from bus_smp.classes import LABELS
 from bus_smp.data.duplicates import Fingerprint, fingerprint
 from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask
+from bus_smp.data.manifest_check import CLIMBING
+from bus_smp.data.shelf import Shelf
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import natural_key
 from bus_smp.errors import ImageError
+from bus_smp.text import printable
 from bus_smp.threads import read_ahead
 
 # Decoding, resizing and hashing leave the interpreter lock; more threads than this only queue.
@@ -29,6 +33,7 @@ FLAGS = {
     "mask_colours": "masks with unlisted colours or values",
     "label_mismatch": "labels that contradict the mask",
     "empty_mask": "lesion labels with an empty mask",
+    "full_mask": "masks that mark every pixel",
     "several_masks": "images with several masks, OR-ed",
     "copy": "download copies such as ' (1).png'",
     "label_from_mask": "labels taken from the mask, no table says them",
@@ -91,7 +96,8 @@ def survey(
         DataError: what the source raises while it lists the records.
     """
     ordered = sorted(records, key=lambda r: (natural_key(r.image_id), r.image, r.masks))
-    looks = read_ahead(lambda record: _look(record, root), ordered, threads=THREADS)
+    shelf = Shelf()
+    looks = read_ahead(lambda record: _look(record, root, shelf), ordered, threads=THREADS)
     return Survey(dataset, root, list(progress(looks, len(ordered), dataset)), **facts)
 
 
@@ -100,17 +106,25 @@ def fingerprints(
 ) -> list[tuple[str, Fingerprint] | None]:
     """Pixel sha256 and fingerprint of image files; None where one cannot be read (any more)."""
 
+    shelf = Shelf()
+
     def one(path: Path) -> tuple[str, Fingerprint] | None:
         try:
             image = read_image(path)
         except ImageError:
             return None
-        return pixel_sha256(image), fingerprint(image)
+        return pixel_sha256(image), fingerprint(image).on(shelf)
 
     return list(progress(read_ahead(one, paths, threads=THREADS), len(paths), text))
 
 
-def _look(record: Record, root: Path) -> Look:
+def _look(record: Record, root: Path, shelf: Shelf) -> Look:
+    if wrong := [name for name in (record.image, *record.masks) if not _can_be_listed(name)]:
+        # kept, but without paths: what stands in a manifest must be there under that very name
+        listed = replace(record, image="", masks=(), mask_format="", image_id=printable(record.image_id))
+        listed = replace(listed, patient_id=printable(record.patient_id))
+        reason = f"unreadable: the name {printable(wrong[0])} cannot stand in a manifest; rename the file"
+        return _add(Look(listed, flags=record.flags, excluded=record.excluded), "unreadable", reason)
     look = Look(record, mask_format=record.mask_format, flags=record.flags, excluded=record.excluded)
     if not record.image:
         look = _add(look, "no_image", "mask without image")
@@ -129,15 +143,20 @@ def _look(record: Record, root: Path) -> Look:
                 height=image.shape[0],
                 width=image.shape[1],
                 sha256=pixel_sha256(image),
-                print=fingerprint(image),
+                print=fingerprint(image).on(shelf),
             )
     return _look_at_masks(look, root)
+
+
+def _can_be_listed(name: str) -> bool:
+    return printable(name) == name and "|" not in name and not re.search(CLIMBING, name)
 
 
 def _look_at_masks(look: Look, root: Path) -> Look:
     record = look.record
     paths = [root / mask for mask in record.masks]
     worst = 0  # the worst class that any mask marks
+    full = False
     sizes = []
     if not look.mask_format:
         try:
@@ -155,6 +174,7 @@ def _look_at_masks(look: Look, root: Path) -> Look:
             look = _add(look, problem, f"{reason}: {_told(error, root, *record.masks)}")
             continue
         sizes.append(mask.shape)
+        full = full or bool(mask.all())
         worst = max(worst, int(mask.max(initial=0)))
     if len(sizes) < len(paths):
         return look  # what cannot be read cannot be compared
@@ -167,6 +187,8 @@ def _look_at_masks(look: Look, root: Path) -> Look:
         return look
     if worst == 0 and record.label != "normal":
         return _add(look, "empty_mask", f"empty mask: the image is labelled {record.label}")
+    if full:
+        look = _add(look, "full_mask", "full mask: every pixel is marked")
     marked = LABELS[worst]
     if marked != record.label:
         marked = "a lesion" if look.mask_format == "binary" else f"a {marked} lesion"
@@ -208,5 +230,5 @@ def _told(error: ImageError, root: Path, *files: str) -> str:
     """The error's text with files named as the manifest names them, so that it is the same on every machine."""
     text = error.what
     for file in files:
-        text = text.replace(str(root / file), file)
+        text = text.replace(printable(str(root / file)), file)
     return " ".join(text.split())

@@ -1,5 +1,7 @@
 """Cached images as training batches: the same bytes for any number of workers."""
 
+import multiprocessing.queues
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -59,8 +61,27 @@ def _as_it_is(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return batch
 
 
+# What Python, NumPy, OpenCV, torch and the system say then.
+_NO_MEMORY = (
+    "MemoryError",
+    "Unable to allocate",
+    "Insufficient memory",
+    "allocate memory",
+    "unable to mmap",
+    "unable to allocate shared memory",
+    "No space left on device",
+    "can't start new thread",
+)
+
+
+def _give_up(error: BaseException, batch: object) -> None:
+    os._exit(1)
+
+
 def _start_worker(_: int) -> None:
     stopping.follow_parent()
+    # A batch that cannot be sent, for want of shared memory, would be dropped, and the training wait for it for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)
     cv2.setNumThreads(1)  # a pool per worker would fight the training step for the cores
 
 
@@ -99,15 +120,22 @@ def explained_workers() -> Iterator[None]:
     """Around a whole training loop, because torch reports a killed worker wherever the program then is.
 
     Raises:
-        TrainingError: if a worker was killed, in most cases by the system for lack of memory.
+        TrainingError: if a worker was killed, in most cases by the system for lack of memory, or could get none.
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except Exception as error:  # torch raises a worker's own error again, of whatever type it was
+        told = str(error)
+        if told.startswith("Caught ") and " in DataLoader worker process" in told.splitlines()[0]:
+            if not any(words in told for words in _NO_MEMORY):
+                raise
+            what = f"a data-loading process got no memory ({told.strip().splitlines()[-1]})"
+        elif isinstance(error, RuntimeError) and "DataLoader worker" in told:
+            what = f"a data-loading process died ({told.splitlines()[0]})"
+        else:
             raise
         raise TrainingError(
-            f"a data-loading process died ({str(error).splitlines()[0]})",
-            hint="the memory may be full: run the same command again with --set runtime.workers=0; "
-            "it continues where it was saved",
+            what,
+            hint="the memory may be full, in a container the shared one (docker run --shm-size): run the same "
+            "command again with --set runtime.workers=0; it continues where it was saved",
         ) from None

@@ -69,8 +69,9 @@ def read_handwritten(path: Path, root: Path | None = None, name: str | None = No
     _refuse_half_split(rows, faults)
     if faults:
         more = f"\n  and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+        listed = [f"{fault[:300]} ..." if len(fault) > 300 else fault for fault in faults[:_LISTED]]
         raise ManifestError(
-            f"{path}: {len(faults)} faults\n  " + "\n  ".join(faults[:_LISTED]) + more,
+            f"{path}: {len(faults)} faults\n  " + "\n  ".join(listed) + more,
             hint=f"correct them and run the same command again (paths start from {root}; --root names another folder)",
         )
     found = []
@@ -146,7 +147,7 @@ def _below(root: Path, text: str) -> str:
                 break
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{text} lies outside {root}")
-    if not (root / path).is_file():
+    if not os.path.isfile(root / path):  # noqa: PTH113 - Path.is_file raises on too long a name
         raise ValueError(f"no file {root / path}")
     return path.as_posix()
 
@@ -155,7 +156,7 @@ def _name_images(rows: list[dict]) -> None:
     """The shortest kind of name that is unique in its data set: file name, path, path with suffix."""
     kinds: tuple[Callable[[Path], str], ...] = (
         lambda p: p.stem,
-        lambda p: p.with_suffix("").as_posix(),
+        lambda p: p.as_posix().removesuffix(p.suffix),
         lambda p: p.as_posix(),
     )
     for dataset in {row["dataset"] for row in rows}:

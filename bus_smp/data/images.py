@@ -5,20 +5,26 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bus_smp.classes import BENIGN, CLASSES, LABELS, MALIGNANT
+from bus_smp.data.png import damage_of_png, lacks_lines
 from bus_smp.errors import ImageError
-from bus_smp.files import replacing
+from bus_smp.files import open_regular, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_FORMATS = ("binary", "color", "index")
 
-# A declared size above this is a damaged or hostile header, not an ultrasound image.
+# What is decoded, whatever a file is called. Pillow knows more, of which some starts other programs (EPS).
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
+
+# A declared size above these is a damaged or hostile header, not an ultrasound image.
 MAX_PIXELS = 64_000_000
+MAX_SIDE = 32_767
 
 # cv2 would start a pool per process: beside the loader's workers that only costs switches.
 cv2.setNumThreads(1)
@@ -27,23 +33,49 @@ cv2.setNumThreads(1)
 def _open(path: Path) -> Image.Image:
     """Decode a file fully, so that a truncated one fails here; undo its EXIF rotation."""
     try:
-        with warnings.catch_warnings():
+        # Not by its name: Pillow would map the file, and a file cut short meanwhile would end the process.
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is judged below, by our own limit
-            image = Image.open(path)
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"{path}: {image.width}x{image.height} pixels is more than an ultrasound image has"
-                )
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+            return _decode(path, file)
     except ImageError:
         raise
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file", hint="is the data set where the manifest says?") from None
     except PermissionError:
         raise ImageError(f"{path}: no permission to read it") from None
     except Exception as error:  # Pillow's decoders raise many types on damaged bytes
-        raise ImageError(f"{path}: cannot be read as an image ({error})") from None
+        raise ImageError(f"{path}: cannot be read as an image ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """An error's text on one line, without the address of an object, which differs from run to run."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is no {', '.join(FORMATS)} file"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join((text or type(error).__name__).split())[:200]
+
+
+def _decode(path: Path, file: BinaryIO) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ImageError(f"{path}: {width}x{height} pixels is more than an ultrasound image has")
+    # A JPEG of several pictures is a photograph with its previews (MPO): the first is the photograph.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise ImageError(
+            f"{path}: holds several pictures (an animation, a clip or pages)",
+            hint="save the one that is meant as a file of its own",
+        )
+    is_png = image.format == "PNG"
+    if is_png and (damage := damage_of_png(file)):
+        raise ImageError(f"{path}: {damage}")
+    image.load()
+    last_line = image.crop((0, height - 1, width, height))
+    if is_png and last_line.getbbox(alpha_only=False) is None and lacks_lines(file):
+        raise ImageError(f"{path}: is cut short: lines are missing")
+    if image.mode in ("LAB", "HSV"):  # some versions of Pillow convert them, and not alike
+        raise ImageError(f"{path}: colours are stored as {image.mode}; save it as RGB or grey")
+    return ImageOps.exif_transpose(image)
 
 
 def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
@@ -51,29 +83,38 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "1":
         return image.convert("L")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{path}: values {values.min()}..{values.max()} fit neither 8 nor 16 bits")
+        values = np.asarray(image)
+        least, most = int(values.min()), int(values.max())
+        if least < 0 or most > 65535:
+            raise ImageError(f"{path}: values {least}..{most} fit neither 8 nor 16 bits")
         # 10-, 12- and 14-bit scans come in 16-bit files: taken for 16 bits they would be nearly black
-        bits = next(bits for bits in (8, 10, 12, 14, 16) if values.max() < 1 << bits)
-        return Image.fromarray((values * 255 // ((1 << bits) - 1)).astype(np.uint8))
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if most < 1 << bits)
+        return Image.fromarray((values.astype(np.uint32) * 255 // ((1 << bits) - 1)).astype(np.uint8))
     if image.mode == "F":
         raise ImageError(f"{path}: floating-point pixels have no fixed range; save it with 8 bits")
     return image
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    try:
+        return image.convert("RGB")
+    except ValueError:
+        raise ImageError(f"{path}: colours are stored as {image.mode}; save it as RGB or grey") from None
 
 
 def read_image(path: Path) -> np.ndarray:
     """Read an image file.
 
     Returns:
-        uint8 array (H, W, 3), RGB. Alpha is dropped, grey is repeated. More than 8 bits become 8, by
+        uint8 array (H, W, 3), RGB, turned as its EXIF says. Alpha is dropped, grey is repeated. More than 8 bits become 8, by
         the smallest of 10, 12, 14 and 16 bits that holds the brightest pixel.
 
     Raises:
-        ImageError: if the file is missing, truncated, too large, or of floating-point pixels.
+        ImageError: if the file is missing, no file, truncated, damaged, too large, an animation, or of
+            floating-point pixels.
     """
     image = _eight_bit(_open(path), path)
-    return np.array(image.convert("RGB"))
+    return np.array(_rgb(image, path))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -120,15 +161,17 @@ def read_mask(
 
 def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
     image = _open(path)
+    clear = _clear(image, path)
     if mask_format == "index":
-        values = np.array(image if image.mode in ("P", "L") else _eight_bit(image, path).convert("L"))
-        if values.max(initial=0) >= len(CLASSES):
-            raise ImageError(f"{path}: class index {values.max()} in mask; expected 0, 1 or 2")
-        return values.astype(np.uint8)
+        values = _indices(image, path)
+        wrong = values[(values < 0) | (values >= len(CLASSES))]
+        if wrong.size:
+            raise ImageError(f"{path}: class index {wrong.flat[0]} in mask; expected 0, 1 or 2")
+        return _seen(values.astype(np.uint8), clear, path)
 
     image = _eight_bit(image, path)
     # a grey mask is looked at once, not three times
-    rgb = np.array(image)[..., None] if image.mode == "L" else np.array(image.convert("RGB"))
+    rgb = np.array(image)[..., None] if image.mode == "L" else np.array(_rgb(image, path))
     if mask_format == "color":
         rgb = np.broadcast_to(rgb, (*rgb.shape[:2], 3))
         red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
@@ -142,7 +185,7 @@ def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
                 f"{path}: colour {colour} in {int(stray.sum())} pixels of the mask; "
                 f"expected black, (0, 255, 0) benign or (255, 0, 0) malignant{_lossy(path)}"
             )
-        return mask
+        return _seen(mask, clear, path)
 
     if mask_format == "binary":
         values = np.flatnonzero(np.bincount(rgb.reshape(-1), minlength=256))
@@ -155,8 +198,38 @@ def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
         lesion = (rgb[..., 0] > 0).astype(np.uint8)
         if label == "normal" and lesion.any():
             raise ImageError(f"{path}: marks {int(lesion.sum())} pixels, but its image is labelled normal")
-        return lesion * LABELS.index(label)
+        return _seen(lesion * LABELS.index(label), clear, path)
     raise ValueError(f"mask_format {mask_format!r} is none of {MASK_FORMATS}")
+
+
+def _indices(image: Image.Image, path: Path) -> np.ndarray:
+    """The numbers in an index mask, as they are stored: neither scaled to 8 bits nor looked up in a palette."""
+    if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+        return np.array(image)
+    rgb = np.array(_rgb(image, path))
+    if image.mode in ("F", "CMYK", "YCbCr", "HSV") or (rgb != rgb[..., :1]).any():
+        raise ImageError(f"{path}: is coloured; a mask of class indices has one grey channel of 0, 1 and 2")
+    return rgb[..., 0]
+
+
+def _clear(image: Image.Image, path: Path) -> np.ndarray | None:
+    """Where the image is wholly transparent, bool (H, W); None for an image without transparency."""
+    if not image.has_transparency_data:
+        return None
+    try:
+        return np.array(image.convert("RGBA").getchannel("A")) == 0
+    except ValueError:
+        raise ImageError(f"{path}: transparency in {image.mode} pixels; save it as grey or RGB") from None
+
+
+def _seen(mask: np.ndarray, clear: np.ndarray | None, path: Path) -> np.ndarray:
+    """Refuse a mask that marks what a viewer does not show: its lesion may be in the transparency instead."""
+    if clear is not None and (mask[clear] > 0).any():
+        raise ImageError(
+            f"{path}: marks {int((mask[clear] > 0).sum())} pixels that are transparent; "
+            "save the mask without transparency, the lesion white or coloured on black"
+        )
+    return mask
 
 
 def _lossy(path: Path) -> str:
@@ -202,10 +275,10 @@ def color_mask(mask: np.ndarray) -> np.ndarray:
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
     """Write RGB uint8 (H, W, 3) as PNG, all or nothing; carries no metadata of the source image."""
-    encoded, data = cv2.imencode(".png", rgb[..., ::-1])
+    encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     assert encoded, "OpenCV encodes every uint8 RGB array"
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    with replacing(path, durable=False) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

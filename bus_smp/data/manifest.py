@@ -3,12 +3,13 @@
 Everything after it (training, evaluation, reports) knows manifests only. In memory a manifest's
 frame has the columns ``COLUMNS``: text, except ``patient_known`` (bool) and ``width``, ``height``,
 ``fold`` (Int64, <NA> where empty). Further columns are kept, as text. On disk it is CSV (UTF-8,
-LF, sorted by dataset and image_id, ``true``/``false``) with a sidecar ``<stem>.json`` that records
+LF, sorted by dataset and image_id, ``true``/``false``, no cell that a spreadsheet would run) with a sidecar ``<stem>.json`` that records
 the data sets' root folders, relative to the sidecar, and how the manifest was made.
 
 A path may not be absolute or climb with ``..``, so a manifest cannot name a file outside its
 root. Links are followed: a root, a folder or an image may be a link that the user has set, and a
-manifest cannot set one.
+manifest cannot set one. Which folder the root is, is the sidecar's word unless ``--root`` says it; what
+lies there is decoded as images and nothing else, so no other file's content can be seen through a manifest.
 """
 
 import csv
@@ -18,6 +19,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,8 @@ import bus_smp
 from bus_smp.data.manifest_check import CLIMBING, COLUMNS, CONTROL, as_text, check, text_problems
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import ManifestError
-from bus_smp.files import write_text
+from bus_smp.files import open_regular, write_text
+from bus_smp.text import harmless_table, restored, restored_table
 
 __all__ = [
     "COLUMNS", "SPLITS", "Manifest", "check", "combine", "list_manifests", "manifest_hash", "manifest_path",
@@ -117,7 +120,8 @@ def _ordered(text: pd.DataFrame) -> pd.DataFrame:
 def _raise(where: str, problems: Sequence[str], hint: str) -> None:
     if not problems:
         return
-    listed = "".join(f"\n  {problem}" for problem in problems[:_LISTED])
+    shown = (f"{problem[:500]} ..." if len(problem) > 500 else problem for problem in problems[:_LISTED])
+    listed = "".join(f"\n  {problem}" for problem in shown)
     more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise ManifestError(f"{where}: {count}{listed}{more}", hint=hint)
@@ -169,11 +173,13 @@ def _read_text(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     """
     again = "make it with bus-smp make-manifest"
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such manifest", hint=again) from None
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror})", hint=again) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error  # ValueError: no possible name
+        raise ManifestError(f"{path}: cannot be read ({reason})", hint=again) from None
     save = "save it as CSV in UTF-8"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ManifestError(f"{path}: is UTF-16, not UTF-8", hint=save)
@@ -203,18 +209,22 @@ def _read_text(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
         raise ManifestError(f"{path}: line {lines.line_num} is not CSV ({error})", hint=again) from None
     if not any(header):
         raise ManifestError(f"{path}: is empty", hint=again)
-    twice = sorted({name for name in header if header.count(name) > 1})
+    names = list(map(restored, header))
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ManifestError(f"{path}: two columns are named {', '.join(map(repr, twice))}", hint="rename one")
+        named = ", ".join(map(repr, sorted(twice)))[:500]
+        raise ManifestError(f"{path}: two columns are named {named}", hint="rename one")
     columns = zip(*rows, strict=True) if rows else [()] * len(header)
     text = pd.DataFrame({n: pd.Series(c, dtype=object) for n, c in zip(header, columns, strict=True)})
-    return text, np.array(numbers, dtype=int), problems
+    return restored_table(text).astype(object), np.array(numbers, dtype=int), problems
 
 
 def _read_sidecar(path: Path) -> dict:
     """The sidecar's JSON object with ``roots`` a dict of texts; empty where there is no sidecar."""
     try:
-        about = json.loads(path.read_text(encoding="utf-8-sig"))
+        with open_regular(path) as file:
+            about = json.loads(file.read().decode("utf-8-sig"))
+        json.dumps(about, ensure_ascii=False).encode()  # fails on half a character, which JSON can spell
         if not isinstance(about, dict):
             raise ValueError("not an object")
         roots = about.setdefault("roots", {})
@@ -222,7 +232,7 @@ def _read_sidecar(path: Path) -> dict:
             raise ValueError("roots must give a folder for each data set")
     except FileNotFoundError:
         return {"roots": {}}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ManifestError(
             f"{path}: cannot be read as the manifest's sidecar ({error})",
             hint="make the manifest again with bus-smp make-manifest",
@@ -248,7 +258,7 @@ def _roots(
 
 def _csv(text: pd.DataFrame) -> str:
     """The one text of a manifest, with LF."""
-    return _ordered(text).to_csv(index=False, lineterminator="\n")
+    return harmless_table(_ordered(text)).to_csv(index=False, lineterminator="\n")
 
 
 def manifest_hash(frame: pd.DataFrame) -> str:

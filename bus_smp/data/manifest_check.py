@@ -116,7 +116,9 @@ def text_problems(text: pd.DataFrame, lines: np.ndarray) -> list[str]:
         refuse(column, wrong, f"is none of {', '.join(allowed)}")
     refuse("split", ~used & (text["split"] != ""), "is set in an excluded row; leave it empty")
     refuse(
-        "fold", (text["fold"] != "") & ~text["fold"].str.fullmatch(r"\d{1,4}"), "is not a whole number from 0"
+        "fold",
+        (text["fold"] != "") & ~text["fold"].str.fullmatch(r"[0-9]{1,4}"),
+        "is not a whole number from 0",
     )
     refuse("fold", ~used & (text["fold"] != ""), "is set in an excluded row; leave it empty")
 
@@ -134,7 +136,7 @@ def text_problems(text: pd.DataFrame, lines: np.ndarray) -> list[str]:
     refuse("mask_format", wrong, f"is none of {', '.join(MASK_FORMATS)}")
 
     for column in ("width", "height"):
-        wrong = ~text[column].str.fullmatch(r"[1-9]\d{0,6}") & (used | (text[column] != ""))
+        wrong = ~text[column].str.fullmatch(r"[1-9][0-9]{0,6}") & (used | (text[column] != ""))
         refuse(column, wrong, "is not a size in pixels (a whole number above 0)")
     if "pixel_mm" in text:
         wrong = (text["pixel_mm"] != "") & ~text["pixel_mm"].map(is_pixel_mm)

@@ -3,7 +3,6 @@
 Nothing here needs the model, or torch.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from bus_smp.evaluation.detection import COMPONENT_COLUMNS
 from bus_smp.evaluation.pixel_roc import PixelHistograms
 from bus_smp.evaluation.reliability import Reliability
 from bus_smp.evaluation.statistics import TEXT_COLUMNS, read_per_image
-from bus_smp.files import replacing
+from bus_smp.files import replacing, short_name
+from bus_smp.text import harmless_table, restored_table
 
 MODEL = "model"  # the first of a summary's ``summaries``, before the baselines
 COMPONENT_KEYS = ("dataset", "image_id", "group_id")
@@ -131,20 +131,18 @@ def _read(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     if missing:
         raise EvaluationError(f"{path}: lacks the columns {', '.join(missing)}", hint=again)
     text = table.columns.intersection(TEXT_COLUMNS)
-    return table.assign(**{column: table[column].fillna("") for column in text})
+    return restored_table(table.assign(**{column: table[column].fillna("") for column in text}))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, UTF-8 with LF, all or nothing; NaN becomes an empty cell."""
+    """Write a table as CSV, UTF-8 with LF, all or nothing; NaN becomes an empty cell, no spreadsheet runs a text."""
     with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        harmless_table(table).to_csv(temporary, index=False, lineterminator="\n")
 
 
 def mask_path(folder: Path, row: Mapping[str, Any]) -> Path:
     """Where the predicted mask of a row lies; any id becomes a file name that stays in the folder."""
-    name = quote(row["image_id"], safe=" ()")
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME]}-{hashlib.sha256(row['image_id'].encode()).hexdigest()[:16]}"
+    name = short_name(quote(row["image_id"], safe=" ()"), _LONGEST_NAME)
     return Path(folder) / "masks" / row["dataset"] / f"{name}.png"
 
 

@@ -23,6 +23,7 @@ from bus_smp.evaluation.metrics import METRIC_COLUMNS, PIXEL_COLUMNS, TARGETS
 from bus_smp.evaluation.shape import SHAPE_COLUMNS, SHAPES, agreement
 from bus_smp.evaluation.strata import SHOWN, levels
 from bus_smp.evaluation.surfaces import SURFACE_COLUMNS
+from bus_smp.text import restored_table
 
 TEXT_COLUMNS = ("dataset", "image_id", "patient_id", "group_id", "label", "flags", "predicted_label")
 
@@ -59,6 +60,7 @@ def read_per_image(path: Path) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = restored_table(table)
         for column in table.columns.difference(TEXT_COLUMNS):
             table[column] = pd.to_numeric(table[column].where(table[column] != ""))
     except FileNotFoundError:

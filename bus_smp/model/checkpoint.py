@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bus_smp.errors import BusSmpError, CheckpointError
-from bus_smp.files import replacing
+from bus_smp.files import open_regular, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,46 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "bus_smp"
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_MAX_HEADER_BYTES = 10_000_000  # a ResNet-152's has 150 kB; JSON takes some twenty times its size in memory
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _are_channels(value: object, least: float) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_number(one, least, 1) for one in value)
+
+
+def _is_calibration(value: object) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    threshold = value.get("threshold")
+    return _is_number(value.get("temperature"), 1e-3, 1e3) and (
+        threshold is None or _is_number(threshold, 0, 2)
+    )
+
+
+# What a header must say, since the weights are used by it, and what is possible.
+_FACTS: dict[str, Callable[[Any], bool]] = {
+    "model": lambda value: isinstance(value, dict),
+    "size": lambda value: _is_whole(value, 1, 4096),
+    "mean": lambda value: _are_channels(value, 0),
+    "std": lambda value: _are_channels(value, 1e-6),
+    "epoch": lambda value: _is_whole(value, 1, 10**9),
+    "precision": lambda value: value in ("fp32", "bf16", "fp16"),
+    "datasets": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+}
+_MORE_FACTS: dict[str, Callable[[Any], bool]] = {
+    "calibration": _is_calibration,
+    "score": lambda value: (
+        isinstance(value, dict) and all(one is None or _is_number(one, -1e9, 1e9) for one in value.values())
+    ),
+}
 
 
 def write_checkpoint(path: str | Path, model: torch.nn.Module, about: dict) -> None:
@@ -33,8 +73,8 @@ def write_checkpoint(path: str | Path, model: torch.nn.Module, about: dict) -> N
     Args:
         path: ends in ``.safetensors``.
         model: on any device and in any memory format or precision.
-        about: JSON values; ``about["model"]`` holds the constructor's arguments. NaN and infinity become
-            null, for JSON has none. ``format`` is added.
+        about: JSON values, among them those of ``_FACTS``; ``about["model"]`` holds the constructor's arguments.
+            NaN and infinity become null, for JSON has none. ``format`` is added.
 
     Raises:
         BusSmpError: if the disk is full or the folder cannot be written to.
@@ -74,12 +114,12 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Hy
     try:
         with torch.device("meta"):  # no random weights drawn only to be overwritten
             model = HybridResNet50(**{**header["model"], "encoder_weights": None})
-    except (KeyError, TypeError, BusSmpError) as error:
-        reason = error.what if isinstance(error, BusSmpError) else error
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, BusSmpError) as error:
+        reason = " ".join(str(error.what if isinstance(error, BusSmpError) else error).split())[:300]
         raise CheckpointError(f"{path}: describes no model that this version knows ({reason})") from error
     try:
         weights = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: is damaged ({error})") from error
     if problems := compare_weights(model.state_dict(), weights):
         raise CheckpointError(f"{path}: the weights do not fit the model it describes: {problems}")
@@ -128,7 +168,7 @@ def _read_layout(path: Path) -> tuple[dict, dict[str, dict], int]:
         f"{path}: is not a bus_smp checkpoint", hint="expected outputs/<run>/best.safetensors"
     )
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 raise CheckpointError(f"{path}: is empty")
@@ -153,9 +193,10 @@ def _read_layout(path: Path) -> tuple[dict, dict[str, dict], int]:
     try:
         tensors = json.loads(text)
         about = json.loads(tensors.pop("__metadata__")[_KEY])
-        spans = sorted(
-            (int(begin), int(stop)) for begin, stop in (t["data_offsets"] for t in tensors.values())
-        )
+        json.dumps(
+            [about, tensors], ensure_ascii=False
+        ).encode()  # fails on half a character, which JSON can spell
+        spans = sorted(map(_span, tensors.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise alien from None
     if not isinstance(about, dict) or not isinstance(about.get("format"), int):
@@ -165,6 +206,10 @@ def _read_layout(path: Path) -> tuple[dict, dict[str, dict], int]:
             f"{path}: has format {about['format']}, this version reads up to {FORMAT}",
             hint="upgrade bus_smp",
         )
+    for name, is_possible in (_FACTS | {key: _MORE_FACTS[key] for key in about.keys() & _MORE_FACTS}).items():
+        if not is_possible(about.get(name)):
+            found = repr(about[name])[:100] if name in about else "nothing"
+            raise CheckpointError(f"{path}: cannot be used: as {name} its header gives {found}")
     end = 0
     for begin, stop in spans:
         if begin != end or stop < begin:
@@ -175,6 +220,14 @@ def _read_layout(path: Path) -> tuple[dict, dict[str, dict], int]:
     if size > start + end:
         raise CheckpointError(f"{path}: is damaged: {size - start - end} bytes too long")
     return about, tensors, start
+
+
+def _span(tensor: dict) -> tuple[int, int]:
+    """Where a tensor begins and ends, from its entry in the header."""
+    begin, stop = tensor["data_offsets"]
+    if not (type(begin) is type(stop) is int and isinstance(tensor["shape"], list)):
+        raise ValueError("no offsets")
+    return begin, stop
 
 
 def _truncated(path: Path, size: int, expected: int) -> CheckpointError:

@@ -14,6 +14,8 @@ from segmentation_models_pytorch.encoders.resnet import resnet_encoders
 from torch import Tensor, nn
 
 from bus_smp.errors import CheckpointError, ConfigError
+from bus_smp.files import open_regular
+from bus_smp.model.tensors import load_tensors
 
 # Of RGB in 0..1, as ImageNet-trained encoders expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -221,7 +223,7 @@ def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
             _refuse_own_checkpoint(path)
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_tensors(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file of encoder weights", hint=_WAYS_OUT) from None
     except CheckpointError:
@@ -233,7 +235,9 @@ def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise CheckpointError(f"{path}: holds no state dict of tensors", hint=_WAYS_OUT)
     inner = {key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")}
     return {key: value for key, value in (inner or state).items() if not key.startswith("fc.")}
@@ -241,6 +245,7 @@ def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
 
 def _refuse_own_checkpoint(path: Path) -> None:
     """A run's weights have seen its data sets, which the new run would not know and call external."""
+    open_regular(path).close()  # what is no file would be waited for
     with safe_open(path, framework="pt") as file:
         own = "bus_smp" in (file.metadata() or {})
     if own:

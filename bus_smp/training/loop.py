@@ -25,7 +25,7 @@ from bus_smp.data.manifest import Manifest, manifest_hash
 from bus_smp.data.sampler import EpochSampler, RankSampler
 from bus_smp.engine import Engine, make_engine, set_determinism
 from bus_smp.environment import cpu_capability, device_name, git_commit, package_versions
-from bus_smp.errors import TrainingError
+from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.crosseval import score_images
 from bus_smp.evaluation.predictor import Predictor, load_predictor
@@ -345,6 +345,16 @@ class _Run:
         state = self.journal.read_state(self.engine)
         if state is None:
             return
+        try:
+            self._take_over(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise CheckpointError(
+                f"{self.journal.state_path} does not hold the state of this run ({type(error).__name__}: {reason})",
+                hint="delete the run folder to start again, or use --run NAME",
+            ) from None
+
+    def _take_over(self, state: dict[str, Any]) -> None:
         changed = [
             f"{name} {before}, now {now}"
             for name, now in self._place().items()
@@ -356,8 +366,8 @@ class _Run:
                 "it will not be bit-identical to an uninterrupted one"
             )
         self.step.restore(state)
-        self.history = state["history"]
-        self.best_epoch, self.best_score = state["best_epoch"], state["best_score"]
+        self.history = [{str(name): value for name, value in row.items()} for row in state["history"]]
+        self.best_epoch, self.best_score = int(state["best_epoch"]), float(state["best_score"])
 
     @contextlib.contextmanager
     def _tensorboard(self) -> Iterator[Any]:

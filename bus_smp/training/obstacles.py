@@ -1,6 +1,7 @@
 """What stands in the way of a training, said before the first step where that is possible."""
 
 import contextlib
+import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,10 +80,12 @@ def explained_memory(settings: Settings) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        exhausted = isinstance(
-            error, (torch.OutOfMemoryError, MemoryError)
-        ) or "can't allocate memory" in str(error)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
+        exhausted = (
+            isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            or getattr(error, "errno", None) == errno.ENOMEM  # no process can be started
+            or "can't allocate memory" in str(error)
+        )
         if not exhausted:
             raise
         half = max(1, settings.train.batch_size // 2)

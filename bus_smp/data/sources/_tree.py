@@ -1,18 +1,24 @@
 """Reading raw trees as people really have them: any case, OS litter, copies, tables from Excel."""
 
+import contextlib
 import csv
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from bus_smp.data.images import IMAGE_SUFFIXES
 from bus_smp.errors import DataError
+from bus_smp.files import open_regular
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _COPY = re.compile(r"(?: ?\(\d+\)| - copy(?: \(\d+\))?)$", re.IGNORECASE)
+_MOST_UNPACKED = 100_000_000  # bytes
+_MOST_ROWS, _MOST_COLUMNS = 200_000, 1_000
 _NO = {"", "no", "n", "false", "0", "-", "none", "na", "n/a", "nan"}
 
 
@@ -50,10 +56,13 @@ def subfolder(folder: Path, *wanted: str) -> Path | None:
 
 
 def image_files(folder: Path | None) -> list[Path]:
-    """Files with an image's suffix, in natural order; [] for None."""
+    """Files with an image's suffix, in natural order; [] for None.
+
+    Broken links, pipes and the like too: whoever reads them learns why they cannot be, so none is lost silently.
+    """
     if folder is None:
         return []
-    return [p for p in entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    return [p for p in entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
 
 
 def table_file(folders: Sequence[Path], stem: str, prefix: bool = False) -> Path | None:
@@ -144,7 +153,8 @@ def read_table(
 def _read_csv(path: Path) -> list[list[list[str]]]:
     """The table once per separator; the right one is the one under which the columns are found."""
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -158,7 +168,10 @@ def _read_csv(path: Path) -> list[list[list[str]]]:
         raise DataError(f"{path}: is not a text table", hint="restore it as it was downloaded")
     try:
         return [
-            [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
+            [
+                [cell.strip() for cell in row]
+                for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+            ]
             for separator in (";", ",", "\t")
         ]
     except csv.Error as error:
@@ -174,19 +187,42 @@ def _read_xlsx(path: Path) -> list[list[list[str]]]:
         return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        try:
-            return [
-                [[text(value) for value in row] for row in sheet.iter_rows(values_only=True)]
-                for sheet in book.worksheets
-            ]
-        finally:
-            book.close()
+        # openpyxl prints what it cannot use: not among a command's results
+        with open_regular(path) as file, contextlib.redirect_stdout(io.StringIO()):
+            _refuse_bomb(file)
+            # values as they were last computed; what other files a formula or a link names is not followed
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+            try:
+                return [
+                    [[text(value) for value in row] for row in _rows(sheet.iter_rows(values_only=True))]
+                    for sheet in book.worksheets
+                ]
+            finally:
+                book.close()
     except Exception as error:  # openpyxl lets zip, XML and key errors through
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(
-            f"{path}: cannot be read as an Excel table ({error})",
+            f"{path}: cannot be read as an Excel table ({reason})",
             hint="download it again, or save it as CSV under the same name",
         ) from None
+
+
+def _refuse_bomb(file: BinaryIO) -> None:
+    """Refuse a workbook that would unpack to what no table of images needs; zipfile reads no more than is declared."""
+    with zipfile.ZipFile(file) as parts:
+        size = sum(part.file_size for part in parts.infolist())
+    if size > _MOST_UNPACKED:
+        raise ValueError(f"it would unpack to {size / 1e6:.0f} MB")
+    file.seek(0)
+
+
+def _rows(rows: Iterable[tuple]) -> Iterator[tuple]:
+    """The rows without the empty ones: a single cell far below would bring a million of them."""
+    for number, row in enumerate(rows):
+        if number == _MOST_ROWS or len(row) > _MOST_COLUMNS:
+            raise ValueError(f"it has more than {_MOST_ROWS} rows or {_MOST_COLUMNS} columns")
+        if row.count(None) < len(row):
+            yield row
 
 
 @dataclass
@@ -252,6 +288,7 @@ def pair_masks(
             stem = unicodedata.normalize("NFC", mask_owner(files[0].stem))
             pairs[owner] = Pair(stem, None, files, ("copy",), f"copy of mask {pair.masks[0].name}")
     for pair in pairs.values():
+        pair.image_id = pair.image_id.strip()  # as ``key`` compares them
         if not pair.masks and not pair.excluded:
             pair.excluded = "image without mask"
     return sorted(pairs.values(), key=lambda p: natural_key(p.image_id))

@@ -1,0 +1,65 @@
+"""Text that comes from files and goes to terminals and spreadsheets, which would act on some of it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Control characters, those that reverse the direction of writing, and the bytes of a name that is not UTF-8.
+_UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# What spreadsheets take for a formula (OWASP, CSV injection): at the start of a cell, and behind the semicolon
+# that separates cells where the comma is the decimal sign. Apostrophes before it count, so that nothing is lost.
+_STARTS = "=+\\-@\t\r\uff1d\uff0b\uff0d\uff20"
+_FORMULA = re.compile(f"(^|;)('*[{_STARTS}])")
+_HARMLESS = re.compile(f"(^|;)'('*[{_STARTS}])")
+_NUMBER = re.compile(r"[+-]?\d*[.,]?\d+(?:[eE][+-]?\d+)?", re.ASCII)
+_SUSPECT = frozenset(_STARTS) | {"'"}
+
+
+def printable(text: str) -> str:
+    r"""``text`` with everything that a terminal would act on, or could not show, as an escape such as ``\x1b``."""
+    return _UNSHOWABLE.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def harmless(text: str) -> str:
+    """``text`` as a cell that no spreadsheet runs: an apostrophe before what begins like a formula.
+
+    A plain number such as -3 is left as it is. ``restored`` gives ``text`` back.
+    """
+    return text if _NUMBER.fullmatch(text) else _FORMULA.sub(r"\1'\2", text)
+
+
+def restored(text: str) -> str:
+    """The text that ``harmless`` was given; a text that is none of its results is returned as it is, or without an apostrophe."""
+    return _HARMLESS.sub(r"\1\2", text)
+
+
+def harmless_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the names of its columns and all texts ``harmless``: what every CSV is written from."""
+    return _mapped(table, harmless)
+
+
+def restored_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table that ``harmless_table`` was given, from its CSV."""
+    return _mapped(table, restored)
+
+
+def _mapped(table: pd.DataFrame, change) -> pd.DataFrame:
+    changed = {
+        column: [change(cell) if isinstance(cell, str) else cell for cell in table[column]]
+        for column in table.columns
+        if _is_suspect(table[column])
+    }
+    return table.assign(**changed).rename(columns=change)
+
+
+def _is_suspect(cells: pd.Series) -> bool:
+    """Can ``harmless`` or ``restored`` change any? Mostly not, and a million cells are asked quickly."""
+    if cells.dtype.kind in "biufM":
+        return False
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    return not _SUSPECT.isdisjoint({text[:1] for text in texts}) or any(";" in text for text in texts)
