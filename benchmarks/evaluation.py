@@ -18,6 +18,7 @@ from bus_smp.data.examples import read_example
 from bus_smp.data.images import resize_image
 from bus_smp.data.manifest import read_manifest
 from bus_smp.engine import make_engine
+from bus_smp.evaluation.backends import describe_computing
 from bus_smp.evaluation.baselines import BASELINES
 from bus_smp.evaluation.crosseval import score_images
 from bus_smp.evaluation.folder import mask_path
@@ -75,9 +76,7 @@ def main() -> None:
     alone, scored = (statistics.median(times) for times in zip(*pairs, strict=True))
     over = statistics.median(b / a - 1 for a, b in pairs)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
-    print(
-        f"{len(rows)} images, {predictor.engine.device.type} {predictor.engine.precision}, median of {len(pairs)}"
-    )
+    print(f"{len(rows)} images, {describe_computing(predictor.computed_in)}, median of {len(pairs)}")
     print(f"forward passes alone   {1000 * alone / len(rows):6.1f} ms an image")
     print(f"score_images           {1000 * scored / len(rows):6.1f} ms an image, {100 * over:+.1f} %")
     print(f"summary and figures    {wrote:6.1f} s, once an evaluation")

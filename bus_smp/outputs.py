@@ -5,6 +5,7 @@ from pathlib import Path
 from bus_smp.errors import CheckpointError
 
 BEST = "best.safetensors"
+EXPORTS = "export"  # folder of a run with its network in other formats
 EXPERIMENT = "experiment.json"  # makes a folder an experiment of several runs
 
 

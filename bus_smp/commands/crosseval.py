@@ -51,6 +51,7 @@ def command(
     out: Path,
     root: Root,
     device: str,
+    backend: str,
     precision: str,
     legacy: bool,
     as_json: bool,
@@ -67,7 +68,7 @@ def command(
     --matrix writes outputs/matrix/matrix.csv, .json and .png: what a run was trained on is marked
     in-domain and shown on the run's own test split, what is refused stays empty and says why.
     """
-    scorer = Scorer(device, precision, legacy, as_json)
+    scorer = Scorer(device, backend, precision, legacy, as_json)
     if matrix:
         _matrix(scorer, runs, targets, out, manifests, root)
         return

@@ -23,6 +23,7 @@ def command(
     out: Path,
     root: Root,
     device: str,
+    backend: str,
     precision: str,
     legacy: bool,
     as_json: bool,
@@ -41,7 +42,7 @@ def command(
 
     scored = find_scored(run, out)
     root = check_root(root, scored.manifest().datasets)
-    scorer = Scorer(device, precision, legacy, as_json)
+    scorer = Scorer(device, backend, precision, legacy, as_json)
     for summary in scorer.score_own(scored, split, root):
         scorer.show(summary)
     scorer.finish()

@@ -80,7 +80,18 @@ root_option = click.option(
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 precision_option = click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="auto: the training's, where the backend has it. int8: the quantised network (onnx, openvino).",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["torch", "onnx", "openvino"]),
+    default="torch",
+    show_default=True,
+    help="What computes the network; onnx and openvino take the run's export, or make it.",
 )
 
 
@@ -95,6 +106,6 @@ def scoring_options(function: Callable) -> Callable:
     as_json = click.option(
         "--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else."
     )
-    for option in (as_json, legacy, precision_option, device_option, root_option, out_option):
+    for option in (as_json, legacy, precision_option, backend_option, device_option, root_option, out_option):
         function = option(function)
     return function

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bus_smp.commands.options import device_option, out_option, precision_option, run_option
+from bus_smp.commands.options import backend_option, device_option, out_option, precision_option, run_option
 
 
 @click.command("predict")
@@ -20,6 +20,7 @@ from bus_smp.commands.options import device_option, out_option, precision_option
     help="Folder to write to.",
 )
 @device_option
+@backend_option
 @precision_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, and nothing else.")
 def command(
@@ -28,6 +29,7 @@ def command(
     out: Path,
     folder: Path,
     device: str,
+    backend: str,
     precision: str,
     as_json: bool,
 ) -> None:
@@ -44,18 +46,25 @@ def command(
 
     from tqdm import tqdm
 
-    from bus_smp.engine import make_engine
+    from bus_smp.evaluation.backends import check_backend, describe_computing, open_predictor
     from bus_smp.evaluation.prediction import check_targets, find_images, predict_files
-    from bus_smp.evaluation.predictor import load_predictor
-    from bus_smp.model.checkpoint import read_header
     from bus_smp.training.journal import find_run
 
+    check_backend(backend, device, precision)
     images = find_images(inputs, skip=folder)
     check_targets(images, folder)
     journal = find_run(run, out)
-    engine = make_engine(device, precision, read_header(journal.best_path)["precision"])
-    predictor, header = load_predictor(journal.best_path, engine)
-    click.echo(f"Run: {journal.folder}, weights of epoch {header['epoch']}; {len(images)} images", err=True)
+    predictor, header = open_predictor(
+        journal.folder,
+        backend=backend,
+        device=device,
+        precision=precision,
+        say=lambda text: click.echo(text, err=True),
+    )
+    how = describe_computing(predictor.computed_in)
+    click.echo(
+        f"Run: {journal.folder}, weights of epoch {header['epoch']}, {how}; {len(images)} images", err=True
+    )
     with tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
         threshold = (header.get("calibration") or {}).get("threshold")
         table = predict_files(predictor, images, folder, threshold=threshold, progress=bar.update)
@@ -65,7 +74,7 @@ def command(
     else:
         counts = table.loc[table["error"] == "", "predicted_label"].value_counts()
         found = ", ".join(f"{count} {label}" for label, count in counts.items()) or "none"
-        click.echo(f"{len(table) - len(unread)} images predicted ({found}); written to {folder}")
+        click.echo(f"{len(table) - len(unread)} images predicted ({found}; {how}); written to {folder}")
     for error in unread["error"]:
         click.echo(f"Not predicted: {error}", err=True)
     if len(unread):

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.bootstrap import BLOCK_CELLS, NO_INTERVAL, Resampled, bootstrap, estimate
 from bus_smp.evaluation.definitions import metric_estimators, pixel_counts, rate_estimators
-from bus_smp.evaluation.estimators import Auc, Estimator, weighted
+from bus_smp.evaluation.estimators import Auc, Estimator, Weighted
 from bus_smp.evaluation.score_table import WORDS, digits_of
 from bus_smp.evaluation.statistics import check_per_image, sorted_by_group
 
@@ -177,7 +177,7 @@ def _swaps(groups: int, permutations: int, seed: int) -> tuple[np.ndarray, bool]
 def _differences(estimators: Mapping[str, Estimator], group: np.ndarray, swaps: np.ndarray) -> np.ndarray:
     """Float (swaps, estimators): a - b after each swap; the estimators are of A's images, then B's."""
     groups = swaps.shape[1]
-    evaluate = weighted(estimators, np.concatenate([group, group + groups]), 2 * groups)
+    evaluate = Weighted(estimators, np.concatenate([group, group + groups]), 2 * groups).of
     block = max(1, BLOCK_CELLS // (2 * len(group)))
     parts = [np.empty((0, len(estimators)))]
     for start in range(0, len(swaps), block):

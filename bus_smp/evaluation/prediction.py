@@ -1,8 +1,8 @@
 """Predicting a user's own files: masks and overlays to look at, one table row per image."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import pandas as pd
 
 from bus_smp.classes import BENIGN, LESIONS, MALIGNANT
 from bus_smp.data.images import IMAGE_SUFFIXES, read_image, write_mask, write_png
+from bus_smp.data.sources._tree import key
 from bus_smp.errors import DataError, ImageError
+from bus_smp.evaluation.batches import predict_batches
 from bus_smp.evaluation.metrics import classes_of, confusion, malignant_score, predicted_label
-from bus_smp.evaluation.predictor import Predictor
-from bus_smp.files import replacing
-from bus_smp.threads import read_ahead
+from bus_smp.evaluation.predictor import Prediction, Predictor
+from bus_smp.files import replacing, short_name
+from bus_smp.text import harmless_table, printable
 
 COLUMNS = (
     "file", "width", "height", "predicted_label", "malignant_score",
@@ -56,31 +58,44 @@ def find_images(inputs: Sequence[Path], skip: Path | None = None) -> list[tuple[
 
 
 def _image_files(folder: Path, skip: Path | None) -> Iterator[Path]:
-    skipped = skip.resolve() if skip is not None else None
-    for parent, folders, files in os.walk(folder):
+    """The image files in a folder and below it, through links too; at the end the folders that cannot be listed."""
+    entered = {os.path.realpath(place) for place in (folder, skip) if place is not None}
+    closed: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=closed.append, followlinks=True):
         here = Path(parent)
-        folders[:] = sorted(name for name in folders if name[0] != "." and (here / name).resolve() != skipped)
+        below = [name for name in sorted(folders) if name[0] != "."]
+        folders[:] = [name for name in below if os.path.realpath(here / name) not in entered]
+        entered |= {os.path.realpath(here / name) for name in folders}
         yield from (
             here / name
             for name in sorted(files)
             if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES
         )
+    yield from (Path(error.filename) for error in closed)  # each gets a row that says why
 
 
 def _distinct(found: dict[Path, str]) -> list[tuple[Path, str]]:
     """Give each file a name of its own without suffix: scan.png and scan.jpg become scan.png, scan.jpg."""
-    stems = [str(Path(name).with_suffix("")) for name in found.values()]
-    folded = [stem.casefold() for stem in stems]
+    names = [_writable(name) for name in found.values()]
+    stems = [_writable(str(Path(name).with_suffix(""))) for name in found.values()]
+    folded = [key(stem) for stem in stems]
+    alike = Counter(folded)
     named: list[tuple[Path, str]] = []
     taken: set[str] = set()
-    for (path, name), stem, key in zip(found.items(), stems, folded, strict=True):
-        chosen = stem if folded.count(key) == 1 else name
+    for path, name, stem, one in zip(found, names, stems, folded, strict=True):
+        chosen = stem if alike[one] == 1 else name
         number = 2
-        while chosen.casefold() in taken:
+        while key(chosen) in taken:
             chosen, number = f"{name}-{number}", number + 1
-        taken.add(chosen.casefold())
+        taken.add(key(chosen))
         named.append((path, chosen))
     return named
+
+
+def _writable(name: str) -> str:
+    """The name that results are called after: printable, and short enough for ``_overlay.png`` behind it."""
+    place, _, last = printable(name).rpartition("/")
+    return f"{place}/{short_name(last, 200)}" if place else short_name(last, 200)
 
 
 def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
@@ -90,7 +105,8 @@ def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
         DataError: naming the first such file. BUSI's own masks are called ``<image>_mask.png`` too.
     """
     there = Path(folder).resolve()
-    beside = [path for path, name in images if path.resolve().parent == (there / name).parent]
+    # realpath: resolve raises on a link to itself
+    beside = [path for path, name in images if Path(os.path.realpath(path)).parent == (there / name).parent]
     if beside:
         raise DataError(
             f"{folder}: results would stand among the images they are made from ({beside[0].name})",
@@ -123,40 +139,29 @@ def predict_files(
         reason in ``error`` and nothing else.
     """
     folder = Path(folder)
-    rows: list[dict[str, Any]] = [dict.fromkeys(COLUMNS, "") | {"file": str(path)} for path, _ in images]
 
-    def load(number: int) -> np.ndarray | ImageError:
+    def load(image: tuple[Path, str]) -> tuple[np.ndarray | None, str]:
         try:
-            return read_image(images[number][0])
+            return read_image(image[0]), ""
         except ImageError as error:
-            return error
+            return None, error.what
 
-    current: list[tuple[int, np.ndarray]] = []
+    def finish(
+        image: tuple[Path, str], pixels: np.ndarray | None, error: str, prediction: Prediction | None
+    ) -> dict[str, Any]:
+        if pixels is None or prediction is None:
+            return {"error": error}
+        mask = classes_of(prediction.native)
+        _write_pictures(folder, image[1], pixels, mask)
+        return _describe(mask, malignant_score(prediction.grid), threshold, image[1])
 
-    def decoded() -> Iterator[np.ndarray]:
-        for number, image in enumerate(read_ahead(load, range(len(images)))):
-            if isinstance(image, ImageError):
-                rows[number]["error"] = image.what
-                progress()
-            else:
-                current.append((number, image))
-                yield image
-
-    with ThreadPoolExecutor(1) as writer:
-        written = []
-        for prediction in predictor.predictions(decoded()):
-            number, image = current.pop(0)
-            mask = classes_of(prediction.native)
-            rows[number] |= _describe(mask, malignant_score(prediction.grid), threshold, images[number][1])
-            written.append(writer.submit(_write_pictures, folder, images[number][1], image, mask))
-            if len(written) > 16:
-                written.pop(0).result()  # a full disk ends the run here, not after the last image
-            progress()
-        for future in written:
-            future.result()
+    rows = []
+    for (path, _), row in zip(images, predict_batches(predictor, images, load, finish), strict=True):
+        rows.append(dict.fromkeys(COLUMNS, "") | {"file": printable(str(path))} | row)
+        progress()
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     with replacing(folder / "predictions.csv") as temporary:
-        table.map(_harmless).to_csv(temporary, index=False, lineterminator="\n")
+        harmless_table(table).to_csv(temporary, index=False, lineterminator="\n")
     return table
 
 
@@ -180,8 +185,3 @@ def _write_pictures(folder: Path, name: str, image: np.ndarray, mask: np.ndarray
 
     write_mask(folder / f"{name}_mask.png", mask)
     write_png(folder / f"{name}_overlay.png", overlay(image, mask))
-
-
-def _harmless(value: Any) -> Any:
-    """A file name that begins like a formula would be run by a spreadsheet; a leading quote makes it text."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

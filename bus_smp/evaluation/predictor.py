@@ -1,5 +1,6 @@
 """From images to class probabilities: at each image's own size, and on the network's grid."""
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from bus_smp.data.images import resize_image, restore_probabilities
 from bus_smp.engine import Engine
 from bus_smp.errors import EvaluationError
 from bus_smp.files import file_sha256
 from bus_smp.model.checkpoint import load_model
+from bus_smp.model.folding import MainHead, fold_batch_norms
 from bus_smp.model.hybrid import HybridResNet50, normalise
 
 
@@ -34,13 +37,21 @@ class Prediction:
     grid: np.ndarray
     raw_grid: np.ndarray
 
+    @classmethod
+    def of(cls, grid: np.ndarray, raw_grid: np.ndarray, shape: tuple[int, int]) -> "Prediction":
+        """The prediction of an image of ``shape`` (H, W) from what ``grid_probabilities`` says of it."""
+        return cls(restore_probabilities(raw_grid, shape), grid, raw_grid)
+
 
 class Predictor:
     """A network with the geometry and statistics it was trained with.
 
     Training's validation and every later evaluation predict through this one class, so a number
-    means the same in both. Auxiliary heads are not computed.
+    means the same in both. Auxiliary heads are not computed, and batch norms are folded into the convolutions
+    (``fold_batch_norms``): anew whenever the weights have changed, as between two validations of a training.
     """
+
+    backend = "torch"
 
     def __init__(
         self,
@@ -60,13 +71,23 @@ class Predictor:
         self.std = std
         self.batch_size = batch_size
         self.temperature = temperature
+        self._folded: nn.Module | None = None
+        self._folded_from: list[int] = []
+
+    @property
+    def computed_in(self) -> dict[str, str]:
+        """``backend``, ``device`` and ``precision``: what a number may depend on besides the weights."""
+        return {
+            "backend": self.backend,
+            "device": self.engine.device.type,
+            "precision": self.engine.precision,
+        }
 
     def at_temperature(self, temperature: float) -> "Predictor":
         """The same network with another temperature; weights are shared."""
-        return Predictor(
-            self.model, self.engine, size=self.size, mean=self.mean, std=self.std,
-            batch_size=self.batch_size, temperature=temperature,
-        )  # fmt: skip
+        other = copy.copy(self)
+        other.temperature = temperature
+        return other
 
     def predictions(self, images: Iterable[np.ndarray]) -> Iterator[Prediction]:
         """Yield a ``Prediction`` for each uint8 RGB (H, W, 3), in order.
@@ -76,21 +97,24 @@ class Predictor:
         """
         remaining = iter(images)
         while batch := list(islice(remaining, self.batch_size)):
-            logits = self.grid_logits(batch)
-            raw = torch.softmax(logits, dim=1).numpy()
-            scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
-            for image, grid, raw_grid in zip(batch, scaled, raw, strict=True):
-                yield Prediction(restore_probabilities(raw_grid, image.shape[:2]), grid, raw_grid)
+            grids, raw_grids = self.grid_probabilities(batch)
+            for image, grid, raw_grid in zip(batch, grids, raw_grids, strict=True):
+                yield Prediction.of(grid, raw_grid, image.shape[:2])
 
-    @torch.inference_mode()
-    def grid_logits(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+    def grid_probabilities(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of one batch on the network's grid, float32 (N, 3, S, S): after temperature, and before it.
+
+        Images and errors as ``predictions``.
+        """
+        logits = self.grid_logits(images)
+        raw = torch.softmax(logits, dim=1).numpy()
+        return (
+            raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
+        ), raw
+
+    def grid_logits(self, images: Sequence[np.ndarray]) -> Tensor:
         """The network's logits for one batch of images, float32 (N, 3, S, S) on the CPU; errors as ``predictions``."""
-        self.model.eval()
-        stacked = torch.from_numpy(np.stack([resize_image(image, self.size) for image in images]))
-        inputs = normalise(stacked.to(self.engine.device), self.mean, self.std)
-        with self.engine.autocast():
-            logits = self.model.predict_logits(inputs)
-        logits = logits.float().cpu().contiguous()
+        logits = self._logits(np.stack([resize_image(image, self.size) for image in images]))
         if not torch.isfinite(
             logits.sum()
         ):  # NaN and infinity survive a sum, ten times faster than asking each
@@ -99,6 +123,25 @@ class Predictor:
                 hint="the weights are damaged or training diverged; try another run or --precision fp32",
             )
         return logits
+
+    @torch.inference_mode()
+    def _logits(self, pixels: np.ndarray) -> Tensor:
+        """Logits float32 (N, 3, S, S) on the CPU of uint8 (N, S, S, 3)."""
+        network = self._prediction_network()
+        inputs = normalise(torch.from_numpy(pixels).to(self.engine.device), self.mean, self.std)
+        with self.engine.autocast():
+            logits = network(inputs)
+        return logits.float().cpu().contiguous()
+
+    def _prediction_network(self) -> nn.Module:
+        # Every change that torch knows of counts a tensor's version up, except the fused optimisers'; but a training
+        # step's forward pass counts up batch norm's own counters. A fold costs a tenth of one batch.
+        versions = [tensor._version for tensor in self.model.state_dict().values()]
+        if self._folded is None or self.model.training or versions != self._folded_from:
+            self.model.eval()
+            self._folded = fold_batch_norms(MainHead(self.model))
+            self._folded_from = versions
+        return self._folded
 
 
 def load_predictor(path: Path, engine: Engine, batch_size: int = 8) -> tuple[Predictor, dict[str, Any]]:
@@ -116,6 +159,11 @@ def load_predictor(path: Path, engine: Engine, batch_size: int = 8) -> tuple[Pre
         mean=tuple(header["mean"]),
         std=tuple(header["std"]),
         batch_size=batch_size,
-        temperature=(header.get("calibration") or {}).get("temperature") or 1.0,
+        temperature=temperature_of(header),
     )
     return predictor, header | {"sha256": file_sha256(path)}
+
+
+def temperature_of(header: dict[str, Any]) -> float:
+    """The temperature a checkpoint was calibrated to; 1 where it was not."""
+    return (header.get("calibration") or {}).get("temperature") or 1.0

@@ -97,7 +97,11 @@ def _scored(run: Run, evaluation: Evaluation) -> Iterator[Block]:
         how.append(f"Weights of epoch {checkpoint['epoch']}.")
     computed = summary.get("computed_in") or {}
     if computed:
-        how.append(f"Computed in {computed.get('precision')} on {computed.get('device')}.")
+        backend = computed.get("backend", "torch")
+        quantised = ", a quantised network" if computed.get("precision") == "int8" else ""
+        how.append(
+            f"Computed in {computed.get('precision')} on {computed.get('device')} by {backend}{quantised}."
+        )
     yield Paragraph(
         f"{evaluation.kind[0].upper()}{evaluation.kind[1:]}: {images}{lesions}. {' '.join(how)}".strip()
     )

@@ -39,22 +39,26 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None
         if other is not None and other.shape != image.shape[:2]:
             raise ValueError(f"mask is {other.shape}, image is {image.shape[:2]}")
     width = _line_width(image.shape)
-    rows, columns = np.indices(mask.shape, sparse=True)
-    stripes = (rows + columns) % (9 * width) < 3 * width
-
-    picture = image.astype(np.float32)
+    drawn = image.copy()
     for lesion in LESIONS:
-        area = mask == lesion.index
-        if not area.any():
+        x, y, across, down = cv2.boundingRect((mask == lesion.index).view(np.uint8))
+        if not across:
             continue
+        # what lies around it is not looked at; the margin is what the outline's erosion needs to see
+        margin = 2 * width + 1
+        box = np.s_[max(0, y - margin) : y + down + margin, max(0, x - margin) : x + across + margin]
+        area = mask[box] == lesion.index
         if lesion is MALIGNANT:
+            rows, columns = (np.arange(length)[part] for length, part in zip(mask.shape, box, strict=True))
+            stripes = (rows[:, None] + columns) % (9 * width) < 3 * width
             opacity = np.where(stripes, _HATCH[1], _HATCH[0])
         else:
-            opacity = np.full(mask.shape, _EVEN)
+            opacity = np.full(area.shape, _EVEN)
         opacity[area & ~_shrunk(area, 2 * width)] = 1
         opacity = np.where(area, opacity, 0)[..., None]
+        picture = drawn[box].astype(np.float32)
         picture += opacity * (np.array(lesion.rgb, np.float32) - picture)
-    drawn = np.rint(picture).astype(np.uint8)
+        drawn[box] = np.rint(picture)
 
     if truth is not None:
         line = _broken_outline(truth, width)

@@ -1,0 +1,91 @@
+"""Two kinds of images in the order of their scores: sorted once, then counted for any weighting of their groups.
+
+A weighting costs one pass over the images. What is left without each group in turn costs, for all groups together, as
+much as one sorting: the pairs that go with a group are those of its images with all others, less those within the group,
+which are counted from both sides. Counts are whole or half numbers, exact in float64 up to 2^53.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+# Rows of weights are taken in blocks of so many cells, which fit the processor's cache.
+_BLOCK_CELLS = 200_000
+
+
+class Curve:
+    """Positive and negative images by rising score, and how the two interleave.
+
+    Attributes:
+        positive, negative: int (P,), (N,), the group of each image.
+        below, not_above: int (P,), how many negatives score below each positive, and not above it.
+        caught: int (N,), how many positives score not above each negative.
+    """
+
+    def __init__(
+        self, scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, group: np.ndarray, groups: int
+    ):
+        """Sort float scores (images,) of bool kinds (images,), and of groups 0..groups-1, int (images,)."""
+        images = [np.flatnonzero(kind) for kind in (positive, negative)]
+        images = [own[np.argsort(scores[own], kind="stable")] for own in images]
+        self.positive, self.negative = (group[own] for own in images)
+        high, low = (scores[own] for own in images)
+        self.below = np.searchsorted(low, high, side="left")
+        self.not_above = np.searchsorted(low, high, side="right")
+        self.caught = np.searchsorted(high, low, side="right")
+        self._groups = groups
+
+    def counted(self, weights: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """For float weights (rows, groups), a block of rows at a time.
+
+        Yields:
+            which rows; the weight of each positive (rows, P); of the first 0..N negatives together (rows, N + 1).
+        """
+        block = max(1, _BLOCK_CELLS // (len(self.positive) + len(self.negative) + 1))
+        for start in range(0, len(weights), block):
+            rows = weights[start : start + block]
+            spared = np.zeros((len(rows), len(self.negative) + 1))
+            np.cumsum(np.take(rows, self.negative, axis=1), axis=1, out=spared[:, 1:])
+            yield slice(start, start + block), np.take(rows, self.positive, axis=1), spared
+
+    def left(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positives and negatives that are left without each group: int (groups,) each."""
+        own = (np.bincount(kind, minlength=self._groups) for kind in (self.positive, self.negative))
+        return tuple(count.sum() - count for count in own)
+
+    def ordered_without(self) -> np.ndarray:
+        """Pairs in the right order without each group, ties as half: float (groups,)."""
+        beaten = (self.below + self.not_above) / 2
+        # Of each negative, the positives that do not beat it: they come to an end at ``below`` and ``not_above``.
+        ends = np.zeros(len(self.negative) + 1)
+        for bound in (self.below, self.not_above):
+            ends += np.bincount(bound, minlength=len(ends)) / 2
+        beating = len(self.positive) - np.cumsum(ends)[:-1]
+        gone = np.bincount(self.positive, beaten, self._groups) - self._ordered_within()
+        return beaten.sum() - gone - np.bincount(self.negative, beating, self._groups)
+
+    def _ordered_within(self) -> np.ndarray:
+        """Pairs of two images of the same group in the right order, ties as half: float (groups,)."""
+        span = len(self.negative) + 1
+        places = np.sort(self.negative * span + np.arange(span - 1))
+        first = np.searchsorted(places, np.arange(self._groups) * span)
+        pairs = np.zeros(self._groups)
+        for bound in (self.below, self.not_above):
+            own = np.searchsorted(places, self.positive * span + bound) - first[self.positive]
+            pairs += np.bincount(self.positive, own, self._groups) / 2
+        return pairs
+
+    def missed_without(self, least: np.ndarray) -> np.ndarray:
+        """Positives that score not above the ``least``-th negative, both counted without each group: int (groups,).
+
+        Args:
+            least: int (groups,), from 1 to the negatives left; where it is not, the result means nothing.
+        """
+        by_group = np.argsort(self.negative, kind="stable")
+        owner = self.negative[by_group]
+        first = np.searchsorted(owner, np.arange(self._groups))
+        foreign = by_group - (np.arange(len(owner)) - first[owner])  # negatives of others before each
+        before = np.bincount(owner[foreign < least[owner]], minlength=self._groups)
+        caught = self.caught[np.clip(least - 1 + before, 0, len(self.negative) - 1)]
+        own = np.arange(len(self.positive)) < caught[self.positive]
+        return caught - np.bincount(self.positive[own], minlength=self._groups)
