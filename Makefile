@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint audit torture clean
 
 # The whole job on synthetic data: manifests, training, evaluation. Nothing is opened or downloaded.
 demo: .venv/installed
@@ -15,6 +15,12 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet "ruff>=0.6"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Known faults of the code's patterns and of what it requires; the second needs the network.
+audit: .venv/installed
+	$(BIN)/python -m pip install --quiet "bandit[toml]>=1.8" "pip-audit>=2.9"
+	$(BIN)/bandit -q -c pyproject.toml -r bus_smp
+	$(BIN)/pip-audit --skip-editable
 
 # Made again when the requirements change; a failed install leaves no stamp and is tried again.
 .venv/installed: setup.cfg setup.py pyproject.toml

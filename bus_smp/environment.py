@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bus_smp import __version__
+from bus_smp import __version__, ranks
 from bus_smp.engine import Engine
 
 _PACKAGES = (
@@ -19,9 +20,19 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+# Of the process's environment, what decides how many threads compute and with which instructions.
+_VARIABLES = (
+    "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "KMP_AFFINITY", "MKL_CBWR", "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
+)  # fmt: skip
+
+
 def describe_environment(engine: Engine) -> dict[str, Any]:
-    """Versions, hardware and precision, as JSON-ready values; no host name, no user name, no path."""
-    device = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else _cpu_name()
+    """What else must be the same, beside settings and data, for the same bits elsewhere; JSON-ready values.
+
+    Versions, hardware, instructions, threads, processes and precision; no host name, no user name, no path.
+    """
+    device = device_name(engine)
     return {
         "bus_smp": __version__,
         "git_commit": git_commit(),
@@ -30,10 +41,40 @@ def describe_environment(engine: Engine) -> dict[str, Any]:
         "packages": package_versions(),
         "device": device,
         "cuda": torch.version.cuda if engine.device.type == "cuda" else None,
+        "cudnn": torch.backends.cudnn.version() if engine.device.type == "cuda" else None,
+        "cpu_capability": cpu_capability(),
+        "libraries": _libraries(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "processes": ranks.count(),
         "precision": engine.precision,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "float32_products": torch.get_float32_matmul_precision(),
+        "variables": {name: os.environ[name][:100] for name in _VARIABLES if name in os.environ},
     }
+
+
+def device_name(engine: Engine) -> str:
+    """The model of the GPU or CPU."""
+    return torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else _cpu_name()
+
+
+def cpu_capability() -> str:
+    """The instructions that PyTorch's kernels use: "AVX2", "AVX512" and so on, and those for bf16 and matrices."""
+    further = {
+        "amx": "_is_amx_tile_supported",
+        "bf16": "_is_avx512_bf16_supported",
+        "vnni": "_is_vnni_supported",
+    }
+    there = [name for name, check in further.items() if getattr(torch.cpu, check, lambda: False)()]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *there])
+
+
+def _libraries() -> dict[str, str]:
+    """Versions of the compiled libraries that PyTorch brings: their kernels sum in another order from one to the next."""
+    built = torch.__config__.show()
+    patterns = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN v(\S+)"}
+    return {name: found[1] for name, pattern in patterns.items() if (found := re.search(pattern, built))}
 
 
 def package_versions() -> dict[str, str]:

@@ -1,13 +1,16 @@
 """Near-duplicates: every disguise is seen through, and other images are left alone."""
 
 import random
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
+from bus_smp.data import duplicates, matching
 from bus_smp.data.duplicates import dhash_distance, find_near_duplicates, fingerprint
 from bus_smp.data.images import read_image
+from bus_smp.data.shelf import Shelf
 
 
 def make_scan(seed: int, height: int = 300, width: int = 380) -> np.ndarray:
@@ -161,6 +164,62 @@ def test_a_fingerprint_is_small_and_grey_and_colour_agree():
     colour, grey = fingerprint(scan), fingerprint(scan[..., 0].copy())
     assert colour.phash == grey.phash and colour.thumbnail == grey.thumbnail
     assert len(colour.thumbnail) + colour.points.nbytes + colour.patches.nbytes < 32_000
+
+
+def test_a_fingerprint_on_a_shelf_is_the_same_and_takes_almost_no_memory():
+    found = fingerprint(make_scan(0))
+    shelf = Shelf()
+    shelved = [fingerprint(make_scan(1)).on(shelf), found.on(shelf)][1]
+    assert (shelved.points == found.points).all() and (shelved.patches == found.patches).all()
+    assert shelved.thumbnail == found.thumbnail and shelved.phash == found.phash
+    in_memory = sum(sys.getsizeof(part) for part in (shelved, shelved.content, shelved.phash))
+    assert in_memory < 500 < found.length
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """The search as it is for very many images: blind keys, sketches, and patches in a file."""
+    monkeypatch.setattr(matching, "FEW", 8)
+    monkeypatch.setattr(matching, "IN_MEMORY", 0)
+    # keys as long as they would be for a hundred times as many images would find none of these few alike
+    monkeypatch.setattr(matching, "MANY_BITS", 20)
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_a_copy_is_found_among_many_behind(disguise, others, many):
+    scan = make_scan(0)
+    copy = np.ascontiguousarray(DISGUISES[disguise](scan))
+    pairs = find_near_duplicates([fingerprint(scan), *others, fingerprint(copy)])
+    assert [pair[:2] for pair in pairs] == [(0, len(others) + 1)]
+
+
+def test_the_work_grows_linearly_with_the_images(many):
+    prints = [fingerprint(make_scan(seed, 150, 190)) for seed in range(192)]
+
+    def work(images):
+        sizes = [one.size for one in prints[:images]]
+        found = matching.find_matches((one.patches for one in prints[:images]), sizes, 8, 32)
+        return found.compared, found.read
+
+    few, all_ = work(48), work(192)
+    # four times the images are sixteen times the pairs of images
+    assert all_[0] < 8 * few[0]
+    assert all_[1] < 0.1 * all_[0]
+
+
+def test_the_text_of_a_scanner_costs_each_image_a_bounded_number_of_looks(monkeypatch):
+    looked = []
+    correlation = duplicates._correlation
+
+    def counted(first, second, mirrored, matrix):
+        looked.append((first.phash, second.phash))
+        return correlation(first, second, mirrored, matrix)
+
+    monkeypatch.setattr(duplicates, "_correlation", counted)
+    scans = [make_scan(seed, 150, 190) for seed in range(60)]
+    images = [put_in_frame(scan) for scan in scans] + [put_in_frame(scans[7][10:, 15:])]
+    assert [pair[:2] for pair in find_near_duplicates([fingerprint(image) for image in images])] == [(7, 60)]
+    assert len(looked) <= len(images) * (duplicates.PATIENCE + 2) / 2
 
 
 def clusters_of(pairs, count):

@@ -19,14 +19,17 @@ mirrored; 91 after a crop to 40 %, and 88 after crop, rescaling, gamma, marks an
 covered: of copies turned by 5 degrees none was found.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from bus_smp.data.matching import find_matches
 from bus_smp.data.registration import FLAT, MIN_PLACES, align, registered_correlation, texture_of
+from bus_smp.data.shelf import Shelf, Shelved
 from bus_smp.threads import read_ahead
 
 SIDE = 256  # longer side of a thumbnail, pixels; all lengths below are in these
@@ -36,29 +39,45 @@ OFFSETS = np.array([-10, -7, -4, -1, 1, 4, 7, 10])  # samples of a patch; symmet
 DEVIATION = 32  # of the int8 samples of a patch
 MARGIN = 11
 
-TABLES, BITS = 10, 22  # of the hash; at most 24 bits
-NEIGHBOURS = 8  # entries of a bucket that one entry is compared with: the work stays linear in the images
-SAME_PATCH = 0.85
-BEST = 4  # matches a patch keeps: fewer would separate a crop with its copies from the whole with its copies
 SAME_SPECKLE = 0.75
+PATIENCE = 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Fingerprint:
-    """What is kept of an image (about 20 KB).
+    """What is kept of an image: about 20 KB, or 300 bytes in memory once it is on a shelf.
 
     phash: 256-bit dHash, 64 hex digits.
-    thumbnail: JPEG bytes, grey, longer side 256 px; empty if the image is too small or flat.
     width: of the thumbnail, pixels.
-    points: float32 (N, 3): x, y in thumbnail pixels, and scale of the level they were found at.
-    patches: int8 (N, 64): the band-passed neighbourhood of each point.
+    size: number of points; 0 if the image is too small or flat.
+    length: of ``content``, bytes.
+    content: points, patches and thumbnail one after the other, in memory or on a ``Shelf``.
     """
 
     phash: str
-    thumbnail: bytes
     width: int
-    points: np.ndarray
-    patches: np.ndarray
+    size: int
+    length: int
+    content: bytes | Shelved
+
+    @property
+    def points(self) -> np.ndarray:
+        """Float32 (size, 3): x, y in thumbnail pixels, and scale of the level they were found at."""
+        return np.frombuffer(self.content[0 : 12 * self.size], np.float32).reshape(-1, 3)
+
+    @property
+    def patches(self) -> np.ndarray:
+        """Int8 (size, 64): the band-passed neighbourhood of each point."""
+        return np.frombuffer(self.content[12 * self.size : 76 * self.size], np.int8).reshape(-1, 64)
+
+    @property
+    def thumbnail(self) -> bytes:
+        """JPEG, grey, longer side 256 px; empty where there are no points."""
+        return self.content[76 * self.size : self.length]
+
+    def on(self, shelf: Shelf) -> "Fingerprint":
+        """The same, its content on ``shelf``."""
+        return replace(self, content=shelf.put(self.content[0 : self.length]))
 
 
 class Pair(NamedTuple):
@@ -128,120 +147,55 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     encoded = b""
     if len(points):
         encoded = cv2.imencode(".jpg", thumbnail, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes()
-    return Fingerprint(dhash(gray), encoded, size[0], points, patches)
-
-
-def _matches(patches: np.ndarray, owner: np.ndarray, images: int) -> np.ndarray:
-    """Alike patches of different images: int64 (K, 3) of a, b, similarity 0..255; owner[a] < owner[b], sorted."""
-    rng = np.random.default_rng(0)
-    draws = [
-        # integer weights keep the products exact, whatever the order of summation
-        (rng.integers(-8, 9, (patches.shape[1], BITS)).astype(np.float32), rng.permutation(images))
-        for _ in range(TABLES)
-    ]
-    codes = np.zeros(0, np.int64)
-    for found in read_ahead(lambda draw: _matches_of_table(patches, owner, images, *draw), draws, ahead=2):
-        codes = _distinct(np.concatenate([codes, found]))
-    code, similarity = np.divmod(codes, 256)
-    return np.column_stack([*np.divmod(code, len(patches)), similarity])
-
-
-def _matches_of_table(
-    patches: np.ndarray, owner: np.ndarray, images: int, directions: np.ndarray, shuffled: np.ndarray
-) -> np.ndarray:
-    """Codes, as of ``_alike``, of alike patches that one random projection puts into one bucket."""
-    total = len(patches)
-    bit_values = np.exp2(np.arange(BITS, dtype=np.float32))  # exact: a float32 counts to 2**24
-    key = np.zeros(total, np.uint32)
-    for start in range(0, total, 1 << 17):
-        block = patches[start : start + (1 << 17)].astype(np.float32) @ directions > 0
-        key[start : start + len(block)] = block.astype(np.float32) @ bit_values
-    # Within a bucket the images stand in another order for each table, so that a patch which
-    # thousands share (scanner text) does not meet the same few each time.
-    rank = shuffled[owner % images]
-    order = np.argsort(key.astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), kind="stable")
-    key = key[order]
-    codes = [np.zeros(0, np.int64)]
-    for step in range(1, NEIGHBOURS + 1):
-        at = np.flatnonzero(key[step:] == key[:-step])
-        a, b = order[at], order[at + step]
-        a, b = np.minimum(a, b), np.maximum(a, b)
-        # an image is not compared with itself; of image and mirror one combination is enough
-        wanted = (owner[a] < images) & (owner[a] < owner[b] % images)
-        codes.append(_alike(patches, a[wanted], b[wanted], total))
-    return np.concatenate(codes)
-
-
-def _distinct(numbers: np.ndarray) -> np.ndarray:
-    """np.unique, ten times faster here: for integers that one hashes before it sorts."""
-    ordered = np.sort(numbers)
-    return ordered[np.r_[True, ordered[1:] != ordered[:-1]]] if len(ordered) else ordered
-
-
-def _alike(patches: np.ndarray, a: np.ndarray, b: np.ndarray, total: int) -> np.ndarray:
-    """Those of the pairs (a, b) whose patches correlate, as (a * total + b) * 256 + similarity."""
-    kept = []
-    for start in range(0, len(a), 1 << 17):
-        i, j = a[start : start + (1 << 17)], b[start : start + (1 << 17)]
-        # all patches have the same deviation, so their product is their correlation but for the rounding
-        product = np.einsum("nd,nd->n", patches[i], patches[j], dtype=np.int32)
-        correlation = product / np.float32(patches.shape[1] * DEVIATION**2)
-        good = correlation >= SAME_PATCH
-        code = i[good].astype(np.int64) * total + j[good]
-        kept.append(code * 256 + np.minimum(correlation[good] * 256, 255).astype(np.int64))
-    return np.concatenate(kept) if kept else np.zeros(0, np.int64)
+    content = points.tobytes() + patches.tobytes() + encoded
+    return Fingerprint(dhash(gray), size[0], len(points), len(content), content)
 
 
 def _decode(encoded: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
-def _rank(group: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Position 0, 1, ... of each entry among those of its group, the highest value first."""
-    order = np.lexsort((-value, group))
-    first = np.r_[True, group[order][1:] != group[order][:-1]]
-    rank = np.empty(len(group), np.int64)
-    rank[order] = np.arange(len(group)) - np.maximum.accumulate(np.where(first, np.arange(len(group)), 0))
-    return rank
+class _Candidate(NamedTuple):
+    """Images that share patches: first < second, whether one is mirrored, and the map from first to second.
+
+    ``evidence``: how many patches they share, each counted less the more other patches it is like.
+    """
+
+    first: int
+    second: int
+    mirrored: bool
+    matrix: np.ndarray
+    evidence: float
 
 
-def _candidates(prints: Sequence[Fingerprint]) -> list[tuple[int, int, bool, np.ndarray]]:
-    """(i, j, mirrored, map from i to j or to its mirror image) of images that share patches, i < j."""
+def _candidates(prints: Sequence[Fingerprint]) -> list[_Candidate]:
+    """Images that share patches at places which one map explains, sorted."""
     count = len(prints)
-    points = np.concatenate([f.points for f in prints])
-    patches = np.concatenate([f.patches for f in prints])
-    mirrored = patches.reshape(-1, len(OFFSETS), len(OFFSETS))[:, :, ::-1].reshape(patches.shape)
-    owner = np.repeat(np.arange(count), [len(f.points) for f in prints])
-
-    # the mirror image of image i is image count + i
-    a, b, similarity = _matches(
-        np.concatenate([patches, mirrored]), np.concatenate([owner, owner + count]), count
-    ).T
+    sizes = np.array([f.size for f in prints])
+    begins = np.cumsum(sizes) - sizes
+    matches = find_matches((f.patches for f in prints), sizes, len(OFFSETS), DEVIATION)
+    a, b, mirror = matches.a, matches.b, matches.mirrored
     if not len(a):
         return []
-    mirror = b >= len(owner)
-    b = b % len(owner)
-
-    # Speckle is like its copy above all, scanner text like that of any other image: what is kept of it is spread
-    # over many images and makes none of them a candidate.
-    kept = (_rank(a, similarity) < BEST) | (_rank(b, similarity) < BEST)
-    a, b, mirror = a[kept], b[kept], mirror[kept]
-
-    pair = (owner[a].astype(np.int64) * count + owner[b]) * 2 + mirror
+    often = np.bincount(np.concatenate([a, b]), minlength=int(sizes.sum()))
+    weight = 1 / np.maximum(often[a], often[b])
+    first, second = (np.searchsorted(begins, patch, side="right") - 1 for patch in (a, b))
+    pair = (first * count + second) * 2 + mirror
     order = np.argsort(pair, kind="stable")
-    a, b, mirror, pair = a[order], b[order], mirror[order], pair[order]
+    pair = pair[order]
     starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]])
     ends = np.r_[starts[1:], len(pair)]
     enough = ends - starts >= MIN_PLACES
     found = []
-    for start, end in zip(starts[enough], ends[enough], strict=True):
-        i, j = int(owner[a[start]]), int(owner[b[start]])
-        p, q = points[a[start:end]], points[b[start:end]]
-        if mirror[start]:
+    for start, end in zip(starts[enough].tolist(), ends[enough].tolist(), strict=True):
+        rows = order[start:end]
+        i, j, mirrored = int(first[rows[0]]), int(second[rows[0]]), bool(mirror[rows[0]])
+        p, q = prints[i].points[a[rows] - begins[i]], prints[j].points[b[rows] - begins[j]]
+        if mirrored:
             q = np.stack([prints[j].width - q[:, 0], q[:, 1], q[:, 2]], 1)
         matrix = align(p, q)
         if matrix is not None:
-            found.append((i, j, bool(mirror[start]), matrix))
+            found.append(_Candidate(i, j, mirrored, matrix, float(weight[rows].sum())))
     return found
 
 
@@ -267,21 +221,60 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
     Returns:
         pairs sorted by (first, second). Pairs and correlations do not depend on the order of the images.
     """
-    # one order for all callers, so that the result does not depend on theirs
-    content = [i for i in range(len(fingerprints)) if len(fingerprints[i].points)]
-    content.sort(key=lambda i: (fingerprints[i].phash, fingerprints[i].thumbnail))
+    ordered, content = _in_one_order(fingerprints)
     if len(content) < 2:
         return []
-    ordered = [fingerprints[i] for i in content]
-    candidates = _candidates(ordered)
-
-    def verify(candidate: tuple[int, int, bool, np.ndarray]) -> float:
-        i, j, mirrored, matrix = candidate
-        return _correlation(ordered[i], ordered[j], mirrored, matrix)
-
     best: dict[tuple[int, int], float] = {}
-    for (i, j, _, _), score in zip(candidates, read_ahead(verify, candidates, ahead=64), strict=True):
-        if score >= SAME_SPECKLE:
-            first, second = sorted((content[i], content[j]))
-            best[first, second] = max(score, best.get((first, second), 0.0))
+    for candidate, score in _verified(ordered, _candidates(ordered)):
+        first, second = sorted((content[candidate.first], content[candidate.second]))
+        best[first, second] = max(score, best.get((first, second), 0.0))
     return [Pair(first, second, score) for (first, second), score in sorted(best.items())]
+
+
+def _in_one_order(fingerprints: Sequence[Fingerprint]) -> tuple[list[Fingerprint], list[int]]:
+    """Those that have points, in one order for all callers so that the result does not depend on theirs; their places."""
+    places = [i for i, found in enumerate(fingerprints) if found.size]
+    places.sort(key=lambda i: fingerprints[i].phash)
+    content: list[int] = []
+    for _, alike in groupby(places, key=lambda i: fingerprints[i].phash):
+        same = list(alike)
+        content += sorted(same, key=lambda i: fingerprints[i].thumbnail) if len(same) > 1 else same
+    return [fingerprints[i] for i in content], content
+
+
+def _verified(
+    prints: Sequence[Fingerprint], candidates: list[_Candidate]
+) -> Iterator[tuple[_Candidate, float]]:
+    """Candidates that are near-duplicates, with their correlation; the best evidence is looked at first.
+
+    Where images share the text of a scanner alone, each would be a candidate with many: one that was ``PATIENCE``
+    times more often refused than confirmed is left in peace.
+    """
+
+    def verify(candidate: _Candidate) -> float:
+        return _correlation(
+            prints[candidate.first], prints[candidate.second], candidate.mirrored, candidate.matrix
+        )
+
+    waiting = sorted(candidates, key=lambda c: (-c.evidence, c[:3]))
+    patience = np.full(len(prints), PATIENCE)
+    while waiting:
+        batch, later = [], []
+        left = patience.copy()
+        for candidate in waiting:
+            if min(patience[candidate.first], patience[candidate.second]) <= 0:
+                continue
+            # as many at once as would be looked at even if each were refused
+            if min(left[candidate.first], left[candidate.second]) > 0:
+                batch.append(candidate)
+                left[candidate.first] -= 1
+                left[candidate.second] -= 1
+            else:
+                later.append(candidate)
+        for candidate, score in zip(batch, read_ahead(verify, batch, ahead=64), strict=True):
+            step = 1 if score >= SAME_SPECKLE else -1
+            patience[candidate.first] += step
+            patience[candidate.second] += step
+            if step > 0:
+                yield candidate, score
+        waiting = later
