@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bus_smp.data import duplicates, matching
+from bus_smp.data import duplicates, matching, patches
 from bus_smp.data.duplicates import dhash_distance, find_near_duplicates, fingerprint
 from bus_smp.data.images import read_image
 from bus_smp.data.shelf import Shelf
@@ -180,7 +180,9 @@ def test_a_fingerprint_on_a_shelf_is_the_same_and_takes_almost_no_memory():
 def many(monkeypatch):
     """The search as it is for very many images: blind keys, sketches, and patches in a file."""
     monkeypatch.setattr(matching, "FEW", 8)
-    monkeypatch.setattr(matching, "IN_MEMORY", 0)
+    monkeypatch.setattr(patches, "IN_MEMORY", 0)
+    monkeypatch.setattr(patches, "FIRST", 512)
+    monkeypatch.setattr(patches, "SECOND", 128)
     # keys as long as they would be for a hundred times as many images would find none of these few alike
     monkeypatch.setattr(matching, "MANY_BITS", 20)
 
