@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def restored_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def _mapped(table: pd.DataFrame, change) -> pd.DataFrame:
     changed = {
-        column: [change(cell) if isinstance(cell, str) else cell for cell in table[column]]
+        column: [
+            change(cell) if isinstance(cell, str) else cell for cell in table[column].to_numpy(dtype=object)
+        ]
         for column in table.columns
         if _is_suspect(table[column])
     }
@@ -61,5 +64,7 @@ def _is_suspect(cells: pd.Series) -> bool:
     """Can ``harmless`` or ``restored`` change any? Mostly not, and a million cells are asked quickly."""
     if cells.dtype.kind in "biufM":
         return False
-    texts = [cell for cell in cells if isinstance(cell, str)]
-    return not _SUSPECT.isdisjoint({text[:1] for text in texts}) or any(";" in text for text in texts)
+    texts = cells.to_numpy(dtype=object)
+    if not set(map(type, texts)) <= {str}:
+        texts = [cell for cell in texts if isinstance(cell, str)]
+    return not _SUSPECT.isdisjoint(set(map(itemgetter(slice(1)), texts))) or ";" in "".join(texts)

@@ -8,11 +8,18 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import click
+import hypothesis
 import pytest
 from click.testing import CliRunner, Result
 
 from bus_smp import synthetic
 from bus_smp.cli import main
+
+# How fast an example runs says how busy the machine is.
+hypothesis.settings.register_profile(
+    "bus_smp", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("bus_smp")
 
 SMALL = (96, 72)
 

@@ -17,11 +17,13 @@ import difflib
 import hashlib
 import io
 import json
+import operator
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ import bus_smp
 from bus_smp.data.manifest_check import CLIMBING, COLUMNS, CONTROL, as_text, check, text_problems
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import ManifestError
-from bus_smp.files import open_regular, write_text
+from bus_smp.files import open_regular, replacing, write_text
 from bus_smp.text import harmless_table, restored, restored_table
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
 ]  # fmt: skip
 
 _INTEGERS = ("fold", "width", "height")
+_ROWS_AT_ONCE = 10_000  # read and written together
 _LISTED = 10  # problems spelled out in one error; more than that nobody reads
 
 
@@ -104,17 +107,23 @@ def _cell(row: pd.Series | Mapping | tuple, column: str) -> str:
 def _typed(text: pd.DataFrame) -> pd.DataFrame:
     """The frame that ``Manifest`` promises, from text that passed the checks."""
     text = _ordered(text).reset_index(drop=True)
-    frame = text.astype("str")
+    frame = {column: text[column].astype("str") for column in text.columns}
     for column in _INTEGERS:
-        frame[column] = pd.to_numeric(text[column].replace("", None)).astype("Int64")
+        codes, values = pd.factorize(text[column])
+        numbers = pd.array([int(value) if value else pd.NA for value in values], dtype="Int64")
+        frame[column] = numbers.take(codes)
     frame["patient_known"] = text["patient_known"] == "true"
-    return frame
+    return pd.DataFrame(frame)
 
 
 def _ordered(text: pd.DataFrame) -> pd.DataFrame:
     """COLUMNS first, rows sorted by dataset and image_id."""
     rest = [column for column in text.columns if column not in COLUMNS]
-    return text[[*COLUMNS, *rest]].sort_values(["dataset", "image_id"], kind="stable")
+    table = text[[*COLUMNS, *rest]]
+    names = list(zip(text["dataset"].to_numpy(), text["image_id"].to_numpy(), strict=True))
+    if all(map(operator.le, names, islice(names, 1, None))):  # as a manifest is written: nothing to move
+        return table
+    return table.sort_values(["dataset", "image_id"], kind="stable")
 
 
 def _raise(where: str, problems: Sequence[str], hint: str) -> None:
@@ -184,29 +193,34 @@ def _read_text(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ManifestError(f"{path}: is UTF-16, not UTF-8", hint=save)
     try:
-        content = data.decode("utf-8-sig")
+        data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ManifestError(f"{path}: line {line} is not UTF-8 (byte {error.start})", hint=save) from None
-    if "\0" in content:
-        line = content.count("\n", 0, content.index("\0")) + 1
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise ManifestError(f"{path}: line {line} holds a NUL byte; the file is damaged", hint=again)
 
-    first = content.split("\n", 1)[0]
-    lines = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    first = data[: data.find(b"\n") % (len(data) + 1)].decode("utf-8-sig")
+    content = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # never the whole as text
+    lines = csv.reader(content, delimiter=max(",;\t", key=first.count), strict=True)
     rows, numbers, problems = [], [], []
     try:
         header = [name.strip() for name in next(lines, [])]
+        columns = [_Cells() for _ in header]
         for cells in lines:
             if not any(cells):  # spreadsheets leave such rows behind
                 continue
             if len(cells) == len(header):
                 rows.append(cells)
                 numbers.append(lines.line_num)
+                if len(rows) == _ROWS_AT_ONCE:
+                    _move(rows, columns)
             else:
                 problems.append(f"line {lines.line_num} has {len(cells)} cells, the header {len(header)}")
     except csv.Error as error:
         raise ManifestError(f"{path}: line {lines.line_num} is not CSV ({error})", hint=again) from None
+    _move(rows, columns)
     if not any(header):
         raise ManifestError(f"{path}: is empty", hint=again)
     names = list(map(restored, header))
@@ -214,9 +228,30 @@ def _read_text(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     if twice:
         named = ", ".join(map(repr, sorted(twice)))[:500]
         raise ManifestError(f"{path}: two columns are named {named}", hint="rename one")
-    columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    text = pd.DataFrame({n: pd.Series(c, dtype=object) for n, c in zip(header, columns, strict=True)})
+    text = pd.DataFrame(
+        {name: pd.Series(column.cells, dtype=object) for name, column in zip(header, columns, strict=True)}
+    )
     return restored_table(text).astype(object), np.array(numbers, dtype=int), problems
+
+
+class _Cells:
+    """A column being read. A text that stands in many cells is kept once, which saves half of a long table's memory."""
+
+    def __init__(self):
+        self.cells: list[str] = []
+        self._known: dict[str, str] | None = {}
+
+    def add(self, cells: Sequence[str]) -> None:
+        if self._known is not None and len(self._known) > len(self.cells) / 2:
+            self._known = None  # nearly every cell is another, as hashes are
+        self.cells += cells if self._known is None else map(self._known.setdefault, cells, cells)
+
+
+def _move(rows: list[list[str]], columns: Sequence[_Cells]) -> None:
+    """Add the rows to the columns and empty them: as rows they take three times the memory."""
+    for column, cells in zip(columns, zip(*rows, strict=True), strict=bool(rows)):
+        column.add(cells)
+    rows.clear()
 
 
 def _read_sidecar(path: Path) -> dict:
@@ -256,14 +291,25 @@ def _roots(
     return roots
 
 
-def _csv(text: pd.DataFrame) -> str:
-    """The one text of a manifest, with LF."""
-    return harmless_table(_ordered(text)).to_csv(index=False, lineterminator="\n")
+def _csv(text: pd.DataFrame) -> Iterator[bytes]:
+    """The one text of a manifest, with LF, in parts: UTF-8."""
+    table = harmless_table(_ordered(text))
+    columns = [table[column].to_numpy() for column in table.columns]
+    for start in range(-1, len(table), _ROWS_AT_ONCE):
+        part = io.StringIO()
+        rows = csv.writer(part, lineterminator="\n")
+        if start < 0:
+            rows.writerow(table.columns)
+        rows.writerows(zip(*(c[max(0, start) : start + _ROWS_AT_ONCE] for c in columns), strict=True))
+        yield part.getvalue().encode("utf-8")
 
 
 def manifest_hash(frame: pd.DataFrame) -> str:
     """sha256 (64 hex digits) of the CSV that ``write_manifest`` writes for ``frame``; row order is no matter."""
-    return hashlib.sha256(_csv(as_text(frame)).encode("utf-8")).hexdigest()
+    digest = hashlib.sha256()
+    for part in _csv(as_text(frame)):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def write_manifest(manifest: Manifest, path: Path) -> Path:
@@ -273,13 +319,15 @@ def write_manifest(manifest: Manifest, path: Path) -> Path:
         ManifestError: if ``check`` finds a problem; nothing is written then.
     """
     path = Path(path)
-    _raise(f"{path} was not written", check(manifest.frame), "correct the table, then run the command again")
+    text = as_text(manifest.frame)
+    _raise(f"{path} was not written", check(text), "correct the table, then run the command again")
     folder = path.parent.resolve()
     roots = {dataset: _relative(root, folder) for dataset, root in manifest.roots.items()}
     about = {"version": bus_smp.__version__, **manifest.about, "roots": roots}
     sidecar = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_text(path.with_suffix(".json"), sidecar)
-    write_text(path, _csv(as_text(manifest.frame)))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(_csv(text))
     return path
 
 

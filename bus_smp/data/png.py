@@ -58,7 +58,9 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"IEND":
-            return
+            if len(file.read(4)) == 4:
+                return
+            break
         if kind != b"IDAT":
             file.seek(length + 4, os.SEEK_CUR)
             continue

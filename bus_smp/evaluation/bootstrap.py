@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
 from bus_smp.evaluation.estimators import Estimator, Weighted
+from bus_smp.threads import read_ahead
 
 # An interval from the draws that happen to be defined leaves out the unlucky ones; beyond this
 # share of undefined draws it is no longer shown.
@@ -31,6 +32,7 @@ SAME = "the same in every image"
 # a block has this many draws: with fewer the sums of the groups would be fetched from memory again and again.
 BLOCK_CELLS = 200_000
 LEAST_BLOCK = 16
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,10 @@ def bootstrap(
     block = max(LEAST_BLOCK, BLOCK_CELLS // groups)
     random = np.random.default_rng(seed)
     point = weighted.of(np.ones((1, groups)))[0]
-    drawn = np.full((draws, len(estimators)), np.nan)
-    for start in range(0, draws, block):
-        rows = min(block, draws - start)
-        drawn[start : start + rows] = weighted.of(draw_groups(stratum, rows, random))
+    blocks = (draw_groups(stratum, min(block, draws - start), random) for start in range(0, draws, block))
+    # Drawn in turn, counted side by side: numpy leaves the interpreter's lock.
+    counted = read_ahead(weighted.of, blocks, threads=THREADS, ahead=THREADS + 1)
+    drawn = np.concatenate([np.empty((0, len(estimators))), *counted])
     left_out = weighted.without_each() if draws else np.empty((0, len(estimators)))
     return {
         name: Resampled(float(point[i]), drawn[:, i], left_out[:, i]) for i, name in enumerate(estimators)

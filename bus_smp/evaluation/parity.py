@@ -109,7 +109,9 @@ def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
     if not len(scores) or np.isnan(scores).any():
         return math.nan
     every = np.arange(len(scores))
-    return float(Weighted({"auc": Auc(scores, truth, ~truth)}, every, len(scores)).of(np.ones((1, len(scores))))[0, 0])
+    return float(
+        Weighted({"auc": Auc(scores, truth, ~truth)}, every, len(scores)).of(np.ones((1, len(scores))))[0, 0]
+    )
 
 
 def _known(value: float) -> float | None:

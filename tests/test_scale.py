@@ -1,0 +1,152 @@
+"""Long tables: what is counted all at once is what a loop would count, and memory goes with rows alone."""
+
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+from tables import random_table
+
+from bus_smp.classes import LABELS
+from bus_smp.data.manifest import COLUMNS, Manifest, check, manifest_hash, read_manifest, write_manifest
+from bus_smp.data.manifest_check import as_text
+from bus_smp.data.splits import assign_folds, assign_splits
+from bus_smp.evaluation.bootstrap import bootstrap
+from bus_smp.evaluation.estimators import Auc, Ratio, SensitivityAt, Weighted
+from bus_smp.evaluation.statistics import summarise
+from bus_smp.text import harmless_table
+
+
+def _estimators(random, group, digits):
+    images = len(group)
+    scores = np.round(random.random(images), digits)
+    positive = random.random(images) < random.random()
+    negative = ~positive & (random.random(images) < 0.8)  # some are neither, as those without a score
+    # many magnitudes, so that all less one would leave nothing but rounding
+    values = np.where(random.random(images) < 0.3, np.nan, random.random(images) * 10.0 ** (9 * (group == 0)))
+    some = group % 2 == 0
+    return {
+        "mean": Ratio.mean(values),
+        "mean of some": Ratio.mean(values).within(some),
+        "auc": Auc(scores, positive, negative),
+        "auc of some": Auc(scores, positive, negative).within(some),
+        "at 90": SensitivityAt(scores, positive, negative, 0.9),
+        "at 100": SensitivityAt(scores, positive, negative, 1.0),
+        "one kind in one group": Auc(scores, group == 0, group > 0),
+        "absent": Auc(scores, positive & False, negative),
+    }
+
+
+@pytest.mark.parametrize("digits", [1, 2, 9])
+def test_without_each_group_is_what_a_pass_for_each_group_gives(digits):
+    for seed in range(25):
+        random = np.random.default_rng([digits, seed])
+        groups = int(random.integers(1, 30))
+        group = np.r_[np.arange(groups), random.integers(0, groups, int(random.integers(1, 200)))]
+        weighted = Weighted(_estimators(random, group, digits), group, groups)
+        slow = weighted.of(1.0 - np.eye(groups))
+        assert weighted.without_each() == pytest.approx(slow, rel=1e-12, nan_ok=True)
+
+
+def test_as_many_weightings_are_counted_as_there_are_draws_however_many_groups(monkeypatch):
+    counted = []
+    of = Weighted.of
+    monkeypatch.setattr(
+        Weighted, "of", lambda self, weights: counted.append(weights.shape) or of(self, weights)
+    )
+    random, groups = np.random.default_rng(0), 20_000
+    estimators = _estimators(random, np.arange(groups), 9)
+    found = bootstrap(estimators, np.arange(groups), np.zeros(groups, int), 40, seed=1)
+    assert sum(rows for rows, _ in counted) == 40 + 1
+    assert max(rows * width for rows, width in counted) <= 16 * groups, "never draws x groups"
+    assert len(found["auc"].left_out) == groups and np.ptp(found["auc"].left_out) > 0
+
+
+def _peak(work):
+    tracemalloc.start()
+    try:
+        result = work()
+        return tracemalloc.get_traced_memory()[1], result
+    finally:
+        tracemalloc.stop()
+
+
+def test_statistics_take_the_same_memory_an_image_and_none_for_more_draws():
+    few = pd.concat([random_table(1000, 50, 0)] * 20, ignore_index=True)
+    few = few.assign(
+        image_id=few.index.astype(str), group_id=[f"p{index // 20}" for index in range(len(few))]
+    )
+    many = pd.concat([few.assign(dataset="made"), few.assign(dataset="other")], ignore_index=True)
+    first, _ = _peak(lambda: summarise(few, draws=20))
+    twice, _ = _peak(lambda: summarise(many, draws=20))
+    drawn, _ = _peak(lambda: summarise(few, draws=120))
+    assert first < 3000 * len(few)
+    assert twice < 2.4 * first
+    assert drawn < 1.1 * first + 120 * 8 * 400
+
+
+def _frame(rows, groups):
+    """A frame as of ``judge``, with every text of its own where real ones are."""
+    random = np.random.default_rng(0)
+    patient = random.integers(0, groups, rows)
+    name = pd.Series([f"P{p:06d}_{i:07d}" for i, p in enumerate(patient)])
+    sums = [random.bytes(32).hex() for _ in range(rows)]
+    frame = pd.DataFrame(
+        {
+            "dataset": "made", "image_id": name, "patient_id": [f"P{p:06d}" for p in patient], "patient_known": True,
+            "group_id": [f"made:P{p:06d}" for p in patient], "label": np.array(LABELS)[random.integers(0, 3, rows)],
+            "split": "", "fold": pd.array([pd.NA] * rows, "Int64"), "image": "images/" + name + ".png",
+            "masks": "masks/" + name + ".png|masks/" + name + "_1.png", "mask_format": "color", "width": 64,
+            "height": 48, "sha256": sums, "phash": sums[::-1], "flags": "", "excluded": "",
+        }
+    )[list(COLUMNS)]  # fmt: skip
+    frame["split"] = assign_splits(frame).astype(object)
+    frame["fold"] = assign_folds(frame, 5).astype("Int64")
+    return frame
+
+
+@pytest.fixture(scope="module")
+def long_frame():
+    return _frame(10_000, 500)
+
+
+def test_a_long_manifest_is_written_and_read_in_bounded_memory_and_comes_back_as_it_was(long_frame, tmp_path):
+    path, rows = tmp_path / "made.csv", len(long_frame)
+    shuffled = long_frame.sample(frac=1, random_state=0, ignore_index=True)
+    written, _ = _peak(lambda: write_manifest(Manifest(shuffled, {"made": tmp_path}), path))
+    read, manifest = _peak(lambda: read_manifest(path))
+    assert written < 1500 * rows
+    assert read < 1900 * rows
+    again = as_text(manifest.frame)
+    assert again.equals(as_text(long_frame.sort_values("image_id", ignore_index=True)))
+    assert manifest_hash(manifest.frame) == manifest_hash(shuffled)
+
+
+def test_a_torn_group_or_picture_among_many_is_found_and_every_place_of_it_is_named(long_frame):
+    frame = long_frame.copy()
+    row = frame.index[frame["split"] == "train"][7]
+    frame.loc[row, "split"] = "test"
+    group, name = frame.loc[row, ["group_id", "image_id"]]
+    (problem,) = check(frame)
+    assert problem.startswith(f"group {group} is in 2 splits: test (made/{name}), train (made/P")
+    frame = long_frame.copy()
+    other = frame.index[frame["fold"] != frame.loc[row, "fold"]][0]
+    frame.loc[other, "sha256"] = frame.loc[row, "sha256"]
+    assert any("one picture (sha256)" in p and "is in 2 folds" in p and name in p for p in check(frame))
+
+
+def test_a_manifest_is_the_csv_that_pandas_writes(long_frame, tmp_path):
+    frame = long_frame.head(50).assign(note=['say "a, b"', "=1+1", "-3", " x ", ""] * 10, pixel_mm="0.1")
+    write_manifest(Manifest(frame, {"made": tmp_path}), tmp_path / "made.csv")
+    text = as_text(frame).sort_values("image_id", kind="stable")
+    expected = harmless_table(text).to_csv(index=False, lineterminator="\n")
+    assert (tmp_path / "made.csv").read_bytes() == expected.encode()
+    assert b",'=1+1," in expected.encode() and b'"say ""a, b"""' in expected.encode()
+
+
+def test_a_text_is_looked_at_once_however_many_rows_hold_it(long_frame, monkeypatch):
+    looked = []
+    frame = long_frame.assign(pixel_mm="0.08")
+    monkeypatch.setattr("bus_smp.data.manifest_check.is_pixel_mm", lambda text: looked.append(text) or True)
+    assert check(frame) == []
+    assert looked == ["0.08"]
