@@ -22,6 +22,12 @@ audit: .venv/installed
 	$(BIN)/bandit -q -c pyproject.toml -r bus_smp
 	$(BIN)/pip-audit --skip-editable
 
+# 20 minutes of kills, full disks and damaged files.
+torture: .venv/installed
+	$(BIN)/python tests/torture/kills.py --kills 24
+	$(BIN)/python -m pytest tests/test_obstacles.py
+	$(BIN)/python tests/torture/fuzz.py --seconds 300
+
 # Made again when the requirements change; a failed install leaves no stamp and is tried again.
 .venv/installed: setup.cfg setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

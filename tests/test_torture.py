@@ -1,0 +1,181 @@
+"""A few kills of ``tests/torture/kills.py``, the same each time, and the same bits from other processes and precisions."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import invoke, settings_options
+
+sys.path.append(str(Path(__file__).parent / "torture"))
+
+import kills
+from training import MOMENTS, catches_sigterm, hear_ctrl_c
+from whole import differences
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="watches processes and files as Linux shows them"
+)
+
+SETTINGS = (
+    "train.epochs=2",
+    "train.batch_size=16",
+    *kills.VARIANTS["bf16"],
+    "train.ema=0.9",
+    "train.accumulate=2",
+)
+FEW = (
+    kills.Kill("cache", signal.SIGTERM, True),
+    kills.Kill("last.ckpt", signal.SIGKILL, False, 2),
+    kills.Kill("validation", signal.SIGINT, True),
+    kills.Kill("curves", signal.SIGTERM, False),
+)
+
+
+@pytest.fixture
+def no_git(monkeypatch, tmp_path):
+    """A commit that is made meanwhile is no difference."""
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
+
+
+def test_killed_at_four_moments_a_training_ends_with_the_same_bytes(tmp_path, no_git):
+    training = kills.make_training(tmp_path / "data", SETTINGS)
+    whole = tmp_path / "whole" / "outputs" / "run"
+    result = invoke(
+        "train", "--out", whole.parent, "--run", "run", *training.options(tmp_path / "whole" / "cache", 0)
+    )
+    assert result.exit_code == 0, result.stderr
+    torture = kills.Torture(training, tmp_path / "killed", random.Random(0))
+    todo, done = list(FEW), []
+    while todo:
+        one = torture.once(todo)
+        assert one is not None, f"ended before {todo}"
+        assert one.problems == (), one
+        done.append(one.hit)
+    assert sorted(done) == sorted(kill.moment for kill in FEW)
+    options = training.options(torture.cache, 2)
+    end = invoke("train", "--out", torture.run.parent, "--run", "run", *options)
+    assert end.exit_code == 0, end.stderr
+    assert kills.at_the_end(torture, whole) == []
+
+
+def test_the_plan_holds_every_moment_and_every_signal():
+    plan = kills.plan_kills(24, random.Random(1))
+    assert len(plan) == 24 and {kill.moment for kill in plan} == {*MOMENTS, "any"}
+    assert {kill.signal for kill in plan} == set(kills.SIGNALS) and {kill.all_of_it for kill in plan} == {
+        True,
+        False,
+    }
+    assert plan == kills.plan_kills(24, random.Random(1)) != kills.plan_kills(24, random.Random(2))
+
+
+TWICE = """
+import sys
+from bus_smp.cli import main
+for precision in sys.argv[1].split(","):
+    main([*sys.argv[2:], "--run", precision, "--set", f"train.precision={precision}"])
+"""
+
+
+def test_the_same_bits_in_fp32_and_bf16_whatever_process_and_workers(manifests, tmp_path, no_git):
+    """In this process and in another, which trains in the other order and with another hash seed."""
+
+    def command(name: str, workers: int) -> list[str]:
+        own = ("train.epochs=1", "train.batch_size=16", f"runtime.workers={workers}")
+        return ["train", "--out", str(tmp_path / name), *settings_options(manifests, *own)]
+
+    for precision in ("fp32", "bf16"):
+        here = invoke(*command("here", 0), "--run", precision, "--set", f"train.precision={precision}")
+        assert here.exit_code == 0, here.stderr
+    result = subprocess.run(
+        [sys.executable, "-c", TWICE, "bf16,fp32", *command("there", 2)],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    for precision in ("fp32", "bf16"):
+        assert differences(tmp_path / "there" / precision, tmp_path / "here" / precision) == []
+    assert differences(tmp_path / "here" / "bf16", tmp_path / "here" / "fp32") != []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_start_is_one_line(manifests, tmp_path, number):
+    """During the imports; nothing is written yet."""
+    hear_ctrl_c()
+    command = [sys.executable, "-m", "bus_smp", "train", "--out", tmp_path, *settings_options(manifests)]
+    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    while not catches_sigterm(process.pid):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said.strip().splitlines()[-1] == kills.WORDS and "Traceback" not in said
+    assert not list(tmp_path.glob("*/*"))
+
+
+STUCK = """
+import ctypes, sys, time
+from bus_smp import stopping
+stopping.GRACE = 0.5
+stopping.listen("Stopped.")
+print("ready", flush=True)
+if sys.argv[1] == "waits":  # in compiled code, for ever: a lock that is taken twice
+    libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(lock)
+    libc.pthread_mutex_lock(lock)
+elif sys.argv[1] == "swallows":
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+else:
+    class Lost:
+        def __del__(self):
+            time.sleep(60)
+    Lost()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["waits", "swallows", "loses"])
+def test_who_cannot_hear_the_signal_ends_all_the_same(how):
+    """Waiting in compiled code, an exception that somebody swallows, one that is lost in a destructor."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip()) == (143, "Stopped.")
+
+
+def test_a_second_signal_ends_at_once_and_an_ignored_one_is_ignored():
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from bus_smp import stopping\n"
+        "stopping.listen('Stopped.')\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+        "try:\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('closing', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in ("ready\n", "closing\n"):
+        assert process.stdout.readline() == line
+        process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=6)
+    assert (process.returncode, said.strip()) == (143, "Stopped.")
