@@ -24,9 +24,9 @@ audit: .venv/installed
 
 # 20 minutes of kills, full disks and damaged files.
 torture: .venv/installed
-	$(BIN)/python tests/torture/kills.py --kills 24
-	$(BIN)/python -m pytest tests/test_obstacles.py
-	$(BIN)/python tests/torture/fuzz.py --seconds 300
+	$(BIN)/python tests/torture/kills.py --kills 24 --folder outputs/torture/kills
+	BUS_SMP_TORTURE=1 $(BIN)/python -m pytest tests/test_obstacles.py
+	$(BIN)/python tests/torture/fuzz.py --seconds 300 --keep outputs/torture/fuzz
 
 # Made again when the requirements change; a failed install leaves no stamp and is tried again.
 .venv/installed: setup.cfg setup.py pyproject.toml
