@@ -13,6 +13,7 @@ from bus_smp.engine import Engine
 from bus_smp.errors import ConfigError
 from bus_smp.model.export import write_int8, write_onnx
 from bus_smp.model.exported import Network, load_onnx, load_openvino
+from bus_smp.model.fusing import fuse_convolutions
 
 # Library and precision. The torch ones are what the device computes in; the others run on CPUs alone.
 BACKENDS = (
@@ -91,6 +92,7 @@ def _torch(network: nn.Module, images: np.ndarray, engine: Engine, dtype: torch.
     if dtype not in (torch.float32, engine.dtype):
         raise Unavailable("this device does not gain from it")
     engine = Engine(engine.device, dtype)
+    network = fuse_convolutions(network, engine.device, dtype)
     inputs = torch.from_numpy(images).to(engine.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()

@@ -17,6 +17,7 @@ from bus_smp.errors import EvaluationError
 from bus_smp.files import file_sha256
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.folding import MainHead, fold_batch_norms
+from bus_smp.model.fusing import fuse_convolutions
 from bus_smp.model.hybrid import HybridResNet50, normalise
 
 
@@ -47,8 +48,9 @@ class Predictor:
     """A network with the geometry and statistics it was trained with.
 
     Training's validation and every later evaluation predict through this one class, so a number
-    means the same in both. Auxiliary heads are not computed, and batch norms are folded into the convolutions
-    (``fold_batch_norms``): anew whenever the weights have changed, as between two validations of a training.
+    means the same in both. Auxiliary heads are not computed, batch norms are folded into the convolutions
+    (``fold_batch_norms``), and on a CPU what follows these is computed with them (``fuse_convolutions``): anew
+    whenever the weights have changed, as between two validations of a training.
     """
 
     backend = "torch"
@@ -139,7 +141,8 @@ class Predictor:
         versions = [tensor._version for tensor in self.model.state_dict().values()]
         if self._folded is None or self.model.training or versions != self._folded_from:
             self.model.eval()
-            self._folded = fold_batch_norms(MainHead(self.model))
+            folded = fold_batch_norms(MainHead(self.model))
+            self._folded = fuse_convolutions(folded, self.engine.device, self.engine.dtype)
             self._folded_from = versions
         return self._folded
 
