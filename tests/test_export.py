@@ -336,6 +336,7 @@ def test_predict_gives_the_same_with_every_backend(exported, tmp_path, backend):
         assert f"{name} fp32 on cpu" in result.stderr
         assert "exporting" not in result.stderr
         tables[name] = pd.read_csv(tmp_path / name / "predictions.csv")
+        assert set(tables[name]["computed_in"]) == {f"{name} fp32 on cpu"}
     assert list(tables["torch"]["predicted_label"]) == list(tables[backend]["predicted_label"])
     for column in ("malignant_score", "benign_area", "malignant_area"):
         np.testing.assert_allclose(tables["torch"][column], tables[backend][column], atol=2e-3)
@@ -474,7 +475,7 @@ def test_an_evaluation_says_what_computed_it_and_never_passes_for_another(scratc
         assert result.exit_code == 0, result.stderr
         summaries[backend, precision] = summary = json.loads(result.stdout)
         assert summary["computed_in"] == {"backend": backend, "device": "cpu", "precision": precision}
-        (folder,) = scratch.glob("eval-*-test")
+        (folder,) = scratch.glob(f"eval-*-test{'-int8' if precision == 'int8' else ''}")
         current = {
             (other, its): is_current(folder, sha, manifest, rows, backend=other, precision=its)
             for other, its in (("torch", "auto"), ("torch", "fp32"), ("onnx", "fp32"), ("onnx", "int8"))
@@ -488,6 +489,13 @@ def test_an_evaluation_says_what_computed_it_and_never_passes_for_another(scratc
         for key in (("torch", "fp32"), ("onnx", "fp32"))
     ]
     assert dice[0] == pytest.approx(dice[1], abs=1e-3)
+    page = invoke("report", scratch.name, "--out", scratch.parent)
+    assert page.exit_code == 0, page.stderr
+    shown = (scratch / "report.html").read_text()
+    assert (
+        "test, int8" in shown and "own data, by the quantised network" in shown
+    )
+    assert "--backend onnx --precision int8" in shown
 
 
 def test_a_matrix_scores_again_what_another_backend_scored(scratch, manifests, tmp_path):
@@ -501,8 +509,11 @@ def test_a_matrix_scores_again_what_another_backend_scored(scratch, manifests, t
 
     assert not matrix("--backend", "onnx")
     assert matrix("--backend", "onnx")
+    before = (scratch.parent / "matrix" / "matrix.csv").read_bytes()
     assert not matrix("--backend", "onnx", "--precision", "int8")
-    assert not matrix("--backend", "onnx")
+    assert (scratch.parent / "matrix" / "matrix.csv").read_bytes() == before, "of another network"
+    assert (scratch.parent / "matrix-int8" / "matrix.csv").is_file()
+    assert matrix("--backend", "onnx")
     assert not matrix()
 
 

@@ -65,6 +65,25 @@ def test_drop_keeps_the_first_in_natural_order_and_names_it(tmp_path):
     assert excluded(judged) == {"a": "", "b": "duplicate of a", "c": "", "d": ""}
 
 
+def test_one_picture_many_times_is_one_group_whose_findings_grow_with_the_images_alone(tmp_path):
+    """All pairs of 10,000 blank images would be 50 million."""
+    same = [(f"i{n}", f"P{n}", "malignant" if n == 29 else "benign", 1) for n in range(30)]
+    one = write_set(tmp_path / "one", same[:29], dataset="one")
+    two = write_set(tmp_path / "two", same, dataset="two")
+    first, second = judge([one, two], Policy(duplicates="group"))
+    assert set(groups(first).values()) | set(groups(second).values()) == {"one:P0"}
+    assert len(first.pairs) == 28 + 1 and len(second.pairs) == 29 + 1, (
+        "with the next, and the other set's first"
+    )
+    assert first.frame["flags"].str.contains("duplicate:").all()
+    for reason in excluded(first).values():
+        assert "two/i29 (malignant)" in reason, "the contradicting label is named"
+        assert reason.endswith("47 more") or reason.endswith("46 more")
+    assert excluded(second)["i29"].startswith(
+        "label conflict: labelled malignant, same picture as one/i0 (benign)"
+    )
+
+
 def test_drop_does_not_keep_an_image_that_is_excluded_anyway(tmp_path):
     data = write_set(tmp_path, COPIES)
     Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(tmp_path / "a_mask.png")

@@ -147,7 +147,7 @@ def _matrix(
             f"{out} holds no trained run" if not rows else f"{manifests} holds no manifest",
             hint="train one first: bus-smp train" if not rows else "make one: bus-smp make-manifest",
         )
-    folder = out / "matrix"
+    folder = out / f"matrix{scorer.network}"
     if Journal(folder).exists():
         raise EvaluationError(
             f"{folder} is a run; the matrix would be written into it", hint="rename that run"

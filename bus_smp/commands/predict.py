@@ -46,8 +46,9 @@ def command(
 
     from tqdm import tqdm
 
-    from bus_smp.evaluation.backends import check_backend, describe_computing, open_predictor
+    from bus_smp.evaluation.backends import check_backend, open_predictor
     from bus_smp.evaluation.prediction import check_targets, find_images, predict_files
+    from bus_smp.evaluation.predictor import describe_computing
     from bus_smp.training.journal import find_run
 
     check_backend(backend, device, precision)

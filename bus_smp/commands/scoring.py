@@ -24,13 +24,16 @@ class Scorer:
     def __init__(self, device: str, backend: str, precision: str, legacy: bool, as_json: bool) -> None:
         self.device, self.backend, self.precision = device, backend, precision
         self.legacy, self.as_json = legacy, as_json
+        # another network, whose results never take the place of the run's own
+        self.network = "-int8" if precision == "int8" else ""
         self.documents: list[dict[str, Any]] = []
         self._loaded: tuple[Path, Any, dict[str, Any]] | None = None
 
     def load(self, journal: "Journal") -> tuple[Any, dict[str, Any]]:
         """The predictor of a run's best weights, and their header."""
         from bus_smp import ranks
-        from bus_smp.evaluation.backends import describe_computing, open_predictor
+        from bus_smp.evaluation.backends import open_predictor
+        from bus_smp.evaluation.predictor import describe_computing
 
         if self._loaded is None or self._loaded[0] != journal.folder:
             self._loaded = (
@@ -84,11 +87,11 @@ class Scorer:
         """
         from tqdm import tqdm
 
-        from bus_smp.evaluation.backends import describe_computing
         from bus_smp.evaluation.folder import read_summary
+        from bus_smp.evaluation.predictor import describe_computing
         from bus_smp.evaluation.record import evaluate
 
-        folder = journal.folder / f"eval-{dataset}-{split}"
+        folder = journal.folder / self._name(dataset, split)
         if not again and self._is_current(journal, folder, manifest, rows):
             summary = read_summary(folder)
             if not self.legacy or "legacy" in summary:
@@ -173,14 +176,14 @@ class Scorer:
                     runs = [journals[member].folder for member in experiment.members if member.seed == seed]
                     ending = f"-seed{seed}" if len(experiment.seeds) > 1 else ""
                     members[name + ending] = pool_folds(
-                        [run / f"eval-{dataset}-{split}" for run in runs],
+                        [run / self._name(dataset, split) for run in runs],
                         used,
-                        experiment.folder / f"eval-{dataset}-{about['split']}{ending}",
+                        experiment.folder / (self._name(dataset, about["split"]) + ending),
                         about | {"run": name + ending, "pooled": [run.name for run in runs]},
                         manifest,
                         legacy=self.legacy,
                     )
-            folder = experiment.folder / f"eval-{dataset}-{about['split']}"
+            folder = experiment.folder / self._name(dataset, about["split"])
             one_table = experiment.folds is not None and len(members) == 1
             summary = members[name] if one_table else write_members(folder, members, about, manifest)
             click.echo(f"Written: {folder}", err=True)
@@ -198,11 +201,15 @@ class Scorer:
             journal.folder.name: self.score(journal, manifest, rows, dataset, "all", again=False)
             for journal in scored.trained()
         }
-        folder = scored.folder / f"eval-{dataset}-all"
+        folder = scored.folder / self._name(dataset, "all")
         about = {"run": scored.folder.name, "dataset": dataset, "split": "all", "external": True}
         summary = write_members(folder, members, about, manifest)
         click.echo(f"Written: {folder}", err=True)
         return summary
+
+    def _name(self, dataset: str, split: str) -> str:
+        """Name of an evaluation folder."""
+        return f"eval-{dataset}-{split}{self.network}"
 
     def show(self, summary: dict[str, Any]) -> None:
         """Print the table of an evaluation, or keep its JSON for ``finish``."""

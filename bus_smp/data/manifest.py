@@ -12,29 +12,25 @@ manifest cannot set one. Which folder the root is, is the sidecar's word unless 
 lies there is decoded as images and nothing else, so no other file's content can be seen through a manifest.
 """
 
-import csv
 import difflib
 import hashlib
-import io
 import json
 import operator
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 import bus_smp
 from bus_smp.data.manifest_check import CLIMBING, COLUMNS, CONTROL, as_text, check, text_problems
+from bus_smp.data.manifest_csv import csv_parts, read_cells
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import ManifestError
 from bus_smp.files import open_regular, replacing, write_text
-from bus_smp.text import harmless_table, restored, restored_table
 
 __all__ = [
     "COLUMNS", "SPLITS", "Manifest", "check", "combine", "list_manifests", "manifest_hash", "manifest_path",
@@ -42,7 +38,6 @@ __all__ = [
 ]  # fmt: skip
 
 _INTEGERS = ("fold", "width", "height")
-_ROWS_AT_ONCE = 10_000  # read and written together
 _LISTED = 10  # problems spelled out in one error; more than that nobody reads
 
 
@@ -155,7 +150,7 @@ def read_manifest(
         ManifestError: with all failures at once.
     """
     path = Path(path)
-    text, lines, problems = _read_text(path)
+    text, lines, problems = read_cells(path)
     again = f"correct it, or make it again with bus-smp make-manifest (from a table of your own: --csv {path.name})"
     if set(COLUMNS) <= set(text.columns):
         text["patient_known"] = text["patient_known"].str.lower()  # spreadsheets turn true into TRUE
@@ -173,85 +168,6 @@ def read_manifest(
         ]
         _raise(str(path), gone, "say where the images are: --root FOLDER")
     return Manifest(frame, roots, about)
-
-
-def _read_text(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    """Cells, line numbers, and the lines that are not rows.
-
-    csv rather than pandas: pandas takes a surplus column for an index and fills short rows up.
-    """
-    again = "make it with bus-smp make-manifest"
-    try:
-        with open_regular(path) as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such manifest", hint=again) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error  # ValueError: no possible name
-        raise ManifestError(f"{path}: cannot be read ({reason})", hint=again) from None
-    save = "save it as CSV in UTF-8"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ManifestError(f"{path}: is UTF-16, not UTF-8", hint=save)
-    try:
-        data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ManifestError(f"{path}: line {line} is not UTF-8 (byte {error.start})", hint=save) from None
-    if b"\0" in data:
-        line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise ManifestError(f"{path}: line {line} holds a NUL byte; the file is damaged", hint=again)
-
-    first = data[: data.find(b"\n") % (len(data) + 1)].decode("utf-8-sig")
-    content = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # never the whole as text
-    lines = csv.reader(content, delimiter=max(",;\t", key=first.count), strict=True)
-    rows, numbers, problems = [], [], []
-    try:
-        header = [name.strip() for name in next(lines, [])]
-        columns = [_Cells() for _ in header]
-        for cells in lines:
-            if not any(cells):  # spreadsheets leave such rows behind
-                continue
-            if len(cells) == len(header):
-                rows.append(cells)
-                numbers.append(lines.line_num)
-                if len(rows) == _ROWS_AT_ONCE:
-                    _move(rows, columns)
-            else:
-                problems.append(f"line {lines.line_num} has {len(cells)} cells, the header {len(header)}")
-    except csv.Error as error:
-        raise ManifestError(f"{path}: line {lines.line_num} is not CSV ({error})", hint=again) from None
-    _move(rows, columns)
-    if not any(header):
-        raise ManifestError(f"{path}: is empty", hint=again)
-    names = list(map(restored, header))
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        named = ", ".join(map(repr, sorted(twice)))[:500]
-        raise ManifestError(f"{path}: two columns are named {named}", hint="rename one")
-    text = pd.DataFrame(
-        {name: pd.Series(column.cells, dtype=object) for name, column in zip(header, columns, strict=True)}
-    )
-    return restored_table(text).astype(object), np.array(numbers, dtype=int), problems
-
-
-class _Cells:
-    """A column being read. A text that stands in many cells is kept once, which saves half of a long table's memory."""
-
-    def __init__(self):
-        self.cells: list[str] = []
-        self._known: dict[str, str] | None = {}
-
-    def add(self, cells: Sequence[str]) -> None:
-        if self._known is not None and len(self._known) > len(self.cells) / 2:
-            self._known = None  # nearly every cell is another, as hashes are
-        self.cells += cells if self._known is None else map(self._known.setdefault, cells, cells)
-
-
-def _move(rows: list[list[str]], columns: Sequence[_Cells]) -> None:
-    """Add the rows to the columns and empty them: as rows they take three times the memory."""
-    for column, cells in zip(columns, zip(*rows, strict=True), strict=bool(rows)):
-        column.add(cells)
-    rows.clear()
 
 
 def _read_sidecar(path: Path) -> dict:
@@ -291,23 +207,10 @@ def _roots(
     return roots
 
 
-def _csv(text: pd.DataFrame) -> Iterator[bytes]:
-    """The one text of a manifest, with LF, in parts: UTF-8."""
-    table = harmless_table(_ordered(text))
-    columns = [table[column].to_numpy() for column in table.columns]
-    for start in range(-1, len(table), _ROWS_AT_ONCE):
-        part = io.StringIO()
-        rows = csv.writer(part, lineterminator="\n")
-        if start < 0:
-            rows.writerow(table.columns)
-        rows.writerows(zip(*(c[max(0, start) : start + _ROWS_AT_ONCE] for c in columns), strict=True))
-        yield part.getvalue().encode("utf-8")
-
-
 def manifest_hash(frame: pd.DataFrame) -> str:
     """sha256 (64 hex digits) of the CSV that ``write_manifest`` writes for ``frame``; row order is no matter."""
     digest = hashlib.sha256()
-    for part in _csv(as_text(frame)):
+    for part in csv_parts(_ordered(as_text(frame))):
         digest.update(part)
     return digest.hexdigest()
 
@@ -327,7 +230,7 @@ def write_manifest(manifest: Manifest, path: Path) -> Path:
     sidecar = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_text(path.with_suffix(".json"), sidecar)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(_csv(text))
+        file.writelines(csv_parts(_ordered(text)))
     return path
 
 

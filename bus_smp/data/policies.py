@@ -7,7 +7,7 @@ copy joins them. Groups are merged under every policy, so none of them can leak.
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby, pairwise
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from bus_smp.errors import ConfigError, DataError
 
 ON_MISMATCH = ("exclude", "resize", "error")
 DUPLICATES = ("keep", "group", "drop")
+NAMED = 10  # images in a reason
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,19 @@ def _images(surveys: Sequence[Survey], known: Sequence[Known]) -> list[_Image]:
 
 
 def _find_pairs(images: Sequence[_Image]) -> list[tuple[int, int, str, float]]:
-    """(first, second, kind, correlation), first < second: equal pixels, and verified near-duplicates."""
+    """(first, second, kind, correlation), first < second: equal pixels, and verified near-duplicates.
+
+    Of one picture found n times in a data set each is paired with the next, and the first with the first of another
+    data set: about n pairs, where all would be n * (n - 1) / 2.
+    """
     same: dict[str, list[int]] = {}
     for i, image in enumerate(images):
         same.setdefault(image.sha256, []).append(i)
-    pairs = {pair: ("exact", 1.0) for alike in same.values() for pair in combinations(alike, 2)}
+    pairs = {}
+    for alike in same.values():
+        of_each = [list(members) for _, members in groupby(alike, key=lambda i: images[i].dataset)]
+        chains = [pair for members in of_each for pair in pairwise(members)]
+        pairs |= dict.fromkeys([*chains, *combinations([m[0] for m in of_each], 2)], ("exact", 1.0))
     one_each = [alike[0] for alike in same.values()]  # equal pixels are compared with the rest once
     for a, b, correlation in find_near_duplicates([images[i].print for i in one_each]):
         pairs[one_each[a], one_each[b]] = ("near", round(float(correlation), 3))
@@ -243,18 +252,24 @@ def _judge_labels(
     """One picture under several labels: at least one is wrong, and nobody knows which."""
     if len({image.label for image in cluster} - {""}) < 2:
         return
+    shown: list[_Image] = []  # some of them, and one of each label
+    for image in cluster:
+        if len(shown) <= NAMED or image.label not in {other.label for other in shown}:
+            shown.append(image)
     for image in cluster:
         if image.place is None:
             continue
         flags[image.place].append("label_conflict")
         if how[image.place[0]] != "keep" and not excluded[image.place]:
-            others = ", ".join(
+            others = [
                 f"{o.seen_from(image.dataset)} ({o.label or 'label in doubt'})"
-                for o in cluster
+                for o in shown
                 if o is not image
-            )
+            ]
+            if more := len(cluster) - 1 - len(others):
+                others.append(f"{more} more")
             label = image.label or "in doubt"
-            excluded[image.place] = f"label conflict: labelled {label}, same picture as {others}"
+            excluded[image.place] = f"label conflict: labelled {label}, same picture as {', '.join(others)}"
 
 
 def _drop_copies(cluster: list[_Image], how: list[str], excluded: dict[tuple[int, int], str]) -> None:

@@ -24,12 +24,6 @@ PRECISIONS = {
 }
 
 
-def describe_computing(computed_in: Mapping[str, str]) -> str:
-    """``Predictor.computed_in`` in words; a quantised network is called one wherever its results are."""
-    words = f"{computed_in.get('backend', 'torch')} {computed_in['precision']} on {computed_in['device']}"
-    return f"{words}, a quantised network" if computed_in["precision"] == "int8" else words
-
-
 class ExportedPredictor(Predictor):
     """A ``Predictor`` whose logits come from an exported file; computed on the CPU.
 

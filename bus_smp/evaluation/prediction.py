@@ -15,14 +15,14 @@ from bus_smp.data.sources._tree import key
 from bus_smp.errors import DataError, ImageError
 from bus_smp.evaluation.batches import predict_batches
 from bus_smp.evaluation.metrics import classes_of, confusion, malignant_score, predicted_label
-from bus_smp.evaluation.predictor import Prediction, Predictor
+from bus_smp.evaluation.predictor import Prediction, Predictor, describe_computing
 from bus_smp.files import replacing, short_name
 from bus_smp.text import harmless_table, printable
 
 COLUMNS = (
     "file", "width", "height", "predicted_label", "malignant_score",
     "called_malignant",
-    *(f"{lesion.name}_area" for lesion in LESIONS), "mask", "overlay", "error",
+    *(f"{lesion.name}_area" for lesion in LESIONS), "mask", "overlay", "computed_in", "error",
 )  # fmt: skip
 
 
@@ -135,8 +135,8 @@ def predict_files(
     Returns:
         One row per image in their order, columns ``COLUMNS``: areas are shares of the image in 0..1,
         ``malignant_score`` the highest malignant probability, after temperature, and ``called_malignant`` yes, no or
-        empty, by the threshold. A file that cannot be read has its
-        reason in ``error`` and nothing else.
+        empty, by the threshold; ``computed_in`` names library, precision and device. A file that cannot be read has
+        its reason in ``error`` and nothing else.
     """
     folder = Path(folder)
 
@@ -153,7 +153,8 @@ def predict_files(
             return {"error": error}
         mask = classes_of(prediction.native)
         _write_pictures(folder, image[1], pixels, mask)
-        return _describe(mask, malignant_score(prediction.grid), threshold, image[1])
+        described = _describe(mask, malignant_score(prediction.grid), threshold, image[1])
+        return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows = []
     for (path, _), row in zip(images, predict_batches(predictor, images, load, finish), strict=True):

@@ -1,7 +1,7 @@
 """From images to class probabilities: at each image's own size, and on the network's grid."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -170,3 +170,9 @@ def load_predictor(path: Path, engine: Engine, batch_size: int = 8) -> tuple[Pre
 def temperature_of(header: dict[str, Any]) -> float:
     """The temperature a checkpoint was calibrated to; 1 where it was not."""
     return (header.get("calibration") or {}).get("temperature") or 1.0
+
+
+def describe_computing(computed_in: Mapping[str, str]) -> str:
+    """``Predictor.computed_in`` in words; a quantised network is called one wherever its results are."""
+    words = f"{computed_in.get('backend', 'torch')} {computed_in['precision']} on {computed_in['device']}"
+    return f"{words}, a quantised network" if computed_in["precision"] == "int8" else words

@@ -62,7 +62,7 @@ def _title(runs: Sequence[Run]) -> str:
 def _evaluations(runs: Sequence[Run]) -> list[Section]:
     of_run = {run.name: f"{run.name} on" if len(runs) > 1 else "Results on" for run in runs}
     return [
-        evaluation_section(run, one, f"{of_run[run.name]} {one.dataset}, {one.summary['split']}")
+        evaluation_section(run, one, f"{of_run[run.name]} {one.dataset}, {one.split}")
         for run in runs
         for one in run.evaluations
     ]

@@ -95,10 +95,9 @@ def _scored(run: Run, evaluation: Evaluation) -> Iterator[Block]:
     checkpoint = summary.get("checkpoint") or {}
     if checkpoint.get("epoch") is not None:
         how.append(f"Weights of epoch {checkpoint['epoch']}.")
-    computed = summary.get("computed_in") or {}
-    if computed:
+    if computed := evaluation.computed_in:
         backend = computed.get("backend", "torch")
-        quantised = ", a quantised network" if computed.get("precision") == "int8" else ""
+        quantised = ", a quantised network" if evaluation.is_quantised else ""
         how.append(
             f"Computed in {computed.get('precision')} on {computed.get('device')} by {backend}{quantised}."
         )

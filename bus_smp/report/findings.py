@@ -31,7 +31,9 @@ def short_answer(runs: Sequence[Run]) -> Section:
         rows = [
             [
                 f"{run.name} on {evaluation.dataset}",
-                "external" if evaluation.summary["external"] else str(evaluation.summary["split"]),
+                evaluation.split.replace("all", "external")
+                if evaluation.summary["external"]
+                else evaluation.split,
                 f"{evaluation.model['counts']['images']:,}",
                 *(said(evaluation.estimate(name)) for name in HEADLINES),
             ]

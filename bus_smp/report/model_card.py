@@ -147,7 +147,7 @@ def _value(value: Any) -> str:
 def _results(run: Run) -> list[Block]:
     rows = [
         [
-            f"{evaluation.dataset} ({evaluation.summary['split']})",
+            f"{evaluation.dataset} ({evaluation.split})",
             *(said(evaluation.estimate(name)) for name in HEADLINES),
         ]
         for evaluation in run.evaluations

@@ -77,10 +77,14 @@ def evaluation_commands(run: Run) -> list[str]:
 def evaluation_command(run: str, summary: Mapping[str, Any]) -> str:
     """The command that makes one evaluation folder."""
     legacy = ["--legacy-metrics"] if "legacy" in summary else []
+    computed = summary.get("computed_in") or {}
+    backend, options = computed.get("backend", "torch"), legacy
+    if backend != "torch":
+        options = [*legacy, "--backend", str(backend), "--precision", str(computed.get("precision", "auto"))]
     if summary["external"]:
-        return _shell("bus-smp", "crosseval", "--run", run, "--target", str(summary["dataset"]), *legacy)
+        return _shell("bus-smp", "crosseval", "--run", run, "--target", str(summary["dataset"]), *options)
     val = ["--split", "val"] if str(summary["split"]).endswith("val") else []
-    return _shell("bus-smp", "evaluate", "--run", run, *val, *legacy)
+    return _shell("bus-smp", "evaluate", "--run", run, *val, *options)
 
 
 def manifest_commands(run: Run) -> list[str]:

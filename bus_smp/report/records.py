@@ -56,14 +56,29 @@ class Evaluation:
         return str(self.summary["dataset"])
 
     @property
+    def computed_in(self) -> Mapping[str, str]:
+        """``backend``, ``device`` and ``precision``; empty where that was not recorded."""
+        return self.summary.get("computed_in") or {}
+
+    @property
+    def split(self) -> str:
+        """The split, and whether another network than the trained one was tested on it."""
+        return str(self.summary["split"]) + (", int8" if self.is_quantised else "")
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the network's weights had been made 8-bit integers."""
+        return self.computed_in.get("precision") == "int8"
+
+    @property
     def kind(self) -> str:
         """What the images are to the run."""
-        split = str(self.summary["split"])
+        split, network = str(self.summary["split"]), ", by the quantised network" if self.is_quantised else ""
         if self.summary["external"]:
-            return "external test, all used images"
+            return f"external test, all used images{network}"
         if split.startswith("oof"):
-            return "out-of-fold, each image predicted by the run that has not seen its fold"
-        return f"{split} split of the run's own data"
+            return f"out-of-fold, each image predicted by the run that has not seen its fold{network}"
+        return f"{split} split of the run's own data{network}"
 
     @property
     def sidecars(self) -> list[tuple[str, Mapping[str, Any]]]:
