@@ -300,6 +300,10 @@ def test_what_cannot_be_compared_is_said_with_the_command_to_type(runs):
     assert "bus-smp crosseval --run old --target busi" in refused("one", "old", "--target", "busi")
     _write_run(runs, "mean", table, members={}, runs=["mean-1", "mean-2"])
     assert "compare one of them: mean-1, mean-2" in refused("mean", "one", "--target", "busi")
+    _write_run(runs, "retrained", table, checkpoint={"sha256": "0" * 64})
+    (runs / "retrained" / "best.safetensors").write_bytes(b"other weights by now")
+    assert "is of other weights than" in (said := refused("one", "retrained", "--target", "busi"))
+    assert "bus-smp crosseval --run retrained --target busi" in said
     assert "run absent; " in refused("one", "absent", "--target", "busi")
 
 

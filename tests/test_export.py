@@ -492,9 +492,7 @@ def test_an_evaluation_says_what_computed_it_and_never_passes_for_another(scratc
     page = invoke("report", scratch.name, "--out", scratch.parent)
     assert page.exit_code == 0, page.stderr
     shown = (scratch / "report.html").read_text()
-    assert (
-        "test, int8" in shown and "own data, by the quantised network" in shown
-    )
+    assert "test, int8" in shown and "own data, by the quantised network" in shown
     assert "--backend onnx --precision int8" in shown
 
 

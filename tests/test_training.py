@@ -18,7 +18,7 @@ from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.engine import make_engine
 from bus_smp.errors import TrainingError
 from bus_smp.evaluation.statistics import read_per_image
-from bus_smp.model.checkpoint import read_header
+from bus_smp.model.checkpoint import load_model, read_header, write_checkpoint
 from bus_smp.training.journal import Journal
 from bus_smp.training.loop import cosine_rate
 from bus_smp.training.obstacles import check_disk, check_trainable, explained_memory
@@ -192,7 +192,7 @@ def test_a_damaged_state_is_named_and_nothing_in_it_is_run(trained, tmp_path):
 
     journal = Journal(tmp_path / "run")
     journal.folder.mkdir()
-    torch.save({"format": 1, "model": Hostile()}, journal.state_path)
+    torch.save({"format": 2, "model": Hostile()}, journal.state_path)
     for damage in (None, b"\x00" * 100):
         if damage:
             journal.state_path.write_bytes(damage)
@@ -211,6 +211,60 @@ def test_a_state_of_something_else_is_one_clear_error(manifests, trained, tmp_pa
     result = invoke("train", "--out", tmp_path, "--run", "first", *settings_options(manifests))
     assert result.exit_code == 1, result.output
     assert "last.ckpt does not hold the state of this run" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def other_run(manifests, tmp_path_factory):
+    """A run trained on BUSI, while ``trained`` has seen BUS-UCLM alone."""
+    out = tmp_path_factory.mktemp("other")
+    options = settings_options(manifests, "data.train=[busi]", "train.epochs=1")
+    result = invoke("train", "--out", out, "--run", "other", *options)
+    assert result.exit_code == 0, result.stderr
+    return out / "other"
+
+
+def test_files_of_another_run_never_pass_for_this_ones(manifests, trained, other_run, tmp_path):
+    def train(name, exchange):
+        folder = shutil.copytree(trained, tmp_path / name)
+        exchange(folder)
+        result = invoke("train", "--out", tmp_path, "--run", name, *settings_options(manifests))
+        assert result.exit_code == 1, result.output
+        assert "bus-smp train --run NAME" in result.stderr or "or use --run NAME" in result.stderr
+        return result.stderr
+
+    said = train("state", lambda run: shutil.copyfile(other_run / "last.ckpt", run / "last.ckpt"))
+    assert "last.ckpt does not hold the state of this run" in said
+    said = train(
+        "weights", lambda run: shutil.copyfile(other_run / "best.safetensors", run / "best.safetensors")
+    )
+    assert "these weights were not trained on the manifest.csv beside them" in said
+    said = train("gone", lambda run: (run / "best.safetensors").unlink())
+    assert "best.safetensors is gone: it held this run's weights of epoch" in said
+
+    def of_another_seed(run):
+        header = read_header(run / "best.safetensors")
+        model, _ = load_model(run / "best.safetensors")
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+        write_checkpoint(run / "best.safetensors", model, header)
+
+    assert "best.safetensors does not hold this run's weights" in train("changed", of_another_seed)
+
+
+def test_a_run_whose_weights_and_manifest_are_of_two_trainings_is_not_scored(manifests, trained, other_run):
+    """Weights that have seen BUSI, in a folder that says BUS-UCLM, would have BUSI as an external test."""
+    run = shutil.copytree(trained, manifests / "mixed" / "first")  # as deep as before: roots are relative
+    shutil.copyfile(other_run / "best.safetensors", run / "best.safetensors")
+    named = ("--out", run.parent, "--run", "first")
+    target = ("--target", "busi", "--manifests", manifests / "data_manifests")
+    for command in (
+        ("crosseval", *named, *target),
+        ("evaluate", *named),
+        ("export", "--format", "pth", *named),
+    ):
+        result = invoke(*command)
+        assert result.exit_code == 1, command
+        assert "these weights were not trained on the manifest.csv beside them" in result.stderr
 
 
 def test_validation_and_evaluation_give_the_same_number(trained):

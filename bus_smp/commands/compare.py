@@ -77,6 +77,8 @@ def _evaluation(folder: Path, target: str, split: str) -> tuple["pd.DataFrame", 
     from bus_smp.errors import EvaluationError
     from bus_smp.evaluation.folder import read_summary
     from bus_smp.evaluation.statistics import read_per_image
+    from bus_smp.files import file_sha256
+    from bus_smp.outputs import BEST
 
     scored = folder / f"eval-{target}-{split}"
     try:
@@ -86,6 +88,9 @@ def _evaluation(folder: Path, target: str, split: str) -> tuple["pd.DataFrame", 
                 f"{scored}: is a mean over runs",
                 hint=f"compare one of them: {', '.join(summary['runs'])}",
             )
+        weights = (summary.get("checkpoint") or {}).get("sha256")
+        if weights and (folder / BEST).is_file() and file_sha256(folder / BEST) != weights:
+            raise EvaluationError(f"{scored} is of other weights than {folder} holds now")
         return read_per_image(scored / "per_image.csv"), summary
     except EvaluationError as error:
         hint = error.hint if "mean over runs" in error.what else _scoring(folder, target, split)

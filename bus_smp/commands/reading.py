@@ -16,7 +16,7 @@ from bus_smp.evaluation.folder import read_summary
 from bus_smp.evaluation.score_table import digits_of, estimate_over_runs, format_estimate, table_rows
 from bus_smp.evaluation.statistics import read_per_image
 from bus_smp.files import file_sha256
-from bus_smp.model.checkpoint import read_header
+from bus_smp.model.checkpoint import check_trained_on, read_header
 from bus_smp.outputs import BEST, EXPERIMENT
 from bus_smp.report.blocks import is_png
 from bus_smp.report.evaluation_section import FIGURES
@@ -80,6 +80,11 @@ def read_run(folder: Path) -> Run:
         ),
         missing=missing,
     )
+    if run.header is not None and run.manifest is not None:
+        try:
+            check_trained_on(BEST, dict(run.header), run.manifest)
+        except BusSmpError as error:
+            missing.append(f"{error.what}: the training data named here are not those of the weights")
     if (own / BEST).is_file() and not members:
         weights = file_sha256(own / BEST)
         for one in evaluations:

@@ -26,7 +26,7 @@ from bus_smp.evaluation.prediction import find_images
 from bus_smp.evaluation.predictor import temperature_of
 from bus_smp.files import explained, file_sha256, write_text
 from bus_smp.model import export, exported
-from bus_smp.model.checkpoint import load_model
+from bus_smp.model.checkpoint import check_trained_on, load_model
 from bus_smp.model.folding import MainHead, fold_batch_norms
 from bus_smp.model.hybrid import HybridResNet50
 from bus_smp.outputs import BEST, EXPORTS
@@ -105,7 +105,10 @@ def export_run(
     path = export_path(run, kind, int8)
     model, header = load_model(run / BEST)
     checkpoint = file_sha256(run / BEST)
-    manifest = read_manifest(run / "manifest.csv", root, images=True) if int8 or check is None else None
+    manifest = None
+    if int8 or check is None:
+        manifest = read_manifest(run / "manifest.csv", root, images=True)
+        check_trained_on(run / BEST, header, manifest)
     examples = _check_examples(manifest, check, header["size"])
     about = _about(header, checkpoint, kind, int8)
     with explained(path):

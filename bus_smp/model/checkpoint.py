@@ -21,6 +21,7 @@ from bus_smp.files import open_regular, replacing
 if TYPE_CHECKING:
     import torch
 
+    from bus_smp.data.manifest import Manifest
     from bus_smp.model.hybrid import HybridResNet50
 
 FORMAT = 1
@@ -95,6 +96,25 @@ def read_header(path: str | Path) -> dict:
         CheckpointError: if the file is missing, truncated, damaged, of a newer version, or something else.
     """
     return _read_layout(Path(path))[0]
+
+
+def check_trained_on(path: str | Path, header: dict, manifest: Manifest) -> None:
+    """Refuse weights beside a manifest that is not the one they were trained on: no leak could be seen then.
+
+    Args:
+        path: of the weights, to be named.
+        header: of the weights.
+
+    Raises:
+        CheckpointError: if the manifest holds other rows; where its images lie does not matter.
+    """
+    from bus_smp.data.manifest import manifest_hash
+
+    if header.get("manifest_sha256") != manifest_hash(manifest.frame):
+        raise CheckpointError(
+            f"{path}: these weights were not trained on the manifest.csv beside them; one of the two was replaced",
+            hint="put the one back that belongs here, or train again: bus-smp train --run NAME",
+        )
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[HybridResNet50, dict]:

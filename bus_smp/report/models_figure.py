@@ -147,7 +147,9 @@ def _times(axes: Axes, models: Sequence[dict], backends: Sequence[str]) -> None:
         axes.plot([least, most], [y, y], color="#CCCCCC", linewidth=1, zorder=1)
         for value, i in found:
             marker, color = _MARKS[i % len(_MARKS)]
-            height = y + 0.5 * (i - (len(backends) - 1) / 2) / len(backends)  # equal times do not hide each other
+            height = y + 0.5 * (i - (len(backends) - 1) / 2) / len(
+                backends
+            )  # equal times do not hide each other
             axes.plot(
                 value, height, marker, color=color, markersize=5.5, markeredgecolor="white", markeredgewidth=0.5,
                 zorder=2, clip_on=False,

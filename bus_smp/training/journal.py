@@ -16,11 +16,11 @@ from bus_smp.engine import Engine
 from bus_smp.environment import describe_environment
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.files import explained, remove_leftovers, replacing, write_text
-from bus_smp.model.checkpoint import read_header
+from bus_smp.model.checkpoint import check_trained_on, read_header
 from bus_smp.model.tensors import load_tensors
 from bus_smp.outputs import BEST, EXPERIMENT, find_folder
 
-_STATE_FORMAT = 1
+_STATE_FORMAT = 2  # 2: says which run it is of
 
 
 class Journal:
@@ -90,8 +90,15 @@ class Journal:
         return load_settings(self.folder / "config.yaml")
 
     def manifest(self, root: Path | Mapping[str, Path] | None = None, *, images: bool = False) -> Manifest:
-        """The manifest the run was started with; its groups are checked again. Arguments as of ``read_manifest``."""
-        return read_manifest(self.folder / "manifest.csv", root, images=images)
+        """The manifest the run was started with; its groups are checked again. Arguments as of ``read_manifest``.
+
+        Raises:
+            CheckpointError: if the weights beside it were trained on another one.
+        """
+        manifest = read_manifest(self.folder / "manifest.csv", root, images=images)
+        if self.best_path.is_file():
+            check_trained_on(self.best_path, read_header(self.best_path), manifest)
+        return manifest
 
     def write_environment(self, engine: Engine) -> None:
         """Record what the run was made with, which is what someone needs to repeat it."""

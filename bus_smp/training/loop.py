@@ -5,6 +5,7 @@ so a run that was killed and started again ends with the same bits as one that w
 """
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -21,7 +22,7 @@ from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
 from bus_smp.data.cache import Cache, open_cache
 from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
-from bus_smp.data.manifest import Manifest, manifest_hash
+from bus_smp.data.manifest import Manifest
 from bus_smp.data.sampler import EpochSampler, RankSampler
 from bus_smp.engine import Engine, make_engine, set_determinism
 from bus_smp.environment import cpu_capability, device_name, git_commit, package_versions
@@ -30,10 +31,11 @@ from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.crosseval import score_images
 from bus_smp.evaluation.predictor import Predictor, load_predictor
 from bus_smp.evaluation.statistics import summarise
-from bus_smp.model.checkpoint import FORMAT, read_header, write_checkpoint
+from bus_smp.model.checkpoint import FORMAT, read_header, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.report.figures import write_dice_curve, write_loss_curves
 from bus_smp.training.board import Board
+from bus_smp.training.identity import check_best, identity_of
 from bus_smp.training.journal import Journal
 from bus_smp.training.obstacles import (
     check_disk,
@@ -145,7 +147,8 @@ class _Run:
         )
 
         self.history: list[dict[str, Any]] = []
-        self.best_epoch, self.best_score = 0, -math.inf
+        self.best_epoch, self.best_score, self.best_weights = 0, -math.inf, ""
+        self.identity = identity_of(settings, manifest)
         self._restore()
 
     def _open_cache(self) -> Cache:
@@ -290,6 +293,7 @@ class _Run:
             self.best_epoch, self.best_score = row["epoch"], row[SCORE]
             if ranks.is_first():
                 write_checkpoint(self.journal.best_path, self.step.best_model, self._about(row))
+                self.best_weights = weights_sha256(self.journal.best_path)
         if not ranks.is_first():
             return
         table = self.journal.write_metrics(self.history)
@@ -303,7 +307,9 @@ class _Run:
                 "history": self.history,
                 "best_epoch": self.best_epoch,
                 "best_score": self.best_score,
+                "best_weights": self.best_weights,
                 "place": self._place(),
+                **self.identity,
             }
         )
 
@@ -316,11 +322,9 @@ class _Run:
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
             "size": self.settings.data.size,
-            "settings": {
-                key: value for key, value in self.settings.model_dump(mode="json").items() if key != "runtime"
-            },
+            "settings": json.loads(self.identity["settings"]),
             "datasets": self.manifest.datasets,
-            "manifest_sha256": manifest_hash(self.manifest.frame),
+            "manifest_sha256": self.identity["manifest_sha256"],
             "versions": {"bus_smp": __version__, **package_versions()},
             "git_commit": git_commit(),
             "precision": self.engine.precision,
@@ -365,9 +369,16 @@ class _Run:
                 f"Warning: the run was computed elsewhere ({'; '.join(changed)}); "
                 "it will not be bit-identical to an uninterrupted one"
             )
+        if {name: state[name] for name in self.identity} != self.identity:
+            raise ValueError("it is of a run with other data or settings")
         self.step.restore(state)
         self.history = [{str(name): value for name, value in row.items()} for row in state["history"]]
         self.best_epoch, self.best_score = int(state["best_epoch"]), float(state["best_score"])
+        self.best_weights = str(state["best_weights"])
+        if self.best_epoch:
+            check_best(
+                self.journal.best_path, self.identity, self.best_weights, self.best_epoch, len(self.history)
+            )
 
     @contextlib.contextmanager
     def _tensorboard(self) -> Iterator[Any]:
