@@ -24,7 +24,7 @@ from test_bad_files import ended
 from test_checkpoint import change_about, header_only, rewrite_header
 
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
-from bus_smp.errors import BusSmpError, CheckpointError, ImageError
+from bus_smp.errors import BusSmpError, CheckpointError, ImageError, ManifestError
 from bus_smp.evaluation.folder import mask_path
 from bus_smp.model.hybrid import load_encoder
 from bus_smp.model.tensors import load_tensors
@@ -365,7 +365,7 @@ HOSTILE_SETTINGS = {
     "a module": "train: !!python/module:os",
     "a name": "train: {{lr: !!python/name:os.system}}",
     "a billion laughs": LAUGHS,
-    "an alias": "data: &d {{size: 64}}\naugment: *d",
+    "an alias": "train: {{epochs: &n 3, patience: *n}}",
     "brackets inside brackets": "train: " + "[" * 90_000,
     "too much": "# " + "x" * 200_000,
     "a key twice": "train: {{lr: 0.1, lr: 0.2}}",
@@ -394,6 +394,16 @@ def test_hostile_settings_are_refused_in_a_few_words(name, tmp_path):
     assert not (tmp_path / "ran").exists() and not (tmp_path / "outputs").exists()
 
 
+def test_half_a_character_in_a_sidecar_is_named(manifests, tmp_path):
+    """JSON can spell it, and no file or terminal can write it."""
+    for source in (manifests / "data_manifests").glob("bus-uclm.*"):
+        shutil.copyfile(source, tmp_path / source.name)
+    about = json.loads((tmp_path / "bus-uclm.json").read_text())
+    (tmp_path / "bus-uclm.json").write_text(json.dumps(about | {"note": "\ud800"}))
+    with pytest.raises(ManifestError, match=r"bus-uclm\.json: cannot be read as the manifest's sidecar"):
+        read_manifest(tmp_path / "bus-uclm.csv", images=False)
+
+
 def test_settings_that_are_no_file_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "own.yaml")
     assert "pipe" in ended(invoke("train", "--config", tmp_path / "own.yaml"), 1)
@@ -402,12 +412,13 @@ def test_settings_that_are_no_file_are_not_waited_for(tmp_path):
 # Places
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "..", "a\\b", "x" * 300])
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "a\\b", "x" * 300])
 def test_a_run_is_a_name_and_not_a_place(name, manifests, tmp_path):
-    ended(
+    told = ended(
         invoke("train", "--out", tmp_path / "deep" / "outputs", "--run", name, *settings_options(manifests)),
         1,
     )
+    assert "a name, not a path" in told or len(name) == 300
     assert [path.name for path in tmp_path.iterdir()] in ([], ["deep"])
 
 
