@@ -122,6 +122,25 @@ def test_a_signal_at_the_start_is_one_line(manifests, tmp_path, number):
     assert not list(tmp_path.glob("*/*"))
 
 
+def test_ctrl_c_is_the_trainings_business_and_not_its_loaders(manifests, tmp_path):
+    """The terminal sends it to all of them: each loader would show a traceback of its own."""
+    hear_ctrl_c()
+    options = settings_options(manifests, "train.epochs=500", "runtime.workers=2")
+    command = [sys.executable, "-m", "bus_smp", "train", "--out", str(tmp_path), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("epoch 2/"):  # the loaders have served an epoch
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    said += process.communicate(timeout=60)[1].splitlines(keepends=True)
+    assert process.returncode == 128 + signal.SIGINT
+    assert said[-1].strip() == kills.WORDS and "Traceback" not in "".join(said)
+    with pytest.raises(ProcessLookupError):  # nobody is left in the session
+        os.killpg(process.pid, 0)
+
+
 STUCK = """
 import ctypes, sys, time
 from bus_smp import stopping
