@@ -62,7 +62,7 @@ def timed(name: str, files: int, work: Callable[[], object]) -> object:
 def run(files: int, search: bool) -> None:
     """Make the tree and time the steps on it."""
     if not search:
-        policies.find_near_duplicates = lambda prints: []
+        policies.find_near_duplicates = lambda prints, progress: []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "BUS-UCLM"
         make_tree(root, files)

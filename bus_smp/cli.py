@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from bus_smp import __version__, ranks, stopping
+from bus_smp import __version__, ranks, stopping, streams
 from bus_smp.errors import BusSmpError
 from bus_smp.text import printable
 
@@ -78,11 +78,13 @@ def main(arguments: list[str] | None = None) -> None:
     typed = sys.argv[1:] if arguments is None else arguments
     words = "Stopped." + _AFTER_STOP.get(typed[0] if typed else "", "")
     if arguments is None:  # the program itself, not a function that was called
+        streams.prepare()
         stopping.listen(words if ranks.is_first() else "")
     try:
         try:
             with contextlib.nullcontext() if ranks.is_first() else _silence(), ranks.together():
                 door.main(args=arguments, prog_name="bus-smp", standalone_mode=False)
+            sys.stdout.flush()  # here an error can still be told
             stopping.finish()
         except BaseException as error:
             if stopping.heard():  # whoever was interrupted may have made another error of it

@@ -152,6 +152,9 @@ class Settings(_Section):
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Merge defaults, a YAML file and ``section.key=value`` texts (values are read as YAML).
 
+    What a value is, the setting decides: 010 is ten for a seed, and a name for a data set; ``yes`` is true for a
+    switch, and an error for a number.
+
     Raises:
         ConfigError: naming every unknown key (and the nearest right one) and every wrong value.
     """
@@ -167,6 +170,11 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
             parsed = _parse_yaml(value)
         except ValueError:
             raise ConfigError(f"--set {text[:200]}: {value[:100]!r} is not a YAML value") from None
+        if _has_comment(value):
+            raise ConfigError(
+                f"--set {text[:200]}: YAML takes what follows # for a comment",
+                hint=f"leave it away; or, if it belongs to the value, use quotes: --set '{key.strip()}=\"{value.strip()}\"'",
+            )
         fields = tree.setdefault(section, {})
         if not isinstance(fields, dict):
             raise ConfigError(f"{path}: {section} must hold keys and values, not {fields!r}")
@@ -188,8 +196,26 @@ def differing_keys(old: Settings, new: Settings) -> list[tuple[str, Any, Any]]:
     ]
 
 
+_NULL = "tag:yaml.org,2002:null"
+_TAGS = (
+    _NULL,
+    *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")),
+    None,
+)  # None: the rest is refused
+
+
 class _Loader(yaml.SafeLoader):
-    """Plain values alone, as ``safe_load``; and no aliases, which in a few lines mean billions of values, and no key twice."""
+    """Texts, lists and maps alone, and null: the settings' types read numbers and switches out of texts.
+
+    YAML 1.1 itself takes 010 for eight, 1:30 for ninety and the name ``no`` for false. No aliases, which in a few lines
+    mean billions of values, and no key twice.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in pairs if tag == _NULL]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _TAGS}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -212,6 +238,16 @@ def _parse_yaml(text: str) -> Any:
         Exception
     ) as error:  # PyYAML lets KeyError, AttributeError, RecursionError, ... of its constructors through
         raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
+
+
+def _has_comment(text: str) -> bool:
+    """Whether there is one in a YAML value: the one thing with # in it that is between two tokens."""
+    end = 0
+    for token in yaml.scan(text, _Loader):
+        if "#" in text[end : token.start_mark.index]:
+            return True
+        end = token.end_mark.index
+    return False
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -242,6 +278,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
         key = ".".join(place[:2])
         if fault["type"] == "extra_forbidden":
             yield f"unknown setting {key}{_nearest(place)}"
+        elif fault["input"] is None:
+            named = "; a name that is the word null needs quotes" if fault["type"] == "string_type" else ""
+            yield f"{key}: must be neither empty nor null{named}"
         else:
             found = repr(fault["input"])
             yield f"{key}: {fault['msg']} (got {found if len(found) < 200 else found[:200] + '...'})"

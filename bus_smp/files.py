@@ -73,7 +73,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
             which a power cut (not a kill) may then cut short.
 
     Raises:
-        BusSmpError: if the disk is full or the folder cannot be written to.
+        BusSmpError: if the disk is full or the folder cannot be written to, or ``path`` is a folder, a pipe, a
+            device or a socket.
     """
     path = Path(path)
     # 40 characters are at most 160 bytes; a name may have 255
@@ -81,6 +82,10 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     with explained(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():  # root could put a file in the place of /dev/null
+                raise BusSmpError(
+                    f"{path}: cannot be written (it is a folder, a pipe or a device)", hint="name a file"
+                )
             yield temporary
             if durable:
                 with temporary.open("rb+") as written:  # Windows syncs only what is open for writing

@@ -153,3 +153,50 @@ def test_one_root_for_several_data_sets_is_refused():
     with pytest.raises(ConfigError, match="one folder for busi, udiat"):
         check_root(Path("x"), ["busi", "udiat"])
     assert invoke("evaluate", "--root", "a", "--root", "b=c").exit_code == 2
+
+
+# Streams that cannot be written
+
+
+def _in_a_shell(redirection: str, *arguments: object) -> subprocess.CompletedProcess:
+    """``bus-smp ... <redirection>``, also as ``python -u`` where that is among the arguments' front."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *command], capture_output=True, text=True, timeout=120
+    )
+
+
+full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+
+
+@full_disk
+@pytest.mark.parametrize("python", [["-m"], ["-u", "-m"]], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("arguments", [["--help"], ["info"]])
+def test_output_on_a_full_disk_is_one_line(trained, python, arguments):
+    arguments = [*arguments, *([trained] if arguments == ["info"] else [])]
+    result = _in_a_shell(">/dev/full", *python, "bus_smp", *arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(r"Error: the output cannot be written \(.+\)\n", result.stderr)
+
+
+@pytest.mark.parametrize("python", [["-m"], ["-u", "-m"]], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("redirection", [pytest.param("2>/dev/full", marks=full_disk), "2>&-"])
+def test_notes_that_cannot_be_written_stop_nothing(bus_uclm_tree, tmp_path, python, redirection):
+    command = (*python, "bus_smp", "make-manifest", "--root", bus_uclm_tree, "--out", tmp_path)
+    result = _in_a_shell(redirection, *command)
+    assert result.returncode == 0
+    assert "bus-uclm.csv (new)" in result.stdout
+    assert (tmp_path / "bus-uclm.csv").is_file()
+    assert _in_a_shell(redirection, *python, "bus_smp", "info", "absent").returncode == 1
+    assert _in_a_shell(redirection, *python, "bus_smp", "no-command").returncode == 2
+
+
+def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
+    """What anybody prints would go into it."""
+    code = (
+        "import os\nfrom bus_smp import streams\nstreams.prepare()\n"
+        f"file = open({str(tmp_path / 'data')!r}, 'w')\nassert file.fileno() > 2\nos.write(1, b'x')\nos.write(2, b'x')\n"
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import os; os.write(2, b\"x\")'], check=True)\nprint('x')"
+    )
+    assert _in_a_shell("<&- >&- 2>&-", "-c", code).returncode == 0
+    assert (tmp_path / "data").read_bytes() == b""

@@ -65,12 +65,60 @@ def test_one_data_set_needs_no_brackets():
         ("train=3", "expected section.key=value"),
         ("train.lr", "expected section.key=value"),
         ("train.lr=[", "is not a YAML value"),
+        ("train.lr=yes", "train.lr: "),
+        ("train.epochs=true", "train.epochs: "),
+        ("train.epochs=1:30", "train.epochs: "),
+        ("train.epochs=0x10", "train.epochs: "),
+        ("train.seed=!!int 010", "is not a YAML value"),
+        ("train.lr=!!bool yes", "is not a YAML value"),
+        ("train.lr=null", "train.lr: must be neither empty nor null"),
+        (
+            "data.train=[null]",
+            "data.train: must be neither empty nor null; a name that is the word null needs quotes",
+        ),
+        ("data.manifests=", "data.manifests: must be neither empty nor null"),
+        ("data.manifests=my #1", "--set 'data.manifests=\"my #1\"'"),
+        ("data.manifests=#1", "for a comment"),
+        ("data.train=[a, #b\n c]", "for a comment"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy(override, said):
     with pytest.raises(ConfigError) as caught:
         load_settings(None, [override])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("train.seed=010", 10),
+        ("train.epochs=1_000", 1000),
+        ("train.lr=1e-3", 1e-3),
+        ("train.lr=+.5", 0.5),
+        ("runtime.workers=-1", -1),
+        ("data.train=[2024, 007, 1.50]", ["2024", "007", "1.50"]),
+        ("data.train=2024-01-01", ["2024-01-01"]),
+        ("data.train=no", ["no"]),
+        ("data.train=['null']", ["null"]),
+        ("data.manifests=my#1", "my#1"),
+        ("data.manifests='my #1'", "my #1"),
+        ("augment.enabled=no", False),
+        ("augment.enabled=False", False),
+        ("train.compile=on", True),
+        ("data.fold=~", None),
+        ("model.encoder_weights=null", None),
+    ],
+)
+def test_a_value_is_what_its_setting_takes_it_for(override, meant, tmp_path):
+    """YAML 1.1 alone reads 010 as eight, 2024 as no name, and the name no as false."""
+    key, _, value = override.partition("=")
+    section, _, name = key.partition(".")
+    file = tmp_path / "own.yaml"
+    file.write_text(f"{section}:\n  {name}: {value}\n", encoding="utf-8")
+    for settings in (load_settings(None, [override]), load_settings(file)):
+        assert settings.flat()[key] == meant
+        (tmp_path / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
+        assert load_settings(tmp_path / "config.yaml") == settings
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "train: [", "train: {lr: 1", "\x00"])

@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from bus_smp.data import duplicates, matching, patches
+from bus_smp.data import candidates, duplicates, matching, patches
 from bus_smp.data.duplicates import dhash_distance, find_near_duplicates, fingerprint
 from bus_smp.data.images import read_image
+from bus_smp.data.registration import texture_of
 from bus_smp.data.shelf import Shelf
+from bus_smp.threads import read_ahead
 
 
 def make_scan(seed: int, height: int = 300, width: int = 380) -> np.ndarray:
@@ -209,7 +211,9 @@ def test_the_work_grows_linearly_with_the_images(many):
     assert all_[1] < 0.1 * all_[0]
 
 
-def test_the_text_of_a_scanner_costs_each_image_a_bounded_number_of_looks(monkeypatch):
+@pytest.fixture
+def looked(monkeypatch):
+    """The pairs of images that were registered on each other, by their hashes, as they come."""
     looked = []
     correlation = duplicates._correlation
 
@@ -218,10 +222,104 @@ def test_the_text_of_a_scanner_costs_each_image_a_bounded_number_of_looks(monkey
         return correlation(first, second, mirrored, matrix)
 
     monkeypatch.setattr(duplicates, "_correlation", counted)
+    return looked
+
+
+def retouched(scan, number):
+    copy = scan.copy()
+    copy[number % scan.shape[0], 7 * number % scan.shape[1]] ^= 255
+    return copy
+
+
+def test_a_crowd_of_copies_costs_each_image_about_one_look(looked):
+    scan = make_scan(0, 150, 190)
+    copies = [fingerprint(retouched(scan, number)) for number in range(60)]
+    others = [fingerprint(make_scan(seed, 150, 190)) for seed in (1, 2)]
+    prints = [others[0], *copies, others[1], fingerprint(make_scan(1, 150, 190)[10:, 15:])]
+    pairs = find_near_duplicates(prints)
+    assert sorted(map(sorted, clusters_of(pairs, len(prints)))) == [[0, 62], list(range(1, 61))]
+    assert len(looked) < 2 * len(copies), "of 1,770 pairs"
+    assert find_near_duplicates(prints) == pairs
+    turned = {
+        (63 - 1 - p.second, 63 - 1 - p.first, p.correlation) for p in find_near_duplicates(prints[::-1])
+    }
+    assert turned == set(pairs)
+
+
+def looks_of(images, pairs, score, monkeypatch):
+    """What ``confirmed`` looks at and confirms, and in how many rounds."""
+    looked, rounds = [], []
+
+    def counted(load, items, **options):
+        rounds.append(len(items))
+        return read_ahead(load, items, **options)
+
+    def look(one):
+        looked.append(one[0][:2])
+        return score(*one[0][:2])
+
+    monkeypatch.setattr(candidates, "read_ahead", counted)
+    none = np.zeros((2, 0), int)
+    found = [candidates.Candidate(a, b, False, none, float((a * 31 + b * 17) % 7)) for a, b in pairs]
+    joined = candidates.confirmed(images, found, lambda one: np.eye(2, 3), look, 0.75)
+    return [c[:2] for c, _ in joined], looked, len(rounds)
+
+
+@pytest.mark.parametrize("images", [100, 400])
+def test_looks_at_a_crowd_grow_with_its_images_whatever_their_candidates(images, monkeypatch):
+    near = [(a, b) for a in range(images) for b in range(a + 1, min(images, a + 30))]
+    pairs, looked, rounds = looks_of(images, near, lambda a, b: 1.0, monkeypatch)
+    assert len(clusters_of([(*pair, 1.0) for pair in pairs], images)[0]) == images
+    assert len(looked) < 1.5 * images and rounds < 60
+
+
+def test_two_crowds_with_the_same_text_are_told_apart_in_few_rounds(monkeypatch):
+    images = 200
+    near = [(a, b) for a in range(images) for b in range(a + 1, min(images, a + 40))]
+    pairs, looked, rounds = looks_of(images, near, lambda a, b: float(a % 2 == b % 2), monkeypatch)
+    assert [len(c) for c in clusters_of([(*pair, 1.0) for pair in pairs], images)] == [100, 100]
+    assert len(looked) < images * (candidates.PATIENCE + 4) and rounds < 120
+
+
+def test_of_a_few_copies_every_pair_is_told():
+    scan = make_scan(0, 150, 190)
+    prints = [fingerprint(retouched(scan, number)) for number in range(4)]
+    pairs = [pair[:2] for pair in find_near_duplicates(prints)]
+    assert pairs == [(a, b) for a in range(4) for b in range(a + 1, 4)]
+
+
+def test_what_is_looked_at_is_told_while_it_lasts():
+    scan = make_scan(0, 150, 190)
+    told = []
+
+    def progress(items, total, text):
+        for item in items:
+            told.append((total, text))
+            yield item
+
+    pairs = find_near_duplicates([fingerprint(retouched(scan, number)) for number in range(3)], progress)
+    assert told == [(3, "near-duplicates")] * 3 and len(pairs) == 3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", range(8))
+def test_black_parts_of_an_image_are_flat_and_no_warning(seed):
+    """Running sums of what was bright before end a little below zero there, which has no root."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((207, 178), np.uint8)
+    cv2.line(image, (10, 30 + 15 * seed), (160, 190 - 10 * seed), 200, 1)
+    cv2.putText(image, f"Depth {seed} cm", (5, 100), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 1)
+    image[150:190, 20:70] = rng.integers(0, 90, (40, 50))
+    texture, deviation = texture_of(image)
+    assert np.isfinite(texture).all() and np.isfinite(deviation).all()
+    assert fingerprint(image).size
+
+
+def test_the_text_of_a_scanner_costs_each_image_a_bounded_number_of_looks(looked):
     scans = [make_scan(seed, 150, 190) for seed in range(60)]
     images = [put_in_frame(scan) for scan in scans] + [put_in_frame(scans[7][10:, 15:])]
     assert [pair[:2] for pair in find_near_duplicates([fingerprint(image) for image in images])] == [(7, 60)]
-    assert len(looked) <= len(images) * (duplicates.PATIENCE + 2) / 2
+    assert len(looked) <= len(images) * (candidates.PATIENCE + 2) / 2
 
 
 def clusters_of(pairs, count):

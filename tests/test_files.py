@@ -48,6 +48,19 @@ def test_a_folder_that_cannot_be_is_one_clear_error(tmp_path):
         write_text(tmp_path / "file" / "below.txt", "x")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])
+def test_only_a_file_is_replaced_by_a_file(tmp_path, make):
+    """Root could put a file in the place of /dev/null, for everybody."""
+    target = tmp_path / "target"
+    make(target)
+    (tmp_path / "link").symlink_to(target)
+    for path in (target, tmp_path / "link"):
+        with pytest.raises(BusSmpError, match="cannot be written"):
+            write_text(path, "x")
+    assert not target.is_file() and (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_full_disk_is_one_clear_error():
     with pytest.raises(BusSmpError, match="disk is full"), replacing_full() as temporary:
         temporary.write_text("x" * 100)

@@ -2,21 +2,27 @@
 
 import csv
 import json
+import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from bus_smp.commands import demo
 from bus_smp.commands.make_manifest import command
+from bus_smp.commands.typing_settings import setting, typed
+from bus_smp.config import load_settings
 from bus_smp.data.images import color_mask
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import BusSmpError, ConfigError, DataError, ManifestError
-from bus_smp.synthetic import write_bus_bra
+from bus_smp.synthetic import draw, write_bus_bra
 
 PATIENTS = {
     "AAAA": "BNB",
@@ -138,6 +144,89 @@ def test_a_file_that_is_no_manifest_is_not_overwritten(tree, tmp_path):
     with pytest.raises(ManifestError, match="is no manifest"):
         run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
     assert (tmp_path / "bus-bra.csv").read_text() == "mine\n1\n"
+
+
+@pytest.mark.parametrize("text", ['{"precious": 1}', "[1]", "my notes", ""])
+def test_a_json_that_is_no_sidecar_is_not_overwritten(own, tmp_path, text):
+    table, rows = own
+    write_table(table, rows)
+    (tmp_path / "clinic.json").write_text(text)
+    with pytest.raises(ManifestError, match="clinic.json: is there and is no manifest's sidecar"):
+        run("--csv", table, "--name", "clinic", "--out", tmp_path)
+    assert (tmp_path / "clinic.json").read_text() == text
+    assert not (tmp_path / "clinic.csv").exists()
+
+
+def test_a_table_with_one_of_a_manifests_columns_is_not_overwritten_and_one_with_all_is(tree, tmp_path):
+    for data in (b"image;label;group_id\na.png;benign;1\n", b"image,group_id\ra.png,1\r", b"\0\xff\r\0"):
+        (tmp_path / "bus-bra.csv").write_bytes(data)
+        with pytest.raises(ManifestError, match="bus-bra.csv: is there and is no manifest"):
+            run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
+        assert written(tmp_path) == {"bus-bra.csv": data}
+
+    (tmp_path / "bus-bra.csv").unlink()
+    run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
+    made = (tmp_path / "bus-bra.csv").read_text(encoding="utf-8")
+    (tmp_path / "bus-bra.csv").write_text("\ufeff" + made.replace(",", ";"), encoding="utf-8")  # by Excel
+    run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
+    assert (tmp_path / "bus-bra.csv").read_text(encoding="utf-8") == made
+
+
+def test_a_folder_of_the_manifests_name_is_an_error_before_any_image_is_looked_at(tree, tmp_path):
+    for name in ("bus-bra.csv", "bus-bra.json"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ManifestError, match=f"{name}: is there and is no"):
+            run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).rmdir()
+
+
+NAMES = ["my #1", "2024", "null", "~", "a: b", "it's", 'say "x" for $1', "a\\b", "yes", "ordinary-1.0"]
+
+
+def as_a_shell_reads(words):
+    done = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {words}"], capture_output=True, encoding="utf-8", check=True
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell to type into")
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_command_says_to_type_sets_what_it_means(name):
+    words = [setting("data.manifests", name), setting("data.train", ["busi", name])]
+    (first, second) = as_a_shell_reads(" ".join(map(typed, words)))
+    settings = load_settings(None, [first, second])
+    assert settings.data.manifests == name
+    assert settings.data.train == ("busi", name)
+
+
+def test_the_next_line_can_be_typed_whatever_the_folder_and_the_data_set_are_called(
+    own, tmp_path, monkeypatch
+):
+    table, rows = own
+    write_table(table, rows)
+    monkeypatch.chdir(tmp_path)
+    for name, out in (("2024", "my #1"), ("null", "2024")):
+        last = run("--csv", table, "--name", name, "--out", out).stdout.splitlines()[-1]
+        assert last.startswith("Next: bus-smp train --set ")
+        settings = load_settings(None, [word for word in shlex.split(last[6:]) if "=" in word])
+        assert settings.data.train == (name,) and settings.data.manifests == out
+
+
+def test_the_demo_sets_its_own_folders_whatever_they_are_called(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(demo, "_run", lambda *words: commands.append(words))
+    folder = tmp_path / "my #1"
+    (folder / "data").mkdir(parents=True)
+    result = CliRunner().invoke(demo.command, ["--to", str(folder)], catch_exceptions=False)
+    assert result.exit_code == 0
+    (train,) = (words for words in commands if words[0] == "train")
+    settings = load_settings(
+        None, [value for word, value in zip(train, train[1:], strict=False) if word == "--set"]
+    )
+    assert settings.data.manifests == str(folder / "data_manifests")
+    assert settings.runtime.cache == str(folder / "cache")
 
 
 def test_official_split_puts_the_authors_patients_in_test(bus_uclm_tree, tmp_path):
@@ -317,7 +406,88 @@ def test_a_table_in_the_output_folder_is_not_overwritten(own):
         run("--csv", table, "--out", table.parent)
 
 
+SPELLED = [["P01", "p01", "P 01", "p-1", "P_001"], ["007", "7", "7.0", "07"]]
+
+
+def write_patients(folder, patients):
+    """A table of one image each; no two images are alike."""
+    rows = [("image", "masks", "label", "patient_id")]
+    folder.mkdir()
+    for k, patient in enumerate(patients):
+        grey, masks = draw(np.random.default_rng(k), "benign", (96, 72))
+        Image.fromarray(grey).save(folder / f"{k}.png")
+        Image.fromarray(masks[0]).save(folder / f"{k}_mask.png")
+        rows.append((f"{k}.png", f"{k}_mask.png", "benign", patient))
+    write_table(folder / "mine.csv", rows)
+    return folder / "mine.csv"
+
+
+def test_a_patient_of_several_spellings_is_one_group_and_the_spellings_are_told(tmp_path):
+    others = ["1-12", "11-2", "112", "A", "B", "P011", "70", "1.5", "15"]
+    table = write_patients(tmp_path / "own", [*SPELLED[0], *SPELLED[1], *others])
+    result = run("--csv", table, "--out", tmp_path / "out")
+    frame = read_manifest(tmp_path / "out" / "mine.csv").frame
+    group = dict(zip(frame["patient_id"], frame["group_id"], strict=True))
+    assert {group[name] for name in SPELLED[0]} == {"mine:P01"}
+    assert {group[name] for name in SPELLED[1]} == {"mine:007"}
+    assert all(group[name] == f"mine:{name}" for name in others)
+    assert frame["group_id"].nunique() == len(others) + 2
+    note = next(line for line in result.stdout.splitlines() if "spelling" in line)
+    assert all(name in note for names in SPELLED for name in names) and "11-2" not in note
+    assert f"18 images of {len(others) + 2} patients," in result.stdout
+    audit = json.loads((tmp_path / "out" / "mine.json").read_text(encoding="utf-8"))["audit"]
+    assert sorted(map(sorted, audit["spellings"])) == sorted(map(sorted, SPELLED))
+    assert audit["merged_groups"] == {}, "those share pictures"
+    # any of the spellings names the patient
+    run("--csv", table, "--out", tmp_path / "test", "--test-patients", "p01,07")
+    test = read_manifest(tmp_path / "test" / "mine.csv").used("test")
+    assert set(test["patient_id"]) == {name for names in SPELLED for name in names}
+
+
+def test_a_given_split_that_tears_a_patient_of_two_spellings_is_refused(own, tmp_path):
+    table, rows = own
+    patients = ["P01", "p01", "B", "B", "C", "C", "D"]
+    splits = ["train", "test", "val", "val", "test", "test", "train"]
+    body = [(*row[:3], p, s) for row, p, s in zip(rows[1:], patients, splits, strict=True)]
+    write_table(table, [(*rows[0], "split"), *body])
+    with pytest.raises(ManifestError, match="patients P01, p01(?s:.*)differ in spelling"):
+        run("--csv", table, "--out", tmp_path / "out")
+
+
+def test_ids_of_a_known_data_set_are_taken_as_they_are_written(tree, tmp_path):
+    run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
+    assert "spellings" not in json.loads((tmp_path / "bus-bra.json").read_text(encoding="utf-8"))["audit"]
+
+
 # Bad input.
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are UTF-8 there")
+def test_a_folder_whose_name_is_not_utf_8_is_one_clear_error_before_any_image_is_looked_at(
+    tree, own, tmp_path
+):
+    table, rows = own
+    write_table(table, rows)
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/donn\xe9es"))
+    shutil.copytree(table.parent, folder)
+    (folder / "BUSBRA").symlink_to(tree / "BUSBRA")
+    out = tmp_path / "out"
+    for source in (("--csv", folder / table.name), ("--root", folder)):
+        with pytest.raises(
+            ManifestError, match=r"donn\\udce9es.*not UTF-8 and cannot be recorded.*\n.*LC_ALL"
+        ):
+            run(*source, "--out", out)
+    with pytest.raises(ManifestError, match="not UTF-8.*\n.*--out"):
+        run("--csv", table, "--out", folder / "out")
+    assert not out.exists()
+
+
+def test_a_data_set_that_is_not_unpacked_yet_is_seen(tmp_path):
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "BUSI.zip").write_bytes(b"PK")
+    for options in ((), ("--dataset", "busi")):
+        with pytest.raises(DataError, match=r"\n.*BUSI\.zip.*run the same command again"):
+            run("--root", tmp_path, *options, "--out", tmp_path / "out")
 
 
 def test_an_empty_folder_is_an_error_that_says_what_to_do(tmp_path):

@@ -1,6 +1,7 @@
 """The manifest: what it refuses, what it keeps, and that its bytes are its content's alone."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from bus_smp.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from bus_smp.errors import ManifestError
+from bus_smp.errors import BusSmpError, ManifestError
 
 
 def row(image_id, patient, split, *, dataset="demo", **cells):
@@ -289,7 +290,49 @@ def test_a_broken_sidecar_is_an_error(written, text):
         read_manifest(written)
 
 
+# Both files or none
+
+
+def kept(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_folder_of_one_files_name_leaves_the_other_as_it_was(written, root, suffix):
+    written.with_suffix(suffix).unlink()
+    written.with_suffix(suffix).mkdir()
+    before = kept(written.parent)
+    with pytest.raises(ManifestError, match=f"demo{suffix}: cannot be written"):
+        write_manifest(Manifest(frame(1, label="malignant"), {"demo": root}, {"seed": 7}), written)
+    assert kept(written.parent) == before
+
+
+@pytest.mark.parametrize("full", ["rows", "account"])
+def test_a_disk_that_is_full_leaves_both_files_as_they_were(written, root, full):
+    resource = pytest.importorskip("resource")
+    before = kept(written.parent)
+    table = frame(0, flags="x" * 20_000) if full == "rows" else frame()
+    about = {"notes": "x" * (20_000 if full == "account" else 1)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))  # for the program the same as a full disk
+    try:
+        with pytest.raises(BusSmpError, match="the disk is full"):
+            write_manifest(Manifest(table, {"demo": root}, about), written)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert kept(written.parent) == before
+
+
 # Roots and paths
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are UTF-8 there")
+def test_a_root_whose_name_is_not_utf_8_is_one_clear_error_and_nothing_is_written(written, tmp_path):
+    before = kept(written.parent)
+    root = tmp_path / "donn\udce9es"
+    with pytest.raises(ManifestError, match=r"donn\\udce9es: the folder's name is not UTF-8"):
+        write_manifest(Manifest(frame(), {"demo": root}), written)
+    assert kept(written.parent) == before
 
 
 def test_the_root_is_recorded_relative_so_that_a_project_can_be_moved(written, tmp_path):

@@ -1,6 +1,7 @@
 """predict: pictures at the image's own size, one row per image, bad files named."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -10,7 +11,9 @@ from conftest import invoke
 from PIL import Image
 
 from bus_smp.errors import DataError
-from bus_smp.evaluation.prediction import find_images
+from bus_smp.evaluation.backends import open_predictor
+from bus_smp.evaluation.prediction import check_targets, find_images, predict_files
+from bus_smp.locks import alone
 
 
 def _write(path, size=(50, 40)):
@@ -111,3 +114,66 @@ def test_results_never_stand_among_the_images(trained, tmp_path):
         assert result.exit_code == 1
         assert "choose another folder" in result.stderr
     assert (tmp_path / "benign (1)_mask.png").read_bytes() == truth
+
+
+def _everything(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["scan_mask.png", "scan_overlay.png", "predictions.csv"])
+def test_what_no_prediction_wrote_is_never_replaced(trained, tmp_path, name):
+    """A doctor's own mask may have the name of ours. Told before the run is even looked for."""
+    image = _write(tmp_path / "scan.png")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / name).write_text("file,label\nscan,benign\n")
+    before = _everything(tmp_path)
+    result = invoke("predict", image, "--out", trained.parent, "--run", "absent", "--to", tmp_path / "p")
+    assert result.exit_code == 1
+    assert f"{name}: would be replaced" in result.stderr and "another folder with --to" in result.stderr
+    assert _everything(tmp_path) == before
+
+
+def test_a_table_that_is_a_pipe_is_not_waited_for(trained, tmp_path):
+    image = _write(tmp_path / "scan.png")
+    (tmp_path / "p").mkdir()
+    os.mkfifo(tmp_path / "p" / "predictions.csv")
+    result = invoke("predict", image, "--out", trained.parent, "--to", tmp_path / "p")
+    assert result.exit_code == 1 and "would be replaced" in result.stderr
+
+
+def test_a_second_prediction_goes_into_the_same_folder(trained, tmp_path):
+    image = _write(tmp_path / "scan.png")
+    command = ("predict", image, "--out", trained.parent, "--to", tmp_path / "p")
+    assert invoke(*command).exit_code == 0
+    first = _everything(tmp_path / "p")
+    table = tmp_path / "p" / "predictions.csv"
+    table.write_text(table.read_text().replace(",computed_in", ""))  # as versions before wrote it
+    assert invoke(*command).exit_code == 0
+    assert _everything(tmp_path / "p") == first
+
+
+def test_a_prediction_that_was_interrupted_is_repeated_in_the_same_folder(trained, tmp_path):
+    predictor, _ = open_predictor(trained)
+    images = find_images([_write(tmp_path / f"{number}.png") for number in range(3)])
+    folder = tmp_path / "p"
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(predictor, images, folder, progress=_interrupt)
+    assert list(folder.glob("*.png")) and not list(folder.glob(".*"))
+    assert pd.read_csv(folder / "predictions.csv").empty
+    check_targets(images, folder)
+    assert len(predict_files(predictor, images, folder)) == 3
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
+def test_two_predictions_at_once_never_share_a_folder(trained, tmp_path):
+    image = _write(tmp_path / "scan.png")
+    (tmp_path / "p").mkdir()
+    with alone(tmp_path / "p" / ".lock", lambda: None):
+        before = _everything(tmp_path / "p")
+        result = invoke("predict", image, "--out", trained.parent, "--to", tmp_path / "p")
+        assert result.exit_code == 1 and "another bus-smp predict is writing" in result.stderr
+        assert _everything(tmp_path / "p") == before
+    assert invoke("predict", image, "--out", trained.parent, "--to", tmp_path / "p").exit_code == 0

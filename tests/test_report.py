@@ -513,6 +513,8 @@ def test_a_pdf_is_written_or_the_way_to_it_is_told(scored, tmp_path):
         assert "pip install 'bus_smp[pdf]'" in result.stderr
     elif result.exit_code == 0:
         assert (tmp_path / "r.pdf").read_bytes().startswith(b"%PDF-")
+        again = invoke("report", "first", "--out", scored.parent, "--pdf", "--to", tmp_path / "r.pdf")
+        assert again.exit_code == 0, again.stderr
     else:
         assert "Pango" in result.stderr
 
@@ -571,3 +573,35 @@ def test_in_a_browser_nothing_fails_and_a_phone_need_not_scroll_sideways(scored,
     assert found["width"] <= found["room"] == 360
     assert found["images"] == 18
     assert found["broken"] == 0
+
+
+# What is replaced
+
+
+@pytest.mark.parametrize("kind", [[], ["--markdown"], ["--pdf"]], ids=["html", "markdown", "pdf"])
+@pytest.mark.parametrize(
+    "content",
+    [b"my notes\n", b"<!doctype html><p>mine", b"# Mine\n", b"%PDF-1.7\n%%EOF\n", "last.ckpt", None],
+    ids=["notes", "another page", "another Markdown", "another PDF", "the state of a training", "a pipe"],
+)
+def test_a_report_replaces_nothing_but_a_report(scored, tmp_path, kind, content):
+    target = tmp_path / "target"
+    if content is None:
+        os.mkfifo(target)
+    else:
+        content = (scored / content).read_bytes() if isinstance(content, str) else content
+        target.write_bytes(content)
+    result = invoke("report", "first", "--out", scored.parent, "--to", target, *kind)
+    assert result.exit_code == 1 and "another file with --to" in result.stderr
+    assert target.is_fifo() if content is None else target.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("kind", [[], ["--markdown"]], ids=["html", "markdown"])
+def test_a_report_replaces_an_earlier_one_or_an_empty_file(scored, tmp_path, kind):
+    target = tmp_path / "target"
+    target.touch()  # as mktemp makes it
+    _report(scored, "--to", target, *kind)
+    first = target.read_bytes()
+    _report(scored, "--to", target, *kind)
+    assert target.read_bytes() == first

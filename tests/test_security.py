@@ -334,6 +334,7 @@ def test_a_hostile_file_of_tensors_is_refused(name, tmp_path):
         with pytest.raises(CheckpointError, match="weights.pth") as caught:
             read(path)
         assert len(str(caught.value)) < 1000
+        assert "weights_only" not in str(caught.value)  # PyTorch's own advice: let it run
     with pytest.raises(CheckpointError, match=reason):
         load_tensors(path)
 
@@ -342,17 +343,73 @@ def test_a_hostile_file_of_tensors_is_refused(name, tmp_path):
 def test_a_pickled_object_in_a_file_of_tensors_is_never_made(legacy, tmp_path):
     path, marker = tmp_path / "weights.pth", tmp_path / "ran"
     torch.save({"conv1.weight": Hostile(marker)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as caught:
         load_encoder("resnet18", path)
+    assert "weights_only" not in str(caught.value)
     path.write_bytes(pickle.dumps(Hostile(marker)))
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as caught:
         load_tensors(path)
+    assert "weights_only" not in str(caught.value)
     assert not marker.exists()
 
 
 def test_containers_that_hold_themselves_are_looked_at_once(tmp_path):
     torch.save(_cyclic(), tmp_path / "weights.pth")
     assert set(load_tensors(tmp_path / "weights.pth")) == {"conv1.weight", "self"}
+
+
+# Exports, whose record may be forged too
+
+
+def _exported(weights=None):
+    """An ONNX file that returns its input as numbers; ``weights``: where it says that its weights are."""
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper
+    tensor = make.make_tensor("w", onnx.TensorProto.FLOAT, [1], struct.pack("<f", 1), raw=True)
+    if weights is not None:
+        onnx.external_data_helper.set_external_data(tensor, weights, length=4)
+        tensor.ClearField("raw_data")
+    graph = make.make_graph(
+        [
+            make.make_node("Cast", ["images"], ["numbers"], to=onnx.TensorProto.FLOAT),
+            make.make_node("Mul", ["numbers", "w"], ["logits"]),
+        ],
+        "g",
+        [make.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["n", "h", "w", 3])],
+        [make.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", "h", "w", 3])],
+        [tensor],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("place", ["../secret", "absolute", "link"])
+def test_an_export_reads_no_file_outside_its_folder(place, suffix, tmp_path):
+    """OpenVINO goes by content, so ONNX may stand in an .xml. The libraries of today refuse too; ONNX Runtime 1.19 does not."""
+    from bus_smp.model.exported import load_onnx, load_openvino
+
+    (tmp_path / "secret").write_bytes(bytes(4))
+    path = tmp_path / "export" / f"model{suffix}"
+    path.parent.mkdir()
+    (path.parent / "link").symlink_to(tmp_path / "secret")
+    path.write_bytes(_exported(str(tmp_path / "secret") if place == "absolute" else place))
+    told = "takes its weights from another file" if suffix == ".onnx" else "is no OpenVINO file"
+    for load in (load_onnx, load_openvino) if suffix == ".onnx" else (load_openvino,):
+        with pytest.raises(CheckpointError, match=told):
+            load(path)
+
+
+def test_an_export_that_returns_no_logits_is_refused_when_it_is_run(tmp_path):
+    from bus_smp.model.exported import load_onnx, load_openvino
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(_exported())
+    for load in (load_onnx, load_openvino):
+        with pytest.raises(CheckpointError, match=r"model\.onnx: returns float32 \(2, 8, 9, 3\)"):
+            load(path)(np.zeros((2, 8, 9, 3), np.uint8))
+    with pytest.raises(CheckpointError, match=r"model\.onnx: cannot be run"):
+        load_onnx(path)(np.zeros((2, 8, 9, 4), np.uint8))
 
 
 # Settings

@@ -34,6 +34,7 @@ def command(folder: Path) -> None:
     """
     import shutil
 
+    from bus_smp.commands.typing_settings import setting
     from bus_smp.synthetic import write_all
 
     data = folder / "data"
@@ -46,8 +47,8 @@ def command(folder: Path) -> None:
 
     manifests, out = folder / "data_manifests", folder / "outputs"
     training = [
-        f"data.manifests={manifests.as_posix()}",
-        f"runtime.cache={(folder / 'cache').as_posix()}",
+        setting("data.manifests", manifests.as_posix()),
+        setting("runtime.cache", (folder / "cache").as_posix()),
         *SETTINGS,
     ]
     _run("make-manifest", "--root", str(data), "--out", str(manifests))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,11 +113,13 @@ def command(
     if name is not None and table is None:
         raise click.UsageError("--name belongs to --csv")
     fractions = _fractions(split)
+    _refuse_untypable(out)
     if fractions is None and test_patients:
         raise click.UsageError("--split official and --test-patients exclude each other")
 
     import json
 
+    from bus_smp.commands.typing_settings import setting, typed
     from bus_smp.data.making import SplitPlan, known_images, make_manifests
     from bus_smp.data.manifest import manifest_hash
     from bus_smp.data.policies import Policy
@@ -126,7 +129,9 @@ def command(
     plan = SplitPlan(
         fractions or (0.70, 0.15, 0.15), fractions is None, tuple(_words(test_patients)), folds or 0, seed
     )
-    surveys = _survey_table(table, root, name) if table is not None else _survey_known(datasets, root)
+    surveys = (
+        _survey_table(table, root, name, out) if table is not None else _survey_known(datasets, root, out)
+    )
     given = [survey.dataset for survey in surveys if survey.split_given]
     if given and (split != "70/15/15" or test_patients):
         raise click.UsageError(f"{table} has a split column: leave out --split and --test-patients")
@@ -135,7 +140,7 @@ def command(
         _refuse_overwriting(path, table)
 
     known, notes = known_images(out, list(paths), _progress)
-    manifests = make_manifests(surveys, policy, plan, known, notes)
+    manifests = make_manifests(surveys, policy, plan, known, notes, _progress)
     documents = []
     for manifest in manifests:
         dataset = manifest.datasets[0]
@@ -154,9 +159,9 @@ def command(
     else:
         first = manifests[0].datasets[0]
         usual = first == "bus-uclm" and out == Path("data_manifests")
-        settings = "" if usual else f' --set data.train="[{first}]"'
-        settings += "" if out == Path("data_manifests") else f" --set data.manifests={out}"
-        click.echo(f"Next: bus-smp train{settings}")
+        settings = [] if usual else [setting("data.train", [first])]
+        settings += [] if out == Path("data_manifests") else [setting("data.manifests", str(out))]
+        click.echo(f"Next: bus-smp train{''.join(f' --set {typed(one)}' for one in settings)}")
 
 
 def _words(text: str) -> list[str]:
@@ -184,13 +189,14 @@ def _progress(items, total: int, text: str):
     from tqdm import tqdm
 
     return tqdm(
-        items, total=total, desc=text, unit="img", disable=None, leave=False
+        items, total=total, desc=text, unit="", disable=None, leave=False
     )  # None: off when no terminal
 
 
-def _survey_known(datasets: tuple[str, ...], root: Path | None) -> list[Survey]:
+def _survey_known(datasets: tuple[str, ...], root: Path | None, out: Path) -> list[Survey]:
     from bus_smp.data.audit import survey
-    from bus_smp.data.sources import find_known, find_root, load_source, source_names
+    from bus_smp.data.manifest import recorded_root
+    from bus_smp.data.sources import find_known, find_root, load_source, packed, source_names
     from bus_smp.errors import DataError
 
     folder = root if root is not None else Path("data")
@@ -200,10 +206,15 @@ def _survey_known(datasets: tuple[str, ...], root: Path | None) -> list[Survey]:
     else:
         found = find_known(folder)
         if not found:
+            unpack = packed(folder)
             raise DataError(
                 f"{folder}: no known data set in it or below it ({', '.join(source_names())})",
-                hint="name the folder with --root DIR, or describe your own images in a table: --csv FILE",
+                hint=f"unpack {unpack[0]}, then run the same command again"
+                if unpack
+                else "name the folder with --root DIR, or describe your own images in a table: --csv FILE",
             )
+    for _, place in found:
+        recorded_root(place, out)  # told now, not after all images were looked at
     surveys = []
     for module, place in found:
         twice = [str(other) for other_module, other in found if other_module is module]
@@ -221,16 +232,19 @@ def _survey_known(datasets: tuple[str, ...], root: Path | None) -> list[Survey]:
     return surveys
 
 
-def _survey_table(table: Path, root: Path | None, name: str | None) -> list[Survey]:
+def _survey_table(table: Path, root: Path | None, name: str | None, out: Path) -> list[Survey]:
     from bus_smp.data.audit import survey
     from bus_smp.data.handwritten import read_handwritten
+    from bus_smp.data.manifest import recorded_root
 
+    owns = read_handwritten(table, root, name)
+    recorded_root(owns[0].root, out)  # told now, not after all images were looked at
     return [
         survey(
             own.dataset, own.records, own.root, _progress,
             split_given=own.split_given, about={"name": own.dataset, "title": own.dataset},
         )
-        for own in read_handwritten(table, root, name)
+        for own in owns
     ]  # fmt: skip
 
 
@@ -246,22 +260,38 @@ def _cells(path: Path) -> dict[tuple, tuple]:
         }
 
 
-def _refuse_overwriting(path: Path, table: Path | None) -> None:
-    """A file of the manifest's name that is no manifest is somebody's work."""
+def _refuse_untypable(out: Path) -> None:
+    """A setting is text: a training could not be told of this folder."""
     from bus_smp.errors import ManifestError
 
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        header = file.readline().decode("utf-8", errors="replace")
-    own = table is not None and path.resolve() == table.resolve()
-    if own or "group_id" not in header:
+    try:
+        str(out).encode("utf-8")
+    except UnicodeEncodeError:
         raise ManifestError(
-            f"{path}: is your own table and would be overwritten"
-            if own
-            else f"{path}: is there and is no manifest",
-            hint="choose another folder with --out, or another name with --name",
-        )
+            f"{out}: the folder's name is not UTF-8", hint="choose another folder with --out"
+        ) from None
+
+
+def _refuse_overwriting(path: Path, table: Path | None) -> None:
+    """A file of the manifest's or its sidecar's name that is neither is somebody's work."""
+    from bus_smp.data.manifest import looks_like_manifest, looks_like_sidecar
+    from bus_smp.errors import ManifestError
+
+    hint = "choose another folder with --out, or another name with --name"
+    if table is not None and path.resolve() == table.resolve():
+        raise ManifestError(f"{path}: is your own table and would be overwritten", hint=hint)
+    sidecar = path.with_suffix(".json")
+    for file, known, kind in (
+        (path, looks_like_manifest, "manifest"),
+        (sidecar, looks_like_sidecar, "manifest's sidecar"),
+    ):
+        if os.path.lexists(file) and not known(file):
+            raise ManifestError(
+                f"{file}: is there and is no {kind}; it would be overwritten",
+                hint=f"move it elsewhere, or {hint}"
+                if table is not None
+                else "move it elsewhere, or choose another folder with --out",
+            )
 
 
 def _write(manifest: Manifest, path: Path) -> str:

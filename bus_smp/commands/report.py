@@ -45,6 +45,7 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     matrix = _matrix_of(Path(out) / "matrix", [run.name for run in runs]) if len(runs) > 1 else None
     ending = "md" if markdown else "pdf" if pdf else "html"
     path = to or (folders[0] if len(folders) == 1 else Path(out)) / f"report.{ending}"
+    _refuse_other(path)
     for run in runs:
         for sentence in run.missing:
             click.echo(f"Missing: {run.name}: {sentence}", err=True)
@@ -55,6 +56,37 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     else:
         write_page(report(runs, matrix), path)
     click.echo(path)
+
+
+# What the writers of bus_smp.report put into every page: HTML and Markdown near the beginning, PDF at the end.
+_MARKS = (b'<meta name="generator" content="bus_smp ', b"Made by bus-smp report ", b"/ID [(bus_smp)")
+_NEAR = 16_384  # bytes
+
+
+def _refuse_other(path: Path) -> None:
+    """Only a report is replaced by a report: ``--to last.ckpt`` would cost a training.
+
+    Raises:
+        BusSmpError: if there is something else.
+    """
+    import os
+
+    from bus_smp.errors import BusSmpError
+    from bus_smp.files import open_regular
+
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            ends = file.read(_NEAR)
+            file.seek(max(0, size - _NEAR))
+            ends += b"\n" + file.read()
+        other = "is no report"
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        ends, size, other = b"", 1, f"cannot be replaced ({error.strerror})"
+    if size and not any(mark in ends for mark in _MARKS):
+        raise BusSmpError(f"{path}: {other}", hint="name another file with --to")
 
 
 def _matrix_of(folder: Path, names: list[str]) -> Path | None:

@@ -24,7 +24,7 @@ images, most of them synthetic, 89 were found after a change of aspect, 92 after
 96, 92, 98, 100 and 262.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
@@ -32,10 +32,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from bus_smp.data.candidates import Candidate, Progress, confirmed
 from bus_smp.data.matching import find_matches
 from bus_smp.data.registration import FLAT, MIN_PLACES, align, registered_correlation, texture_of
 from bus_smp.data.shelf import Shelf, Shelved
-from bus_smp.threads import read_ahead
 
 SIDE = 256  # longer side of a thumbnail, pixels; all lengths below are in these
 LEVELS = (1.0, 0.8, 0.64, 0.512)
@@ -45,7 +45,6 @@ DEVIATION = 32  # of the int8 samples of a patch
 MARGIN = 11
 
 SAME_SPECKLE = 0.75
-PATIENCE = 16
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -160,21 +159,8 @@ def _decode(encoded: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
-class _Candidate(NamedTuple):
-    """Images that share patches: first < second, whether one is mirrored, and the map from first to second.
-
-    ``evidence``: how many patches they share, each counted less the more other patches it is like.
-    """
-
-    first: int
-    second: int
-    mirrored: bool
-    matrix: np.ndarray
-    evidence: float
-
-
-def _candidates(prints: Sequence[Fingerprint]) -> list[_Candidate]:
-    """Images that share patches at places which one map explains, sorted."""
+def _candidates(prints: Sequence[Fingerprint]) -> list[Candidate]:
+    """Images that share enough patches to be looked at, sorted."""
     count = len(prints)
     sizes = np.array([f.size for f in prints])
     begins = np.cumsum(sizes) - sizes
@@ -195,13 +181,17 @@ def _candidates(prints: Sequence[Fingerprint]) -> list[_Candidate]:
     for start, end in zip(starts[enough].tolist(), ends[enough].tolist(), strict=True):
         rows = order[start:end]
         i, j, mirrored = int(first[rows[0]]), int(second[rows[0]]), bool(mirror[rows[0]])
-        p, q = prints[i].points[a[rows] - begins[i]], prints[j].points[b[rows] - begins[j]]
-        if mirrored:
-            q = np.stack([prints[j].width - q[:, 0], q[:, 1], q[:, 2]], 1)
-        matrix = align(p, q)
-        if matrix is not None:
-            found.append(_Candidate(i, j, mirrored, matrix, float(weight[rows].sum())))
+        points = np.stack([a[rows] - begins[i], b[rows] - begins[j]])
+        found.append(Candidate(i, j, mirrored, points, float(weight[rows].sum())))
     return found
+
+
+def _placed(first: Fingerprint, second: Fingerprint, mirrored: bool, points: np.ndarray) -> np.ndarray | None:
+    """Map from first to second, on which enough of the alike points agree; None if they do not."""
+    p, q = first.points[points[0]], second.points[points[1]]
+    if mirrored:
+        q = np.stack([second.width - q[:, 0], q[:, 1], q[:, 2]], 1)
+    return align(p, q)
 
 
 def _correlation(first: Fingerprint, second: Fingerprint, mirrored: bool, matrix: np.ndarray) -> float:
@@ -217,11 +207,11 @@ def _correlation(first: Fingerprint, second: Fingerprint, mirrored: bool, matrix
     return registered_correlation(one, two, matrix)
 
 
-def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
+def find_near_duplicates(fingerprints: Sequence[Fingerprint], progress: Progress | None = None) -> list[Pair]:
     """Pairs of images that show the same frame: registered correlation of at least ``SAME_SPECKLE``.
 
-    Of many copies of one image not every pair is returned, but enough to connect them all: group the images by
-    connected components. Exact copies are found like others, unless they are too flat or small to have texture.
+    Of more than ``CROWD`` copies of one image not every pair is returned, but enough to connect them all: group the
+    images by connected components. Exact copies are found like others, unless they are too flat or small to have texture.
 
     Returns:
         pairs sorted by (first, second). Pairs and correlations do not depend on the order of the images.
@@ -229,8 +219,19 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
     ordered, content = _in_one_order(fingerprints)
     if len(content) < 2:
         return []
+
+    def placed(candidate: Candidate) -> np.ndarray | None:
+        first, second, mirrored, points, _ = candidate
+        return _placed(ordered[first], ordered[second], mirrored, points)
+
+    def score_of(look: tuple[Candidate, np.ndarray]) -> float:
+        (first, second, mirrored, _, _), matrix = look
+        return _correlation(ordered[first], ordered[second], mirrored, matrix)
+
     best: dict[tuple[int, int], float] = {}
-    for candidate, score in _verified(ordered, _candidates(ordered)):
+    for candidate, score in confirmed(
+        len(ordered), _candidates(ordered), placed, score_of, SAME_SPECKLE, progress
+    ):
         first, second = sorted((content[candidate.first], content[candidate.second]))
         best[first, second] = max(score, best.get((first, second), 0.0))
     return [Pair(first, second, score) for (first, second), score in sorted(best.items())]
@@ -245,41 +246,3 @@ def _in_one_order(fingerprints: Sequence[Fingerprint]) -> tuple[list[Fingerprint
         same = list(alike)
         content += sorted(same, key=lambda i: fingerprints[i].thumbnail) if len(same) > 1 else same
     return [fingerprints[i] for i in content], content
-
-
-def _verified(
-    prints: Sequence[Fingerprint], candidates: list[_Candidate]
-) -> Iterator[tuple[_Candidate, float]]:
-    """Candidates that are near-duplicates, with their correlation; the best evidence is looked at first.
-
-    Where images share the text of a scanner alone, each would be a candidate with many: one that was ``PATIENCE``
-    times more often refused than confirmed is left in peace.
-    """
-
-    def verify(candidate: _Candidate) -> float:
-        return _correlation(
-            prints[candidate.first], prints[candidate.second], candidate.mirrored, candidate.matrix
-        )
-
-    waiting = sorted(candidates, key=lambda c: (-c.evidence, c[:3]))
-    patience = np.full(len(prints), PATIENCE)
-    while waiting:
-        batch, later = [], []
-        left = patience.copy()
-        for candidate in waiting:
-            if min(patience[candidate.first], patience[candidate.second]) <= 0:
-                continue
-            # as many at once as would be looked at even if each were refused
-            if min(left[candidate.first], left[candidate.second]) > 0:
-                batch.append(candidate)
-                left[candidate.first] -= 1
-                left[candidate.second] -= 1
-            else:
-                later.append(candidate)
-        for candidate, score in zip(batch, read_ahead(verify, batch, ahead=64), strict=True):
-            step = 1 if score >= SAME_SPECKLE else -1
-            patience[candidate.first] += step
-            patience[candidate.second] += step
-            if step > 0:
-                yield candidate, score
-        waiting = later

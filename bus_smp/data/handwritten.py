@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ def read_handwritten(path: Path, root: Path | None = None, name: str | None = No
     Columns ``image, masks, label, patient_id``, and if wanted ``split, mask_format, dataset,
     image_id, flags, pixel_mm``. Several masks or flags are joined by ``|``. An empty patient id makes the
     image a patient of its own, not known. Without ``image_id`` it is the file's name without
-    suffix, or the path where names repeat. An empty ``mask_format`` is left to the audit.
+    suffix, or the path where names repeat. An empty ``mask_format`` is left to the audit. Patient ids stay as they
+    are written; those that differ in spelling alone get one ``person``.
 
     Args:
         root: folder that paths start from; default the table's own folder.
@@ -129,12 +131,27 @@ def _read_row(number: int, row: dict[str, str], root: Path, name: str, faults: l
         return Record(
             image_id, image, masks, mask_format, label, patient or image_id,
             patient_known=bool(patient), flags=flags, official_split=split, pixel_mm=pixel_mm,
+            person=_person(patient),
         )  # fmt: skip
 
     return {
         "number": number, "dataset": dataset, "image": image, "image_id": row.get("image_id", ""),
         "split": split, "record": record,
     }  # fmt: skip
+
+
+def _person(patient_id: str) -> str:
+    """What spellings of one patient's id have in common; "" for no id.
+
+    P01, p1, "P 01" and P-1 are one, and so are 007, 7 and 7.0, which Excel makes of each other. What parts numbers
+    (1-12 and 11-2) still does.
+    """
+    text = unicodedata.normalize("NFKC", patient_id).casefold()
+    text = re.sub(r"^(\d+)[.,]0+$", r"\1", text.strip())
+    parts = re.findall(r"\d+|[^\W\d_]+|[^\w\s\u200b\ufeff\u2010-\u2015\u2212-]", text)
+    parts = [part.lstrip("0") or "0" if part.isdecimal() else part for part in parts]
+    # a space parts two numbers and no words
+    return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(parts)) or patient_id
 
 
 def _below(root: Path, text: str) -> str:

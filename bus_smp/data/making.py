@@ -11,8 +11,11 @@ from bus_smp.classes import LABELS
 from bus_smp.data.audit import FLAGS, Progress, Survey, fingerprints, in_turn
 from bus_smp.data.manifest import SPLITS, Manifest, list_manifests, read_manifest
 from bus_smp.data.policies import Judged, Known, Policy, judge
+from bus_smp.data.sources._tree import natural_key
 from bus_smp.data.splits import assign_folds, assign_splits, imbalance, split_warnings
 from bus_smp.errors import ConfigError, DataError, ManifestError
+
+_SPELLED = 10  # patients whose spellings a note tells
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ def make_manifests(
     plan: SplitPlan | None = None,
     known: Sequence[Known] = (),
     notes: Sequence[str] = (),
+    progress: Progress = in_turn,
 ) -> list[Manifest]:
     """Judge, split and describe; one manifest per survey, sorted by data set.
 
@@ -54,7 +58,7 @@ def make_manifests(
     """
     policy, plan = policy or Policy(), plan or SplitPlan()
     surveys = sorted(surveys, key=lambda survey: survey.dataset)
-    judged = judge(surveys, policy, known)
+    judged = judge(surveys, policy, known, progress)
     for one in judged:
         _refuse_empty(one)
     _refuse_unknown_patients(judged, plan)
@@ -262,21 +266,49 @@ def _findings(one: Judged, frame: pd.DataFrame, notes: Sequence[str]) -> dict:
             kind = excluded.setdefault(reason_kind(reason), {"count": 0, "images": []})
             kind["count"] += 1
             kind["images"].append(image)
-    merged = frame[["group_id", "patient_id"]].drop_duplicates()
+    spellings = _spellings(one)
+    spelled = {other: names[0] for names in spellings for other in names}
+    patient = frame["patient_id"].map(lambda name: spelled.get(name, name))
+    merged = frame[["group_id"]].assign(patient_id=patient).drop_duplicates()
     merged = merged[merged.duplicated("group_id", keep=False)].groupby("group_id")["patient_id"].agg(list)
     return {
         "rows": len(frame),
         "used": int((frame["excluded"] == "").sum()),
         "groups": int(frame["group_id"].nunique()),
-        "patients": int(frame.loc[frame["patient_known"].astype(bool), "patient_id"].nunique()),
+        "patients": int(patient[frame["patient_known"].astype(bool)].nunique()),
         "labels": {label: int((frame["label"] == label).sum()) for label in LABELS},
         "findings": findings,
         "excluded": dict(sorted(excluded.items())),
         "merged_groups": merged.to_dict(),
         "other_datasets": one.others,
         "pairs": [list(pair) for pair in one.pairs],
-        "notes": list(notes),
+        "notes": [*notes, *_spelling_note(spellings)],
+        **({"spellings": spellings} if spellings else {}),
     }
+
+
+def _spellings(one: Judged) -> list[list[str]]:
+    """Patient ids that are spellings of one, sorted; none for a patient of one spelling."""
+    found: dict[str, set[str]] = {}
+    for look in one.survey.looks:
+        if look.record.person:
+            found.setdefault(look.record.person, set()).add(look.record.patient_id)
+    return sorted(sorted(ids, key=natural_key) for ids in found.values() if len(ids) > 1)
+
+
+def _spelling_note(spellings: Sequence[Sequence[str]]) -> list[str]:
+    if not spellings:
+        return []
+    shown = "; ".join(" = ".join(f"'{i}'" if " " in i else i for i in ids) for ids in spellings[:_SPELLED])
+    more = (
+        f"; and {len(spellings) - _SPELLED} more (the sidecar's spellings)"
+        if len(spellings) > _SPELLED
+        else ""
+    )
+    return [
+        f"taken for one patient each, in one group, as only the spelling differs: {shown}{more}. Write one spelling; "
+        "if they are different patients, give them ids that differ in letters or numbers"
+    ]
 
 
 def _refuse_empty(one: Judged) -> None:
@@ -334,6 +366,7 @@ def _refuse_torn(judged: Sequence[Judged]) -> None:
     if faults:
         raise ManifestError(
             f"{len(faults)} groups lie in more than one of the given splits\n  " + "\n  ".join(faults),
-            hint="give each group one split (images of different patients are in one group where they are copies), "
+            hint="give each group one split (different patients are in one group where images are copies, "
+            "or where their ids differ in spelling alone), "
             "or leave the split column out",
         )

@@ -27,10 +27,10 @@ import pandas as pd
 
 import bus_smp
 from bus_smp.data.manifest_check import CLIMBING, COLUMNS, CONTROL, as_text, check, text_problems
-from bus_smp.data.manifest_csv import csv_parts, read_cells
+from bus_smp.data.manifest_csv import csv_parts, header_names, read_cells
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import ManifestError
-from bus_smp.files import open_regular, replacing, write_text
+from bus_smp.files import open_regular, replacing
 
 __all__ = [
     "COLUMNS", "SPLITS", "Manifest", "check", "combine", "list_manifests", "manifest_hash", "manifest_path",
@@ -186,7 +186,7 @@ def _read_sidecar(path: Path) -> dict:
     except (ValueError, OSError, RecursionError) as error:
         raise ManifestError(
             f"{path}: cannot be read as the manifest's sidecar ({error})",
-            hint="make the manifest again with bus-smp make-manifest",
+            hint="delete it and make the manifest again with bus-smp make-manifest",
         ) from None
     return about
 
@@ -218,27 +218,73 @@ def manifest_hash(frame: pd.DataFrame) -> str:
 def write_manifest(manifest: Manifest, path: Path) -> Path:
     """Write ``path`` (CSV) and its sidecar, each all or nothing, the same bytes for the same manifest.
 
+    On any error both are as they were.
+
     Raises:
-        ManifestError: if ``check`` finds a problem; nothing is written then.
+        ManifestError: if ``check`` finds a problem, a root's name is not UTF-8, or a folder has one of the two names.
+        BusSmpError: if the disk is full or the folder cannot be written to.
     """
     path = Path(path)
+    sidecar = path.with_suffix(".json")
     text = as_text(manifest.frame)
     _raise(f"{path} was not written", check(text), "correct the table, then run the command again")
-    folder = path.parent.resolve()
-    roots = {dataset: _relative(root, folder) for dataset, root in manifest.roots.items()}
+    for file in (path, sidecar):
+        if file.is_dir():
+            raise ManifestError(
+                f"{file}: cannot be written (is a folder)", hint="move it elsewhere, or choose another place"
+            )
+    roots = {dataset: recorded_root(root, path.parent) for dataset, root in manifest.roots.items()}
     about = {"version": bus_smp.__version__, **manifest.about, "roots": roots}
-    sidecar = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_text(path.with_suffix(".json"), sidecar)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(csv_parts(_ordered(text)))
+    told = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    # both are on the disk before either takes its name: rows with another manifest's account would look right
+    with replacing(sidecar) as account, replacing(path) as rows:
+        with account.open("wb") as file:
+            file.write(told.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        with rows.open("wb") as file:
+            file.writelines(csv_parts(_ordered(text)))
     return path
 
 
-def _relative(root: Path, folder: Path) -> str:
+def recorded_root(root: Path, folder: Path) -> str:
+    """A data set's root as the sidecar of a manifest in ``folder`` records it: relative where that is possible.
+
+    Raises:
+        ManifestError: if the name cannot stand in a file of UTF-8.
+    """
     try:
-        return Path(os.path.relpath(root, folder)).as_posix()
+        recorded = Path(os.path.relpath(root, Path(folder).resolve())).as_posix()
     except ValueError:  # another drive on Windows
-        return Path(root).absolute().as_posix()
+        recorded = Path(root).absolute().as_posix()
+    try:
+        recorded.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ManifestError(
+            f"{root}: the folder's name is not UTF-8 and cannot be recorded in a manifest",
+            hint="rename it; if the name looks right elsewhere, use a locale of UTF-8: export LC_ALL=C.UTF-8 PYTHONUTF8=1",
+        ) from None
+    return recorded
+
+
+def looks_like_manifest(path: Path) -> bool:
+    """Has the file a manifest's header, whatever its rows are?"""
+    try:
+        with open_regular(path) as file:
+            first = file.readline(1 << 16).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return False
+    return set(COLUMNS) <= set(header_names(first))
+
+
+def looks_like_sidecar(path: Path) -> bool:
+    """Is the file a JSON object with ``roots``?"""
+    try:
+        with open_regular(path) as file:
+            about = json.loads(file.read().decode("utf-8-sig"))
+    except (ValueError, OSError, RecursionError):
+        return False
+    return isinstance(about, dict) and "roots" in about
 
 
 # Several manifests

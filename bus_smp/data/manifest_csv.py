@@ -50,7 +50,7 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
 
     first = data[: data.find(b"\n") % (len(data) + 1)].decode("utf-8-sig")
     content = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # never the whole as text
-    lines = csv.reader(content, delimiter=max(",;\t", key=first.count), strict=True)
+    lines = csv.reader(content, delimiter=_delimiter(first), strict=True)
     rows, numbers, problems = [], [], []
     try:
         header = [name.strip() for name in next(lines, [])]
@@ -79,6 +79,19 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
         {name: pd.Series(column.cells, dtype=object) for name, column in zip(header, columns, strict=True)}
     )
     return restored_table(text).astype(object), np.array(numbers, dtype=int), problems
+
+
+def _delimiter(first: str) -> str:
+    return max(",;\t", key=first.count)
+
+
+def header_names(first: str) -> list[str]:
+    """The names of the columns, from a file's first line; none where it is no CSV."""
+    try:
+        cells = next(csv.reader([first], delimiter=_delimiter(first)), [])
+    except csv.Error:
+        return []
+    return [restored(name.strip()) for name in cells]
 
 
 class _Cells:

@@ -12,7 +12,7 @@ from itertools import combinations, groupby, pairwise
 import pandas as pd
 
 from bus_smp.classes import LABELS
-from bus_smp.data.audit import FLAGS, Look, Survey
+from bus_smp.data.audit import FLAGS, Look, Progress, Survey, in_turn
 from bus_smp.data.duplicates import Fingerprint, find_near_duplicates
 from bus_smp.data.manifest import COLUMNS
 from bus_smp.data.sources._tree import natural_key
@@ -91,8 +91,12 @@ class _Image:
         return self.image_id if dataset == self.dataset else f"{self.dataset}/{self.image_id}"
 
 
-def judge(surveys: Sequence[Survey], policy: Policy, known: Sequence[Known] = ()) -> list[Judged]:
+def judge(
+    surveys: Sequence[Survey], policy: Policy, known: Sequence[Known] = (), progress: Progress = in_turn
+) -> list[Judged]:
     """Apply ``policy`` to data sets that were surveyed, compared with each other and with ``known``.
+
+    Patients of a data set whose records have the same ``person`` are one group, as those are who share a copy.
 
     Raises:
         DataError: under ``on_mismatch="error"``, naming every image.
@@ -101,12 +105,12 @@ def judge(surveys: Sequence[Survey], policy: Policy, known: Sequence[Known] = ()
     _refuse_mismatches(surveys, policy)
     _refuse_unknown_flags(surveys, policy)
     images = _images(surveys, known)
-    pairs = _find_pairs(images)
+    pairs = _find_pairs(images, progress)
     copies = [(a, b) for a, b, _, _ in pairs]
     clusters = [[images[i] for i in c] for c in _components(range(len(images)), copies) if len(c) > 1]
     ids, shared, torn = _name_groups(
         _components([image.group for image in images] + [patient_key(s, k) for s in surveys for k in s.looks],
-                    [(images[a].group, images[b].group) for a, b in copies]),
+                    [(images[a].group, images[b].group) for a, b in copies] + _same_persons(surveys)),
         known,
     )  # fmt: skip
 
@@ -154,6 +158,18 @@ def patient_key(survey: Survey, look: Look) -> str:
     return f"{survey.dataset}:{look.record.patient_id or look.record.image_id}"
 
 
+def _same_persons(surveys: Sequence[Survey]) -> list[tuple[str, str]]:
+    """Pairs of patient keys that are spellings of one id."""
+    first: dict[tuple[str, str], str] = {}
+    pairs = []
+    for survey in surveys:
+        for look in survey.looks:
+            if look.record.person:
+                patient = patient_key(survey, look)
+                pairs.append((first.setdefault((survey.dataset, look.record.person), patient), patient))
+    return pairs
+
+
 def _label(look: Look) -> str:
     """The label, or "" where it is in doubt already and proves nothing about a copy's."""
     return "" if "label_mismatch" in look.flags or look.record.label not in LABELS else look.record.label
@@ -171,7 +187,7 @@ def _images(surveys: Sequence[Survey], known: Sequence[Known]) -> list[_Image]:
     return sorted(images, key=lambda image: (image.dataset, natural_key(image.image_id)))
 
 
-def _find_pairs(images: Sequence[_Image]) -> list[tuple[int, int, str, float]]:
+def _find_pairs(images: Sequence[_Image], progress: Progress = in_turn) -> list[tuple[int, int, str, float]]:
     """(first, second, kind, correlation), first < second: equal pixels, and verified near-duplicates.
 
     Of one picture found n times in a data set each is paired with the next, and the first with the first of another
@@ -186,7 +202,7 @@ def _find_pairs(images: Sequence[_Image]) -> list[tuple[int, int, str, float]]:
         chains = [pair for members in of_each for pair in pairwise(members)]
         pairs |= dict.fromkeys([*chains, *combinations([m[0] for m in of_each], 2)], ("exact", 1.0))
     one_each = [alike[0] for alike in same.values()]  # equal pixels are compared with the rest once
-    for a, b, correlation in find_near_duplicates([images[i].print for i in one_each]):
+    for a, b, correlation in find_near_duplicates([images[i].print for i in one_each], progress):
         pairs[one_each[a], one_each[b]] = ("near", round(float(correlation), 3))
     return sorted((a, b, kind, correlation) for (a, b), (kind, correlation) in pairs.items())
 

@@ -19,7 +19,8 @@ def texture_of(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Band-passed image in units of its local deviation, and that deviation."""
     values = gray.astype(np.float32)
     band = cv2.GaussianBlur(values, (7, 7), 1.2) - cv2.GaussianBlur(values, (19, 19), 4.0)
-    deviation = cv2.sqrt(cv2.blur(band * band, (25, 25)))
+    # running sums: where an image is black they end a little below 0
+    deviation = cv2.sqrt(np.maximum(cv2.blur(band * band, (25, 25)), 0))
     return band / (deviation + 1.0), deviation
 
 
@@ -27,13 +28,14 @@ def align(p: np.ndarray, q: np.ndarray) -> np.ndarray | None:
     """Axis-aligned map p -> q, a (2, 3) matrix, on which enough matches agree; None if they do not."""
     ratio = q[:, 2] / p[:, 2]
     shift = q[:, :2] - ratio[:, None] * p[:, :2]
-    predicted = ratio[:, None, None] * p[None, :, :2] + shift[:, None, :]
-    near = (np.abs(predicted - q[None, :, :2]) < SAME_PLACE).all(axis=2)
-    near &= np.abs(np.log(ratio[:, None] / ratio[None, :])) < 0.35
+    near = np.abs(np.log(ratio[:, None] / ratio[None, :])) < 0.35
+    for axis in range(2):
+        predicted = ratio[:, None] * p[:, axis] + shift[:, axis, None]
+        near &= np.abs(predicted - q[:, axis]) < SAME_PLACE
     best = int(np.argmax(near.sum(axis=1)))
     chosen = np.flatnonzero(near[best])
     # the levels see one blob several times: count places, not points
-    if len(np.unique(p[chosen, :2] // 8, axis=0)) < MIN_PLACES:
+    if len(set(map(tuple, (p[chosen, :2] // 8).tolist()))) < MIN_PLACES:
         return None
     return _fit(p[chosen, :2], q[chosen, :2], ratio[best])
 

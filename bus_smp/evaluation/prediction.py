@@ -1,8 +1,9 @@
 """Predicting a user's own files: masks and overlays to look at, one table row per image."""
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from bus_smp.errors import DataError, ImageError
 from bus_smp.evaluation.batches import predict_batches
 from bus_smp.evaluation.metrics import classes_of, confusion, malignant_score, predicted_label
 from bus_smp.evaluation.predictor import Prediction, Predictor, describe_computing
-from bus_smp.files import replacing, short_name
+from bus_smp.files import explained, open_regular, replacing, short_name
+from bus_smp.locks import alone
 from bus_smp.text import harmless_table, printable
 
 COLUMNS = (
@@ -24,6 +26,7 @@ COLUMNS = (
     "called_malignant",
     *(f"{lesion.name}_area" for lesion in LESIONS), "mask", "overlay", "computed_in", "error",
 )  # fmt: skip
+TABLE = "predictions.csv"
 
 
 def find_images(inputs: Sequence[Path], skip: Path | None = None) -> list[tuple[Path, str]]:
@@ -99,7 +102,9 @@ def _writable(name: str) -> str:
 
 
 def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
-    """Refuse to write results over files that are to be read, or into the folder they are searched in.
+    """Refuse to write results over files that are to be read, into the folder they are searched in, or over another's work.
+
+    What an earlier prediction wrote may be replaced: a folder is known by its ``predictions.csv``.
 
     Raises:
         DataError: naming the first such file. BUSI's own masks are called ``<image>_mask.png`` too.
@@ -112,6 +117,31 @@ def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
             f"{folder}: results would stand among the images they are made from ({beside[0].name})",
             hint="choose another folder with --to",
         )
+    table = Path(folder) / TABLE
+    if _is_ours(table):
+        return
+    pictures = (Path(folder) / file for _, name in images for file in _pictures(name))
+    there = next((path for path in (table, *pictures) if os.path.lexists(path)), None)
+    if there is not None:
+        raise DataError(
+            f"{there}: would be replaced, and no earlier prediction wrote it",
+            hint="choose another folder with --to",
+        )
+
+
+def _is_ours(table: Path) -> bool:
+    """Whether a file is a table of predictions, by its header; before bus_smp said what it computed in, that was shorter."""
+    try:
+        with open_regular(table) as file:
+            header = file.readline(1000).decode("utf-8", "replace").strip()
+    except OSError:
+        return False
+    return header in (",".join(COLUMNS), ",".join(name for name in COLUMNS if name != "computed_in"))
+
+
+def _pictures(name: str) -> tuple[str, str]:
+    """What the mask and the overlay of an image are called."""
+    return f"{name}_mask.png", f"{name}_overlay.png"
 
 
 def predict_files(
@@ -124,7 +154,8 @@ def predict_files(
 ) -> pd.DataFrame:
     """Predict each file and write ``<name>_mask.png``, ``<name>_overlay.png`` and ``predictions.csv``.
 
-    Reading, the network and writing overlap; memory does not grow with the number of images.
+    Reading, the network and writing overlap; memory does not grow with the number of images. The table is empty until
+    the last image is done: it never tells of other pictures than those beside it.
 
     Args:
         images: from ``find_images``.
@@ -137,6 +168,10 @@ def predict_files(
         ``malignant_score`` the highest malignant probability, after temperature, and ``called_malignant`` yes, no or
         empty, by the threshold; ``computed_in`` names library, precision and device. A file that cannot be read has
         its reason in ``error`` and nothing else.
+
+    Raises:
+        DataError: if another process is predicting into this folder.
+        BusSmpError: if the disk is full or the folder cannot be written to.
     """
     folder = Path(folder)
 
@@ -157,11 +192,34 @@ def predict_files(
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows = []
-    for (path, _), row in zip(images, predict_batches(predictor, images, load, finish), strict=True):
-        rows.append(dict.fromkeys(COLUMNS, "") | {"file": printable(str(path))} | row)
-        progress()
+    with _alone(folder):
+        _write_table(folder, rows)
+        for (path, _), row in zip(images, predict_batches(predictor, images, load, finish), strict=True):
+            rows.append(dict.fromkeys(COLUMNS, "") | {"file": printable(str(path))} | row)
+            progress()
+        return _write_table(folder, rows)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two at once would leave one table for the pictures of both."""
+
+    def refuse() -> None:
+        raise DataError(
+            f"{folder}: another bus-smp predict is writing to it",
+            hint="choose another folder with --to, or wait until it is done",
+        )
+
+    with contextlib.ExitStack() as stack:
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(folder / ".lock", refuse))
+        yield
+
+
+def _write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    with replacing(folder / "predictions.csv") as temporary:
+    with replacing(folder / TABLE) as temporary:
         harmless_table(table).to_csv(temporary, index=False, lineterminator="\n")
     return table
 
@@ -176,13 +234,13 @@ def _describe(mask: np.ndarray, score: float, threshold: float | None, name: str
         "called_malignant": "" if threshold is None else ("yes" if score >= threshold else "no"),
         f"{BENIGN.name}_area": round(float(np.mean(mask == BENIGN.index)), 6),
         f"{MALIGNANT.name}_area": round(float(np.mean(mask == MALIGNANT.index)), 6),
-        "mask": f"{name}_mask.png",
-        "overlay": f"{name}_overlay.png",
+        **dict(zip(("mask", "overlay"), _pictures(name), strict=True)),
     }
 
 
 def _write_pictures(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
     from bus_smp.report.overlay import overlay
 
-    write_mask(folder / f"{name}_mask.png", mask)
-    write_png(folder / f"{name}_overlay.png", overlay(image, mask))
+    coloured, laid_over = _pictures(name)
+    write_mask(folder / coloured, mask)
+    write_png(folder / laid_over, overlay(image, mask))

@@ -38,8 +38,10 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # torch's reader raises many types on damaged bytes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as tensors ({reason})") from None
+        # its text is kept back: it advises to let the file run code
+        raise CheckpointError(
+            f"{path} cannot be read as tensors: it is damaged or something else ({type(error).__name__})"
+        ) from None
     if odd is not None:
         raise CheckpointError(
             f"{path}: holds something else than dense tensors and numbers ({type(odd).__name__})"

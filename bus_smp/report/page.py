@@ -64,6 +64,7 @@ def write_pdf(document: Document, path: Path) -> None:
             f"--pdf: WeasyPrint cannot start ({error})",
             hint="install Pango (Debian: apt install libpangoft2-1.0-0), or print report.html from a browser",
         ) from None
+    identifier = b"bus_smp"  # all else that names a PDF's maker is packed; report replaces what has it
     own = URLFetcher(allowed_protocols=["data"])  # the page's own figures, and nothing from elsewhere
     with replacing(path) as temporary:
-        HTML(string=page_html(document), url_fetcher=own).write_pdf(temporary)
+        HTML(string=page_html(document), url_fetcher=own).write_pdf(temporary, pdf_identifier=identifier)

@@ -15,6 +15,7 @@ from types import ModuleType
 from bus_smp.data.sources._tree import entries, names
 from bus_smp.errors import DataError
 
+_ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tar.gz", ".tgz")
 MAX_DEPTH = 4  # folders below the given one; zip inside zip inside a download folder is three
 
 
@@ -26,7 +27,8 @@ class Record:
     file. ``label`` is normal, benign or malignant, and "" only where it is unknown, in which case
     ``excluded`` says why. ``excluded`` is the reason not to use the image, "" to use it.
     ``official_split`` is "test" or "train" where the authors published a split, else "". ``pixel_mm``:
-    side of a pixel in mm as text, "" where it is not known.
+    side of a pixel in mm as text, "" where it is not known. ``person``: what all spellings of a patient's id
+    have in common, "" where ids are taken as they are written.
     """
 
     image_id: str
@@ -40,6 +42,7 @@ class Record:
     excluded: str = ""
     official_split: str = ""
     pixel_mm: str = ""
+    person: str = ""
 
 
 def source_names() -> list[str]:
@@ -108,6 +111,8 @@ def find_root(source: ModuleType, folder: Path) -> Path:
     elif others := find_known(folder):
         module, root = others[0]
         hint = f'found {module.TITLE} instead: bus-smp make-manifest --dataset {module.NAME} --root "{root}"'
+    elif archives := packed(folder):
+        hint = f"if it is in {archives[0]}, unpack that; then run the same command again"
     else:
         hint = (
             f"download it from {source.URL}, then: bus-smp make-manifest --dataset {source.NAME} --root DIR"
@@ -117,6 +122,18 @@ def find_root(source: ModuleType, folder: Path) -> Path:
         f"expected {source.LAYOUT}; found {names(folder)}",
         hint=hint,
     )
+
+
+def packed(folder: Path) -> list[Path]:
+    """Archives in ``folder`` or below it that nobody has unpacked yet, the nearest first."""
+    levels = _below(_existing(folder))
+    return [
+        path
+        for level in levels
+        for parent in level
+        for path in entries(parent)
+        if path.name.lower().endswith(_ARCHIVES) and path.is_file()
+    ]
 
 
 def find_known(folder: Path) -> list[tuple[ModuleType, Path]]:
