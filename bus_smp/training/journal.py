@@ -20,7 +20,7 @@ from bus_smp.model.checkpoint import check_trained_on, read_header
 from bus_smp.model.tensors import load_tensors
 from bus_smp.outputs import BEST, EXPERIMENT, find_folder
 
-_STATE_FORMAT = 2  # 2: says which run it is of
+STATE_FORMAT = 2  # 2: says which run it is of
 
 
 class Journal:
@@ -110,7 +110,7 @@ class Journal:
         """Replace ``last.ckpt``. ``state`` holds tensors, numbers, texts, lists and dicts alone."""
         # through memory: torch's own file writer hides a full disk behind an unspecific error
         buffer = io.BytesIO()
-        torch.save({"format": _STATE_FORMAT, **state}, buffer)
+        torch.save({"format": STATE_FORMAT, **state}, buffer)
         with replacing(self.state_path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
@@ -128,7 +128,7 @@ class Journal:
             raise CheckpointError(
                 error.what, hint="delete the run folder to start again, or use --run NAME"
             ) from None
-        if not isinstance(state, dict) or state.get("format") != _STATE_FORMAT:
+        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
             raise CheckpointError(f"{self.state_path} was written by another version of bus-smp")
         return state
 

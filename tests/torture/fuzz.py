@@ -410,12 +410,14 @@ def _read_checkpoint(path: Path) -> None:
 def _state_seeds() -> list[bytes]:
     import torch
 
+    from bus_smp.training.journal import STATE_FORMAT
+
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 3, 8, 8)).sum().backward()
     optimizer.step()
     state = {
-        "format": 1, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": {}, "best_epoch": 1, "best_score": 0.5,
+        "format": STATE_FORMAT, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": {}, "best_epoch": 1, "best_score": 0.5,
         "history": [{"epoch": 1, "lr": 1e-4, "val_dice_lesion": 0.5}], "place": {"device": "cpu", "precision": "fp32", "threads": "1", "torch": "2"},
     }  # fmt: skip
     seeds = []
