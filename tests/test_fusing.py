@@ -146,6 +146,10 @@ def test_operators_that_are_missing_or_say_something_else_are_not_used(monkeypat
     tried = fusing._is_possible.__wrapped__
     monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise_", lambda addend, *rest: addend)
     assert not tried(torch.float32)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", lambda images, *rest: images)
+    assert not tried(torch.float32)
+    monkeypatch.undo()
     monkeypatch.delattr(torch.ops.mkldnn, "_convolution_pointwise_")
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_convolution_weight", None)
     assert not tried(torch.float32)
