@@ -1,17 +1,14 @@
 """Does the time of make-manifest grow with the files alone?
 
-    python benchmarks/make_manifest.py --files 5000 20000 100000
+    python benchmarks/make_manifest.py --files 5000 20000 100000 --repeats 5
 
 Makes a BUS-UCLM tree of 64 x 48 px images with colour masks (half of the files each, 20 images a patient, not timed),
 then times each step on it: finding, listing, looking at every file, judging and splitting, writing. The search for
 near-duplicates is left out, because it has a benchmark of its own (near_duplicates.py); --search puts it back.
-Each size runs in a process of its own; memory is the peak resident size, interpreter and libraries included.
+Each reading is taken in a process of its own; memory is the peak resident size, interpreter and libraries included.
 """
 
 import argparse
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from processes import peak_mb, repeated, told
 
 from bus_smp.classes import LABELS
 from bus_smp.data import policies
@@ -50,35 +48,26 @@ def make_tree(root: Path, files: int, seed: int = 0) -> None:
     (root / "INFO.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def timed(name: str, files: int, work: Callable[[], object]) -> object:
-    """Do it; print seconds and microseconds a file."""
-    start = time.perf_counter()
-    result = work()
-    spent = time.perf_counter() - start
-    print(f"  {name:<22}{spent:8.2f} s {1e6 * spent / files:8.1f} us a file", flush=True)
-    return result
-
-
-def run(files: int, search: bool) -> None:
-    """Make the tree and time the steps on it."""
+def measure(folder: Path, search: bool) -> dict[str, float]:
+    """Make the manifest of the tree in ``folder``; seconds of each step, of all, and the peak memory in MB."""
     if not search:
         policies.find_near_duplicates = lambda prints, progress: []
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name) / "BUS-UCLM"
-        make_tree(root, files)
-        print(f"{files} files{'' if search else ', without the search for near-duplicates'}", flush=True)
-        begin = time.perf_counter()
-        found = timed("find the data set", files, lambda: find_known(Path(name)))
-        assert [place for _, place in found] == [root]
-        records = timed("list files and table", files, lambda: list(bus_uclm.records(root)))
-        looked = timed("look at every file", files, lambda: survey(bus_uclm.NAME, records, root))
-        plan = SplitPlan(folds=5)
-        (manifest,) = timed("judge and split", files, lambda: make_manifests([looked], plan=plan))
-        timed("write", files, lambda: write_manifest(manifest, Path(name) / "made.csv"))
-        spent = time.perf_counter() - begin
-    assert (manifest.frame["excluded"] == "").sum() == files // 2
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(f"  {'all':<22}{spent:8.2f} s {1e6 * spent / files:8.1f} us a file, peak {peak:.0f} MB", flush=True)
+    taken: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> object:
+        start = time.perf_counter()
+        result = work()
+        taken[f"{name}, s"] = time.perf_counter() - start
+        return result
+
+    ((_, root),) = timed("find the data set", lambda: find_known(folder))
+    records = timed("list files and table", lambda: list(bus_uclm.records(root)))
+    looked = timed("look at every file", lambda: survey(bus_uclm.NAME, records, root))
+    (manifest,) = timed("judge and split", lambda: make_manifests([looked], plan=SplitPlan(folds=5)))
+    timed("write", lambda: write_manifest(manifest, folder / "made.csv"))
+    assert (manifest.frame["excluded"] == "").sum() == len(records)
+    taken["all, s"] = sum(taken.values())
+    return taken | {"peak memory, MB": peak_mb()}
 
 
 def main() -> None:
@@ -87,13 +76,19 @@ def main() -> None:
     )
     parser.add_argument("--files", type=int, nargs="+", default=[5000, 20000])
     parser.add_argument("--search", action="store_true", help="search for near-duplicates too")
+    parser.add_argument("--repeats", type=int, default=1, help="readings of each size")
     options = parser.parse_args()
-    if len(options.files) == 1:
-        run(options.files[0], options.search)
-        return
     for files in options.files:
-        more = ["--search"] if options.search else []
-        subprocess.run([sys.executable, __file__, "--files", str(files), *more], check=True)
+        print(
+            f"{files} files{'' if options.search else ', without the search for near-duplicates'}", flush=True
+        )
+        with tempfile.TemporaryDirectory() as name:
+            make_tree(Path(name) / "BUS-UCLM", files)
+            readings = repeated(options.repeats, measure, Path(name), options.search)
+        for what in readings[0]:
+            print(f"  {what:<24}{told([one[what] for one in readings], 2)}", flush=True)
+        each = [1e3 * one["all, s"] / files for one in readings]
+        print(f"  {'a file, ms':<24}{told(each, 2)}", flush=True)
 
 
 if __name__ == "__main__":

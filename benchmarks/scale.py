@@ -1,16 +1,14 @@
 """What a table of a million images takes: manifests (made, split, written, checked, read) and statistics.
 
-    python benchmarks/scale.py --rows 1000000            # both parts, each in a process of its own
-    python benchmarks/scale.py statistics --rows 100000 300000 1000000
+    python benchmarks/scale.py --rows 1000000
+    python benchmarks/scale.py statistics --rows 100000 300000 1000000 --repeats 5
 
 There are no images; the rows are as make-manifest writes them: 20 images a patient, some excluded, some with two
-masks, some with flags. Memory is the process's peak resident size, interpreter and libraries included.
+masks, some with flags. Each reading is taken in a process of its own; memory is the peak resident size, interpreter and
+libraries included.
 """
 
 import argparse
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from processes import peak_mb, repeated, told
 
 from bus_smp.classes import CLASSES, LABELS
 from bus_smp.data.manifest import COLUMNS, Manifest, check, manifest_hash, read_manifest, write_manifest
@@ -100,11 +99,6 @@ def make_scores(images: int, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def peak_mb() -> float:
-    """Largest resident size so far, in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
 def timed(name: str, work: Callable, *arguments, **options) -> object:
     """Do it, print seconds, those of all cores, and the peak memory since the process began."""
     start, cpu = time.perf_counter(), time.process_time()
@@ -114,8 +108,8 @@ def timed(name: str, work: Callable, *arguments, **options) -> object:
     return result
 
 
-def time_manifest(rows: int, draws: int) -> None:
-    """Make, split, check, write, read and hash a manifest of ``rows`` rows."""
+def time_manifest(rows: int, draws: int) -> dict[str, float]:
+    """Make, split, check, write, read and hash a manifest of ``rows`` rows; returns what is summarised."""
     began, cpu = time.perf_counter(), time.process_time()
     frame = timed("make the rows", make_frame, rows)
     used = frame[frame["excluded"] == ""]
@@ -132,16 +126,23 @@ def time_manifest(rows: int, draws: int) -> None:
         read = timed("read (checks again)", read_manifest, path)
         timed("hash", manifest_hash, read.frame)
     spent, cpu = time.perf_counter() - began, time.process_time() - cpu
-    print(f"  all: {spent:.1f} s ({cpu:.1f} s of CPU), peak {peak_mb():.0f} MB; the CSV has {size:.0f} MB")
+    return {"all, s": spent, "of CPU, s": cpu, "peak, MB": peak_mb(), "the CSV, MB": size}
 
 
-def time_statistics(rows: int, draws: int) -> None:
-    """Summarise a per-image table of ``rows`` rows."""
+def time_statistics(rows: int, draws: int) -> dict[str, float]:
+    """Summarise a per-image table of ``rows`` rows; returns what is summarised."""
     table = timed("make the table", make_scores, rows)
     before = peak_mb()
+    start, cpu = time.perf_counter(), time.process_time()
     timed(f"summarise, {draws} draws", summarise, table, draws=draws)
-    held = table.memory_usage(deep=True).sum()
-    print(f"  the table: {held / rows:.0f} bytes an image; above it: {(peak_mb() - before) * 1e6 / rows:.0f}")
+    spent, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {
+        "summary, s": spent,
+        "of CPU, s": cpu,
+        "peak, MB": peak_mb(),
+        "the table, bytes a row": table.memory_usage(deep=True).sum() / rows,
+        "above it, bytes a row": (peak_mb() - before) * 1e6 / rows,
+    }
 
 
 def main() -> None:
@@ -151,20 +152,15 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=PARTS, help="default: both")
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--draws", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=1, help="readings of each")
     options = parser.parse_args()
-    parts = [options.part] if options.part else PARTS
-    if len(parts) * len(options.rows) > 1:  # a process each, so that each has a peak of its own
-        for part in parts:
-            for rows in options.rows:
-                command = [sys.executable, __file__, part, "--rows", str(rows), "--draws", str(options.draws)]
-                subprocess.run(command, check=True)
-        return
-    rows = options.rows[0]
-    print(
-        f"{parts[0]}: {rows} rows, {rows // IMAGES_PER_PATIENT} patients; before: {peak_mb():.0f} MB",
-        flush=True,
-    )
-    (time_manifest if parts[0] == "manifest" else time_statistics)(rows, options.draws)
+    for part in [options.part] if options.part else PARTS:
+        work = time_manifest if part == "manifest" else time_statistics
+        for rows in options.rows:
+            print(f"{part}: {rows} rows, {rows // IMAGES_PER_PATIENT} patients", flush=True)
+            readings = repeated(options.repeats, work, rows, options.draws)
+            for what in readings[0]:
+                print(f"  {what:<28}{told([one[what] for one in readings])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The first signal becomes an exception in the main thread, so everything is closed as after an error. Where that does
 not help, because the main thread waits in compiled code or somebody swallowed the exception, the process ends all the
-same after ``GRACE`` seconds: each file is whole at any moment. A second signal ends it at once.
+same after ``GRACE`` seconds: each file is whole at any moment. A second signal ends it at once, and so does one that
+comes during an import, where an exception may be swallowed (an optional module) or abort the process (PyTorch's own).
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 8.0  # seconds; docker waits for 10 and SLURM for 30 before they kill
@@ -28,10 +30,10 @@ class _Ear:
         self.heard = 0
         self.spoke = False
 
-    def hear(self, number: int, frame: object) -> None:
-        if self.heard:
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        again, self.heard = self.heard > 0, self.heard or number
+        if again or _imports(frame):
             self.end()
-        self.heard = number
         raise Stopped
 
     def end(self) -> None:
@@ -54,6 +56,13 @@ class _Ear:
             self.end()  # else it would be lost
         elif not self.heard:  # workers that got the signal too are missed by destructors: no news to the user
             sys.__unraisablehook__(about)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported there, or by one of those that called it."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib."):
+        frame = frame.f_back
+    return frame is not None
 
 
 _ear: _Ear | None = None

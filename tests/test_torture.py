@@ -179,6 +179,35 @@ def test_who_cannot_hear_the_signal_ends_all_the_same(how):
     assert (process.returncode, said.strip()) == (143, "Stopped.")
 
 
+SWALLOWS = """
+import time
+print("ready", flush=True)
+try:
+    time.sleep(60)
+except BaseException:
+    pass
+print("went on", flush=True)
+"""
+
+
+def test_a_signal_during_an_import_ends_at_once_whoever_would_swallow_it(tmp_path):
+    (tmp_path / "optional.py").write_text(SWALLOWS)
+    code = (
+        "from bus_smp import stopping\nstopping.GRACE = 1000\nstopping.listen('Stopped.')\nimport optional\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    rest, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip(), rest) == (143, "Stopped.", "")
+
+
 def test_a_second_signal_ends_at_once_and_an_ignored_one_is_ignored():
     code = (
         "import signal, sys, time\n"
