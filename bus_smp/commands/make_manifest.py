@@ -121,7 +121,6 @@ def command(
 
     from bus_smp.commands.typing_settings import setting, typed
     from bus_smp.data.making import SplitPlan, known_images, make_manifests
-    from bus_smp.data.manifest import manifest_hash
     from bus_smp.data.policies import Policy
     from bus_smp.report.audit_table import audit_text
 
@@ -149,7 +148,7 @@ def command(
         if as_json:
             documents.append(
                 {"dataset": dataset, "path": str(path), "change": change,
-                 "sha256": manifest_hash(manifest.frame), **manifest.about}
+                 "sha256": manifest.sha256, **manifest.about}
             )  # fmt: skip
         else:
             title = manifest.about["source"].get("title", dataset)

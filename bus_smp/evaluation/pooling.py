@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bus_smp import __version__, ranks
-from bus_smp.data.manifest import Manifest, manifest_hash
+from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.folder import MODEL, Tables, mask_path, read_tables, write_table
 from bus_smp.evaluation.record import describe_data, write_evaluation
@@ -135,7 +135,7 @@ def write_members(
         **about,
         "runs": list(members),
         "patient_known": first["patient_known"],
-        "manifest_sha256": manifest_hash(manifest.frame),
+        "manifest_sha256": manifest.sha256,
         "warnings": of_all + of_one,
         "members": spread(models.values()),
         "summaries": models | {name: one for name, one in first["summaries"].items() if name != MODEL},

@@ -102,7 +102,7 @@ def write_evaluation(
         "bus_smp": __version__,
         **about,
         "patient_known": known,
-        "manifest_sha256": manifest_hash(frame),
+        "manifest_sha256": manifest.sha256,
         "rows_sha256": manifest_hash(rows),
         "warnings": _warnings(summaries, known, about),
         "pixel_calibration": {
@@ -133,7 +133,7 @@ def describe_data(manifest: Manifest) -> dict[str, Any]:
     used = manifest.used()
     return {
         "datasets": manifest.datasets,
-        "sha256": manifest_hash(frame),
+        "sha256": manifest.sha256,
         "images": len(frame),
         "used": len(used),
         "groups": int(used["group_id"].nunique()),
@@ -177,7 +177,7 @@ def is_current(
         all(mask.is_file() for mask in masks)
         and (summary.get("checkpoint") or {}).get("sha256") == checkpoint_sha256
         and summary.get("rows_sha256") == manifest_hash(rows)
-        and summary.get("manifest_sha256") == manifest_hash(manifest.frame)
+        and summary.get("manifest_sha256") == manifest.sha256
         and summary["bus_smp"] == __version__
         and computed_in.get("backend", "torch") == backend
         and precision in ("auto", computed_in.get("precision"))

@@ -108,9 +108,7 @@ def check_trained_on(path: str | Path, header: dict, manifest: Manifest) -> None
     Raises:
         CheckpointError: if the manifest holds other rows; where its images lie does not matter.
     """
-    from bus_smp.data.manifest import manifest_hash
-
-    if header.get("manifest_sha256") != manifest_hash(manifest.frame):
+    if header.get("manifest_sha256") != manifest.sha256:
         raise CheckpointError(
             f"{path}: these weights were not trained on the manifest.csv beside them; one of the two was replaced",
             hint="put the one back that belongs here, or train again: bus-smp train --run NAME",

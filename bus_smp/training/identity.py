@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bus_smp.config import Settings
-from bus_smp.data.manifest import Manifest, manifest_hash
+from bus_smp.data.manifest import Manifest
 from bus_smp.errors import CheckpointError
 from bus_smp.model.checkpoint import read_header, weights_sha256
 
@@ -15,7 +15,7 @@ def identity_of(settings: Settings, manifest: Manifest) -> dict[str, str]:
     chosen = {key: value for key, value in settings.model_dump(mode="json").items() if key != "runtime"}
     return {
         "settings": json.dumps(chosen, sort_keys=True),
-        "manifest_sha256": manifest_hash(manifest.frame),
+        "manifest_sha256": manifest.sha256,
     }
 
 

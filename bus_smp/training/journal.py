@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from bus_smp.config import Settings, differing_keys, load_settings
-from bus_smp.data.manifest import Manifest, manifest_hash, read_manifest, write_manifest
+from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
 from bus_smp.engine import Engine
 from bus_smp.environment import describe_environment
 from bus_smp.errors import CheckpointError, TrainingError
@@ -79,7 +79,7 @@ class Journal:
                 f"{self.folder} was started with other settings:{lines}",
                 hint="start another run with --run NAME, or continue this one with its own settings",
             )
-        if manifest_hash(self.manifest().frame) != manifest_hash(manifest.frame):
+        if self.manifest().sha256 != manifest.sha256:
             raise TrainingError(
                 f"the manifests of {', '.join(manifest.datasets)} changed since {self.folder} was started",
                 hint="start another run with --run NAME",
