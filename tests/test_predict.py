@@ -168,6 +168,19 @@ def _interrupt():
     raise KeyboardInterrupt
 
 
+def test_what_a_killed_prediction_left_is_removed_by_the_next_one_and_nothing_else(trained, tmp_path):
+    _write(tmp_path / "scans" / "sub" / "a.png")
+    command = ("predict", tmp_path / "scans", "--out", trained.parent, "--to", tmp_path / "p")
+    left = tmp_path / "p" / "sub" / ".a_overlay.0123abcd.png"
+    own = tmp_path / "p" / "sub" / ".notes.txt"
+    left.parent.mkdir(parents=True)
+    for there in ([left, own], [own]):  # only the second time it is a folder of predictions
+        left.touch()
+        own.touch()
+        assert invoke(*command).exit_code == 0
+        assert sorted(left.parent.glob(".*")) == there
+
+
 def test_two_predictions_at_once_never_share_a_folder(trained, tmp_path):
     image = _write(tmp_path / "scan.png")
     (tmp_path / "p").mkdir()

@@ -605,3 +605,15 @@ def test_a_report_replaces_an_earlier_one_or_an_empty_file(scored, tmp_path, kin
     first = target.read_bytes()
     _report(scored, "--to", target, *kind)
     assert target.read_bytes() == first
+
+
+def test_somebodys_own_image_is_not_replaced_by_one_of_a_page(scored, tmp_path):
+    page, images = tmp_path / "docs" / "page.md", tmp_path / "docs" / "images"
+    _report(scored, "--to", page, "--markdown")
+    own = sorted(images.iterdir())[-1]
+    shutil.rmtree(page.parent)
+    images.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    result = invoke("report", "first", "--out", scored.parent, "--to", page, "--markdown")
+    assert result.exit_code == 1 and f"{own}: would be replaced" in result.stderr
+    assert list(images.iterdir()) == [own] and own.read_bytes() == b"mine" and not page.exists()

@@ -35,7 +35,7 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     from bus_smp.commands.reading import read_run
     from bus_smp.outputs import find_folder
     from bus_smp.report.contents import report, results
-    from bus_smp.report.markdown import write_markdown
+    from bus_smp.report.markdown import images_beside, write_markdown
     from bus_smp.report.page import write_page, write_pdf
 
     folders = list(dict.fromkeys(find_folder(name, out) for name in names or (None,)))
@@ -45,12 +45,15 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     matrix = _matrix_of(Path(out) / "matrix", [run.name for run in runs]) if len(runs) > 1 else None
     ending = "md" if markdown else "pdf" if pdf else "html"
     path = to or (folders[0] if len(folders) == 1 else Path(out)) / f"report.{ending}"
-    _refuse_other(path)
+    earlier = _refuse_other(path)
     for run in runs:
         for sentence in run.missing:
             click.echo(f"Missing: {run.name}: {sentence}", err=True)
     if markdown:
-        write_markdown(results(runs, matrix), path)
+        document = results(runs, matrix)
+        if not earlier:
+            _refuse_images(images_beside(path, document))
+        write_markdown(document, path)
     elif pdf:
         write_pdf(report(runs, matrix), path)
     else:
@@ -63,8 +66,11 @@ _MARKS = (b'<meta name="generator" content="bus_smp ', b"Made by bus-smp report 
 _NEAR = 16_384  # bytes
 
 
-def _refuse_other(path: Path) -> None:
+def _refuse_other(path: Path) -> bool:
     """Only a report is replaced by a report: ``--to last.ckpt`` would cost a training.
+
+    Returns:
+        whether there is one.
 
     Raises:
         BusSmpError: if there is something else.
@@ -82,11 +88,30 @@ def _refuse_other(path: Path) -> None:
             ends += b"\n" + file.read()
         other = "is no report"
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         ends, size, other = b"", 1, f"cannot be replaced ({error.strerror})"
     if size and not any(mark in ends for mark in _MARKS):
         raise BusSmpError(f"{path}: {other}", hint="name another file with --to")
+    return size > 0
+
+
+def _refuse_images(images: list[Path]) -> None:
+    """Without an earlier page beside them, images of these names are somebody's own.
+
+    Raises:
+        BusSmpError: naming the first.
+    """
+    import os
+
+    from bus_smp.errors import BusSmpError
+
+    for image in images:
+        if os.path.lexists(image):
+            raise BusSmpError(
+                f"{image}: would be replaced, and no earlier report wrote it",
+                hint="move it elsewhere, or name a file in another folder with --to",
+            )
 
 
 def _matrix_of(folder: Path, names: list[str]) -> Path | None:

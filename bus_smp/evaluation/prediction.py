@@ -17,7 +17,7 @@ from bus_smp.errors import DataError, ImageError
 from bus_smp.evaluation.batches import predict_batches
 from bus_smp.evaluation.metrics import classes_of, confusion, malignant_score, predicted_label
 from bus_smp.evaluation.predictor import Prediction, Predictor, describe_computing
-from bus_smp.files import explained, open_regular, replacing, short_name
+from bus_smp.files import explained, open_regular, remove_leftovers, replacing, short_name
 from bus_smp.locks import alone
 from bus_smp.text import harmless_table, printable
 
@@ -193,6 +193,9 @@ def predict_files(
 
     rows = []
     with _alone(folder):
+        if _is_ours(folder / TABLE):  # an earlier prediction may have been killed
+            for place in {(folder / name).parent for _, name in images}:
+                remove_leftovers(place)
         _write_table(folder, rows)
         for (path, _), row in zip(images, predict_batches(predictor, images, load, finish), strict=True):
             rows.append(dict.fromkeys(COLUMNS, "") | {"file": printable(str(path))} | row)

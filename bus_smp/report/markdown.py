@@ -36,22 +36,25 @@ _BEGINNING = re.compile(r"^(\d*)([#+-]|[.)](?=\s))")
 
 
 def write_markdown(document: Document, path: Path) -> list[Path]:
-    """Write ``path``, and the figures it shows into ``images/`` beside it.
+    """Write ``path``, and the figures it shows where ``images_beside`` says. Equal input gives equal bytes.
 
     Returns:
-        the images written. Equal input gives equal bytes.
+        the images written.
 
     Raises:
         BusSmpError: if the disk is full or the folder cannot be written to.
     """
-    folder = Path(path).parent / "images"
-    images = []
-    for figure in document.figures():
-        with replacing(folder / figure.name) as temporary:
+    images = images_beside(path, document)
+    for image, figure in zip(images, document.figures(), strict=True):
+        with replacing(image) as temporary:
             temporary.write_bytes(figure.path.read_bytes())
-        images.append(folder / figure.name)
     write_text(path, markdown_text(document))
     return images
+
+
+def images_beside(path: Path, document: Document) -> list[Path]:
+    """Where the figures of ``document.figures()`` go if it becomes the page ``path``: ``images/`` beside it."""
+    return [Path(path).parent / "images" / figure.name for figure in document.figures()]
 
 
 def markdown_text(document: Document) -> str:

@@ -4,10 +4,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
+from bus_smp import ranks
 from bus_smp.config import Settings
 from bus_smp.data.manifest import Manifest
+from bus_smp.engine import Engine
+from bus_smp.environment import cpu_capability, device_name
 from bus_smp.errors import CheckpointError
 from bus_smp.model.checkpoint import read_header, weights_sha256
+from bus_smp.training.progress import Progress
 
 
 def identity_of(settings: Settings, manifest: Manifest) -> dict[str, str]:
@@ -19,19 +25,30 @@ def identity_of(settings: Settings, manifest: Manifest) -> dict[str, str]:
     }
 
 
-def check_best(path: Path, identity: Mapping[str, str], weights: str, epoch: int, done: int) -> None:
+def place_of(engine: Engine) -> dict[str, str]:
+    """What the bits of a result depend on beside settings and data."""
+    return {
+        "device": engine.device.type,
+        "precision": engine.precision,
+        "threads": str(torch.get_num_threads()),
+        "torch": str(torch.__version__),  # plain text: its own type is refused when loaded
+        "processes": str(ranks.count()),
+        "hardware": f"{device_name(engine)} ({cpu_capability()})",
+    }
+
+
+def check_best(path: Path, identity: Mapping[str, str], progress: Progress) -> None:
     """Refuse to go on where the best weights so far are not the run's any more.
 
     Args:
-        path: of ``best.safetensors``.
+        path: of ``best.safetensors``. A kill may leave weights of the epoch after ``progress``, which is repeated.
         identity: of the run.
-        weights: what ``weights_sha256`` said of the best weights.
-        epoch: when they were the best.
-        done: finished epochs. A kill may leave weights of the next one, which is repeated.
 
     Raises:
         CheckpointError: if the file is gone, damaged, or holds other weights.
     """
+    if not progress.best_epoch:
+        return
     found = "is gone: it held"
     if path.is_file():
         header = read_header(path)
@@ -39,10 +56,11 @@ def check_best(path: Path, identity: Mapping[str, str], weights: str, epoch: int
             "settings": json.dumps(header.get("settings"), sort_keys=True),
             "manifest_sha256": header.get("manifest_sha256"),
         }
-        if (theirs == identity and header["epoch"] > done) or weights_sha256(path) == weights:
+        is_next = theirs == identity and header["epoch"] > progress.done
+        if is_next or weights_sha256(path) == progress.best_weights:
             return
         found = "does not hold"
     raise CheckpointError(
-        f"{path} {found} this run's weights of epoch {epoch}",
+        f"{path} {found} this run's weights of epoch {progress.best_epoch}",
         hint="put it back, or delete the run folder to start again, or use --run NAME",
     )

@@ -25,7 +25,7 @@ from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest
 from bus_smp.data.sampler import EpochSampler, RankSampler
 from bus_smp.engine import Engine, make_engine, set_determinism
-from bus_smp.environment import cpu_capability, device_name, git_commit, package_versions
+from bus_smp.environment import git_commit, package_versions
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.crosseval import score_images
@@ -35,7 +35,7 @@ from bus_smp.model.checkpoint import FORMAT, read_header, weights_sha256, write_
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.report.figures import write_dice_curve, write_loss_curves
 from bus_smp.training.board import Board
-from bus_smp.training.identity import check_best, identity_of
+from bus_smp.training.identity import check_best, identity_of, place_of
 from bus_smp.training.journal import Journal
 from bus_smp.training.obstacles import (
     check_disk,
@@ -44,10 +44,10 @@ from bus_smp.training.obstacles import (
     explained_compile,
     explained_memory,
 )
+from bus_smp.training.progress import SCORE, Progress
 from bus_smp.training.step import TrainingStep
 
 HEADS = ("main", "aux_2", "aux_4", "aux_8")
-SCORE = "val_dice_lesion"
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,8 @@ class _Run:
             batch_size=plan.batch_size,
         )
 
-        self.history: list[dict[str, Any]] = []
-        self.best_epoch, self.best_score, self.best_weights = 0, -math.inf, ""
-        self.identity = identity_of(settings, manifest)
+        self.progress = Progress()
+        self.identity, self.place = identity_of(settings, manifest), place_of(self.engine)
         self._restore()
 
     def _open_cache(self) -> Cache:
@@ -167,12 +166,15 @@ class _Run:
         """Train until the last epoch or until patience ends; a run that is over is left as it is."""
         if not self._is_over():
             self._announce()
-            with self._progress() as progress, self._tensorboard() as board:
+            with self._steps_bar() as bar, self._tensorboard() as board:
                 while not self._is_over():
-                    self._one_epoch(progress, board)
+                    self._one_epoch(bar, board)
         ranks.on_first(self._calibrate)
-        done = len(self.history)
-        return Outcome(self.best_epoch, self.best_score, done, done < self.settings.train.epochs)
+        made = self.progress
+        return Outcome(made.best_epoch, made.best_score, made.done, made.done < self.settings.train.epochs)
+
+    def _is_over(self) -> bool:
+        return self.progress.is_over(self.settings.train.epochs, self.settings.train.patience)
 
     def _calibrate(self) -> None:
         """Fit temperature and thresholds of the best weights on the validation split, into their header.
@@ -198,42 +200,37 @@ class _Run:
 
     def _announce(self) -> None:
         ranks.on_first(lambda: self.journal.write_environment(self.engine))
-        done, epochs = len(self.history), self.settings.train.epochs
+        done, epochs = self.progress.done, self.settings.train.epochs
         self.say(
             f"{'Continuing' if done else 'Training'} {self.journal.folder} on {self.engine.device.type} "
             f"{self.engine.precision}: {len(self.rows)} images, {self.steps} steps per epoch, epoch {done + 1} of {epochs}"
         )
 
-    def _progress(self) -> tqdm:
+    def _steps_bar(self) -> tqdm:
         """One bar over the whole run, so that its time left is the run's."""
         return tqdm(
             total=self.settings.train.epochs * self.steps,
-            initial=len(self.history) * self.steps,
+            initial=self.progress.done * self.steps,
             disable=not self.bar,
             unit="step",
             dynamic_ncols=True,
             smoothing=0.02,
         )
 
-    def _one_epoch(self, progress: tqdm, board: Any) -> None:
-        epoch = len(self.history)
-        row = {"epoch": epoch + 1, **self._train_epoch(epoch, progress), **self._validate()}
+    def _one_epoch(self, bar: tqdm, board: Any) -> None:
+        epoch = self.progress.done
+        row = {"epoch": epoch + 1, **self._train_epoch(epoch, bar), **self._validate()}
         self._record(row, board)
-        progress.set_postfix_str(f"loss {row['train_loss']:.3f}, lesion Dice {row[SCORE]:.3f}")
+        bar.set_postfix_str(f"loss {row['train_loss']:.3f}, lesion Dice {row[SCORE]:.3f}")
         if not self.bar:
             self.say(_one_line(row, self.settings.train.epochs))
 
-    def _is_over(self) -> bool:
-        done, plan = len(self.history), self.settings.train
-        waited = done - self.best_epoch
-        return done >= plan.epochs or (0 < plan.patience <= waited)
-
-    def _train_epoch(self, epoch: int, progress: tqdm) -> dict[str, float]:
+    def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
         plan = self.settings.train
         torch.manual_seed(plan.seed + epoch)  # for whatever draws inside the network
         self.sampler.set_epoch(epoch)
         self.step.model.train()
-        progress.set_description(f"epoch {epoch + 1}/{plan.epochs}")
+        bar.set_description(f"epoch {epoch + 1}/{plan.epochs}")
         # On CUDA, reading a loss waits for the device; so it is read now and then.
         interval = 20 if self.engine.device.type == "cuda" else 1
         losses: list[torch.Tensor] = []
@@ -249,8 +246,8 @@ class _Run:
             indices.append(index)
             if len(losses) % interval == 0 or step + 1 == self.steps:
                 self._check_finite(losses, indices, epoch)
-                progress.set_postfix_str(self._postfix(losses))
-            progress.update()
+                bar.set_postfix_str(self._postfix(losses))
+            bar.update()
         means = ranks.gather(torch.stack(losses).double().mean(0).tolist())
         table = [sum(of_each) / len(of_each) for of_each in zip(*means, strict=True)]
         names = ["train_loss", *(f"train_loss_{head}" for head in HEADS)]
@@ -272,7 +269,7 @@ class _Run:
 
     def _postfix(self, losses: list[torch.Tensor]) -> str:
         loss = torch.stack(losses[-50:])[:, 0].mean().item()
-        dice = f"{self.history[-1][SCORE]:.3f}" if self.history else "-"
+        dice = f"{self.progress.history[-1][SCORE]:.3f}" if self.progress.done else "-"
         return f"loss {loss:.3f}, lesion Dice {dice}"
 
     def _validate(self) -> dict[str, float]:
@@ -288,15 +285,13 @@ class _Run:
 
     def _record(self, row: dict[str, Any], board: Any) -> None:
         """Write everything of one epoch; ``last.ckpt`` last, so that a kill before it repeats the epoch."""
-        self.history.append(row)
-        if row[SCORE] > self.best_score:
-            self.best_epoch, self.best_score = row["epoch"], row[SCORE]
-            if ranks.is_first():
-                write_checkpoint(self.journal.best_path, self.step.best_model, self._about(row))
-                self.best_weights = weights_sha256(self.journal.best_path)
+        is_best = self.progress.add(row)
         if not ranks.is_first():
             return
-        table = self.journal.write_metrics(self.history)
+        if is_best:
+            write_checkpoint(self.journal.best_path, self.step.best_model, self._about(row))
+            self.progress.best_weights = weights_sha256(self.journal.best_path)
+        table = self.journal.write_metrics(self.progress.history)
         write_loss_curves(table, self.journal.folder / "loss_curves.png")
         write_dice_curve(table, self.journal.folder / "dice_curve.png")
         values = {name.replace("_", "/", 1): value for name, value in row.items() if name != "epoch"}
@@ -304,11 +299,8 @@ class _Run:
         self.journal.write_state(
             {
                 **self.step.state(),
-                "history": self.history,
-                "best_epoch": self.best_epoch,
-                "best_score": self.best_score,
-                "best_weights": self.best_weights,
-                "place": self._place(),
+                **self.progress.state(),
+                "place": self.place,
                 **self.identity,
             }
         )
@@ -334,17 +326,6 @@ class _Run:
             },
         }
 
-    def _place(self) -> dict[str, str]:
-        """What the bits of a result depend on beside the settings."""
-        return {
-            "device": self.engine.device.type,
-            "precision": self.engine.precision,
-            "threads": str(torch.get_num_threads()),
-            "torch": str(torch.__version__),  # plain text: its own type is refused when loaded
-            "processes": str(ranks.count()),
-            "hardware": f"{device_name(self.engine)} ({cpu_capability()})",
-        }
-
     def _restore(self) -> None:
         state = self.journal.read_state(self.engine)
         if state is None:
@@ -361,7 +342,7 @@ class _Run:
     def _take_over(self, state: dict[str, Any]) -> None:
         changed = [
             f"{name} {before}, now {now}"
-            for name, now in self._place().items()
+            for name, now in self.place.items()
             if (before := state["place"].get(name, now)) != now
         ]
         if changed:
@@ -372,20 +353,15 @@ class _Run:
         if {name: state[name] for name in self.identity} != self.identity:
             raise ValueError("it is of a run with other data or settings")
         self.step.restore(state)
-        self.history = [{str(name): value for name, value in row.items()} for row in state["history"]]
-        self.best_epoch, self.best_score = int(state["best_epoch"]), float(state["best_score"])
-        self.best_weights = str(state["best_weights"])
-        if self.best_epoch:
-            check_best(
-                self.journal.best_path, self.identity, self.best_weights, self.best_epoch, len(self.history)
-            )
+        self.progress = Progress.from_state(state)
+        check_best(self.journal.best_path, self.identity, self.progress)
 
     @contextlib.contextmanager
     def _tensorboard(self) -> Iterator[Any]:
         if not ranks.is_first():
             yield None
             return
-        with contextlib.closing(Board(self.journal.folder, len(self.history) + 1)) as board:
+        with contextlib.closing(Board(self.journal.folder, self.progress.done + 1)) as board:
             yield board
 
 
