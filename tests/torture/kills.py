@@ -45,7 +45,7 @@ TINY = (
 )
 VARIANTS = {
     "fp32": ("train.precision=fp32", "train.ema=0.9", "train.accumulate=3"),
-    "bf16": ("train.precision=bf16",),
+    "auto": ("train.precision=auto",),  # bf16, but on a CPU that would have to imitate it, many times slower
 }
 # How long a moment lasts, roughly, in seconds: a kill comes at any time in it, as far as it can.
 _LENGTHS = {
