@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.classes import LABELS
-from bus_smp.evaluation.bootstrap import bootstrap, estimate, rare_labels
-from bus_smp.evaluation.definitions import CALLED_COLUMNS
-from bus_smp.evaluation.detection import DETECTION_COLUMNS
-from bus_smp.evaluation.estimators import Auc, Ratio, SensitivityAt
-from bus_smp.evaluation.metrics import image_row
-from bus_smp.evaluation.shape import SHAPE_COLUMNS
-from bus_smp.evaluation.statistics import summarise
-from bus_smp.evaluation.surfaces import SURFACE_COLUMNS
+from bus_smp.measures.lesions import DETECTION_COLUMNS
+from bus_smp.measures.overlap import image_row
+from bus_smp.measures.shape import SHAPE_COLUMNS
+from bus_smp.measures.surfaces import SURFACE_COLUMNS
+from bus_smp.statistics.bootstrap import bootstrap, estimate, rare_labels
+from bus_smp.statistics.estimators import Auc, Ratio, SensitivityAt
+from bus_smp.statistics.metrics import CALLED_COLUMNS
+from bus_smp.statistics.summary import summarise
 
 
 def make_table(images: int, groups: int, seed: int = 0) -> pd.DataFrame:

@@ -17,12 +17,12 @@ from pathlib import Path
 from bus_smp.data.examples import read_example
 from bus_smp.data.images import resize_image
 from bus_smp.data.manifest import read_manifest
-from bus_smp.engine import make_engine
-from bus_smp.evaluation.baselines import BASELINES
-from bus_smp.evaluation.crosseval import score_images
-from bus_smp.evaluation.folder import mask_path
-from bus_smp.evaluation.predictor import describe_computing, load_predictor
-from bus_smp.evaluation.record import write_evaluation
+from bus_smp.evaluation.evaluate import write_evaluation
+from bus_smp.evaluation.score_images import score_images
+from bus_smp.inference.predictor import describe_computing, load_predictor
+from bus_smp.measures.baselines import BASELINES
+from bus_smp.runs.evaluations import mask_path
+from bus_smp.system.engine import make_engine
 
 
 def main() -> None:

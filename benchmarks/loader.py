@@ -18,7 +18,7 @@ from bus_smp.benchmark.limits import core_copy
 from bus_smp.benchmark.timing import quotient, spread, time_in_turn
 from bus_smp.config import load_settings
 from bus_smp.data.cache import Cache, open_cache
-from bus_smp.data.dataset import TrainingDataset, make_loader
+from bus_smp.data.loading import TrainingDataset, make_loader
 from bus_smp.data.manifest import read_manifest
 from bus_smp.data.sampler import EpochSampler
 

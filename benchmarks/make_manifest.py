@@ -19,9 +19,9 @@ import numpy as np
 from processes import peak_mb, repeated, told
 
 from bus_smp.classes import LABELS
-from bus_smp.data import policies
+from bus_smp.data import exclusions as policies
 from bus_smp.data.audit import survey
-from bus_smp.data.making import SplitPlan, make_manifests
+from bus_smp.data.make_manifests import SplitPlan, make_manifests
 from bus_smp.data.manifest import write_manifest
 from bus_smp.data.sources import bus_uclm, find_known
 

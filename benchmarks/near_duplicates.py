@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bus_smp.data.duplicates import Fingerprint, find_near_duplicates, fingerprint
-from bus_smp.data.shelf import Shelf
-from bus_smp.threads import read_ahead
+from bus_smp.data.near_duplicates.search import Fingerprint, find_near_duplicates, fingerprint
+from bus_smp.data.near_duplicates.shelf import Shelf
+from bus_smp.system.threads import read_ahead
 
 
 def make_scan(

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from bus_smp.data.images import read_image, resize_image
-from bus_smp.evaluation.backends import PRECISIONS, open_predictor
-from bus_smp.evaluation.prediction import find_images, predict_files
-from bus_smp.evaluation.predictor import describe_computing
+from bus_smp.inference.backends import PRECISIONS, open_predictor
+from bus_smp.inference.predict_files import find_images, predict_files
+from bus_smp.inference.predictor import describe_computing
 
 
 def main() -> None:

@@ -21,12 +21,12 @@ from processes import peak_mb, repeated, told
 from bus_smp.classes import CLASSES, LABELS
 from bus_smp.data.manifest import COLUMNS, Manifest, check, manifest_hash, read_manifest, write_manifest
 from bus_smp.data.splits import assign_folds, assign_splits
-from bus_smp.evaluation.definitions import CALLED_COLUMNS
-from bus_smp.evaluation.detection import DETECTION_COLUMNS
-from bus_smp.evaluation.metrics import METRIC_COLUMNS, PIXEL_COLUMNS
-from bus_smp.evaluation.shape import SHAPE_COLUMNS
-from bus_smp.evaluation.statistics import summarise
-from bus_smp.evaluation.surfaces import SURFACE_COLUMNS
+from bus_smp.measures.lesions import DETECTION_COLUMNS
+from bus_smp.measures.overlap import METRIC_COLUMNS, PIXEL_COLUMNS
+from bus_smp.measures.shape import SHAPE_COLUMNS
+from bus_smp.measures.surfaces import SURFACE_COLUMNS
+from bus_smp.statistics.metrics import CALLED_COLUMNS
+from bus_smp.statistics.summary import summarise
 
 PARTS = ("manifest", "statistics")
 IMAGES_PER_PATIENT = 20

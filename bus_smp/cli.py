@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
-from bus_smp import __version__, ranks, stopping, streams
+from bus_smp import __version__
 from bus_smp.errors import BusSmpError
+from bus_smp.system import ranks, streams
+from bus_smp.system import signals as stopping
 from bus_smp.text import printable
 
 # Command and the one line of help shown for it. Listing them here keeps `bus-smp --help` free of

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bus_smp.errors import ConfigError
-from bus_smp.files import open_regular
+from bus_smp.system.files import open_regular
 
 _MOST_BYTES = 100_000  # of a settings file; parsing takes a second per 200 kB
 

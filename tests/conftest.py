@@ -12,8 +12,8 @@ import hypothesis
 import pytest
 from click.testing import CliRunner, Result
 
-from bus_smp import synthetic
 from bus_smp.cli import main
+from bus_smp.data import synthetic
 
 # How fast an example runs says how busy the machine is.
 hypothesis.settings.register_profile(

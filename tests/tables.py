@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.classes import LABELS
-from bus_smp.evaluation.definitions import CALLED_COLUMNS
-from bus_smp.evaluation.metrics import image_row
-from bus_smp.evaluation.shape import SHAPES
-from bus_smp.evaluation.surfaces import SURFACE_COLUMNS
+from bus_smp.measures.overlap import image_row
+from bus_smp.measures.shape import SHAPES
+from bus_smp.measures.surfaces import SURFACE_COLUMNS
+from bus_smp.statistics.metrics import CALLED_COLUMNS
 
 
 def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: float = 0.0, **more) -> dict:

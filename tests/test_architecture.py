@@ -1,6 +1,7 @@
-"""The house: imports go down the floors only, and the storehouse knows no torch."""
+"""The rooms of the package: imports go down only, no circle, and most rooms load no torch."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,28 +10,28 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bus_smp"
 
-# Floor of each room; the longest matching prefix decides.
-FLOORS = {
-    "": 0,
-    "outputs": 0,
-    "synthetic": 1,
-    "data": 1,
-    "report": 1,
-    "data.augment_albumentations": 2,
-    "data.transforms": 2,
-    "data.dataset": 2,
-    "data.sampler": 2,
-    "model": 2,
-    "engine": 2,
-    "ranks": 2,
-    "environment": 2,
-    "evaluation": 3,
-    "training": 4,
-    "benchmark": 4,
-    "cli": 5,
-    "__main__": 5,
-    "commands": 5,
-}
+# The rooms from the top of the house down: a module imports from its own room or from a lower one.
+ROWS = (
+    ("cli", "__main__", "commands"),  # cli finds a command by its name; demo runs the others through cli
+    ("benchmark",),
+    ("report",),
+    ("training",),
+    ("evaluation",),
+    ("inference",),
+    ("runs",),
+    ("model",),
+    ("data",),
+    ("statistics",),
+    ("measures",),
+    ("figures",),
+    ("config",),
+    ("system",),
+    ("errors", "classes", "text", ""),
+)
+
+# Rooms that read tables and images only, and load no torch.
+TORCH_FREE = ("report", "statistics", "measures", "figures", "config", "errors", "classes", "text", "data")
+USES_TORCH = ("data.loading", "data.sampler", "data.augment", "data.augment_albumentations")
 
 
 def _modules() -> dict[str, Path]:
@@ -41,13 +42,30 @@ def _modules() -> dict[str, Path]:
     return names
 
 
-def _floor(module: str) -> int:
-    parts = module.split(".")
-    for length in range(len(parts), -1, -1):
-        prefix = ".".join(parts[:length])
-        if prefix in FLOORS and (prefix or module == "" or len(parts) == 1):
-            return FLOORS[prefix]
-    raise AssertionError(f"no floor for {module}")
+def _row(module: str) -> int:
+    room = module.split(".")[0]
+    rows = [number for number, names in enumerate(reversed(ROWS)) if room in names]
+    assert rows, f"{module}: its room is not in ROWS"
+    return rows[0]
+
+
+def _edges() -> dict[str, set[str]]:
+    """The modules of the package that each module imports."""
+    modules = _modules()
+    return {
+        name: {
+            target
+            for target in (
+                i.removeprefix("bus_smp").lstrip(".") for i in _imports(path) if i.split(".")[0] == "bus_smp"
+            )
+            if target in modules and target != name
+        }
+        for name, path in modules.items()
+    }
+
+
+def _is_torch_free(module: str) -> bool:
+    return module.split(".")[0] in TORCH_FREE and module not in USES_TORCH
 
 
 def _imports(path: Path) -> set[str]:
@@ -63,16 +81,34 @@ def _imports(path: Path) -> set[str]:
 
 
 def test_every_room_imports_downwards_only():
-    modules = _modules()
     wrong = [
-        f"{name} (floor {_floor(name)}) imports {target} (floor {_floor(target)})"
-        for name, path in modules.items()
-        for target in (
-            i.removeprefix("bus_smp").lstrip(".") for i in _imports(path) if i.split(".")[0] == "bus_smp"
-        )
-        if target in modules and _floor(target) > _floor(name)
+        f"{name} imports {target}, which is higher up"
+        for name, targets in _edges().items()
+        for target in targets
+        if _row(target) > _row(name)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_room_shares_its_row_with_one_that_imports_it():
+    shared = [
+        f"{name} imports {target}, in the same row"
+        for name, targets in _edges().items()
+        for target in targets
+        if target.split(".")[0] != name.split(".")[0] and _row(target) == _row(name) and target
+    ]
+    assert set(shared) <= {
+        "__main__ imports cli, in the same row",
+        "commands.demo imports cli, in the same row",
+        "errors imports text, in the same row",
+    }
+
+
+def test_modules_inside_a_room_form_no_circle():
+    try:
+        graphlib.TopologicalSorter(_edges()).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
 def test_albumentations_is_imported_in_one_file():
@@ -84,13 +120,13 @@ def test_albumentations_is_imported_in_one_file():
     assert users == ["data.augment_albumentations"]
 
 
-@pytest.mark.parametrize("module", sorted(name for name in _modules() if _floor(name) <= 1 and name))
+@pytest.mark.parametrize("module", sorted(name for name in _modules() if name and _is_torch_free(name)))
 def test_words_storehouse_and_gallery_name_no_torch(module):
     assert not any(i.split(".")[0] in ("torch", "torchvision", "timm") for i in _imports(_modules()[module]))
 
 
 def test_importing_the_whole_storehouse_and_gallery_loads_no_torch():
-    low = [f"bus_smp.{name}" for name in _modules() if _floor(name) <= 1 and name]
+    low = [f"bus_smp.{name}" for name in _modules() if name and _is_torch_free(name)]
     code = (
         f"import sys, importlib; [importlib.import_module(m) for m in {low!r}]; print('torch' in sys.modules)"
     )

@@ -7,9 +7,9 @@ from PIL import Image
 from bus_smp.classes import LABELS
 from bus_smp.data.audit import guess_mask_format, survey
 from bus_smp.data.images import color_mask
-from bus_smp.data.making import make_manifests, unit
+from bus_smp.data.make_manifests import make_manifests, unit
 from bus_smp.data.sources import Record, bus_uclm, busi
-from bus_smp.synthetic import SIZE, draw
+from bus_smp.data.synthetic import SIZE, draw
 
 
 def record(name, label="benign", **changes):
@@ -163,7 +163,7 @@ def test_bus_uclm_oddities_come_out_as_in_the_real_data(tmp_path, bus_uclm_tree)
 
 
 def test_busi_oddities_come_out_as_in_the_real_data(tmp_path):
-    from bus_smp.synthetic import write_busi
+    from bus_smp.data.synthetic import write_busi
 
     tree = write_busi(tmp_path, 12, 8, 4)
     (manifest,) = make_manifests([survey("busi", busi.records(tree), tree)])

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ks_2samp, kstest, norm
 
 from bus_smp.config import AugmentSettings
-from bus_smp.data.transforms import Augmentation
+from bus_smp.data.augment import Augmentation
 
 SIZE = 64
 DRAWS = 500

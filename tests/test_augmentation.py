@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bus_smp.config import AugmentSettings
-from bus_smp.data.transforms import Augmentation
+from bus_smp.data.augment import Augmentation
 
 SIZE = 48
 STILL = {"rotate": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0, "elastic": 0}
@@ -180,7 +180,7 @@ def test_the_fused_augmentation_never_waits_for_albumentations():
     code = """
 import sys, numpy as np
 from bus_smp.config import AugmentSettings
-from bus_smp.data.transforms import Augmentation
+from bus_smp.data.augment import Augmentation
 Augmentation(AugmentSettings())(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8), (1,))
 assert not {"albumentations", "torch"} & set(sys.modules)
 """

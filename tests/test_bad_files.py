@@ -23,7 +23,7 @@ from bus_smp.data.examples import read_example
 from bus_smp.data.images import color_mask, pixel_sha256, read_image, read_mask
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import ImageError
-from bus_smp.evaluation.prediction import find_images
+from bus_smp.inference.predict_files import find_images
 
 LABELS = ("benign", "malignant", "normal")
 KINDS = (*corpus.IMAGES, corpus.ONE_PIXEL)

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bus_smp.evaluation.baselines import BASELINES, largest_dark_blob
+from bus_smp.measures.baselines import BASELINES, largest_dark_blob
 
 
 def _scan(shape=(300, 420)):

@@ -17,7 +17,7 @@ from bus_smp.benchmark.step import make_step
 from bus_smp.benchmark.table import Row, markdown, write_table
 from bus_smp.benchmark.timing import Spread, quotient, spread, time_in_turn
 from bus_smp.config import load_settings
-from bus_smp.engine import Engine
+from bus_smp.system.engine import Engine
 
 COLUMNS = [
     "part", "name", "median", "low", "high", "unit", "readings", "ratio_median", "ratio_low", "ratio_high",

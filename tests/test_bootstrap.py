@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from bus_smp.evaluation.bootstrap import (
+from bus_smp.statistics.bootstrap import (
     Resampled,
     bca_interval,
     bootstrap,
@@ -18,7 +18,7 @@ from bus_smp.evaluation.bootstrap import (
     rare_labels,
     tail,
 )
-from bus_smp.evaluation.estimators import Auc, Ratio, SensitivityAt
+from bus_smp.statistics.estimators import Auc, Ratio, SensitivityAt
 
 
 def _images(seed, groups=8, images=40):

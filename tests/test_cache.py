@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bus_smp import locks
 from bus_smp.data import cache as cache_module
 from bus_smp.data.cache import open_cache
 from bus_smp.data.examples import read_example
 from bus_smp.data.images import pixel_sha256, read_image, resize_image, resize_mask
 from bus_smp.data.manifest import COLUMNS, Manifest
 from bus_smp.errors import BusSmpError, ImageError, ManifestError
+from bus_smp.system import locks
 
 SIZE = 32
 LABELS = ("normal", "benign", "malignant")

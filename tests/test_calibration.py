@@ -15,7 +15,6 @@ from scipy import optimize
 from sklearn import metrics as sk
 
 from bus_smp.data.manifest import Manifest, read_manifest
-from bus_smp.engine import make_engine
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.calibration import (
     LEAST_TEMPERATURE,
@@ -26,10 +25,11 @@ from bus_smp.evaluation.calibration import (
     negative_log_likelihood,
     score_row,
 )
-from bus_smp.evaluation.crosseval import score_images
-from bus_smp.evaluation.metrics import PIXEL_COLUMNS
-from bus_smp.evaluation.predictor import Prediction, load_predictor
+from bus_smp.evaluation.score_images import score_images
+from bus_smp.inference.predictor import Prediction, load_predictor
+from bus_smp.measures.overlap import PIXEL_COLUMNS
 from bus_smp.model.checkpoint import read_header, weights_sha256, write_checkpoint
+from bus_smp.system.engine import make_engine
 
 
 def _labelled(temperature, seed=0, count=40_000):

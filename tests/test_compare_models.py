@@ -12,10 +12,10 @@ from torch import nn
 from bus_smp.benchmark.backends import BACKENDS, Exports, choose_backends, count_gflop, open_backend
 from bus_smp.benchmark.networks import HYBRID, HYBRID_HEADS, NETWORKS, SMP, build, for_prediction
 from bus_smp.benchmark.peak import peak_memory
-from bus_smp.engine import Engine
 from bus_smp.errors import ConfigError
-from bus_smp.model.exported import load_onnx
-from bus_smp.report.models_figure import write_models
+from bus_smp.figures.models import write_models
+from bus_smp.inference.read_formats import load_onnx
+from bus_smp.system.engine import Engine
 
 CPU = torch.device("cpu")
 THREE = (HYBRID, HYBRID_HEADS, "unet")

@@ -13,8 +13,8 @@ from conftest import invoke
 from tables import clustered_table, lesion, normal, random_table, table_row
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.comparison import COMPARED, compare, format_comparison, holm
-from bus_smp.evaluation.statistics import summarise
+from bus_smp.statistics.compare import COMPARED, compare, format_comparison, holm
+from bus_smp.statistics.summary import summarise
 
 
 def _other_run(table, seed):
@@ -122,7 +122,7 @@ def test_random_swaps_come_near_the_exact_p_and_never_reach_zero(monkeypatch):
     a = random_table(80, 12, 10)
     b = _other_run(a, 11)
     exact = compare(a, b, draws=0)["metrics"]
-    monkeypatch.setattr("bus_smp.evaluation.comparison._MOST_EXACT", 0)
+    monkeypatch.setattr("bus_smp.statistics.compare._MOST_EXACT", 0)
     drawn = compare(a, b, draws=0, permutations=4000)
     assert not drawn["permutation"]["exact"]
     for name in COMPARED:

@@ -11,16 +11,16 @@ import torch
 from conftest import invoke
 
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
-from bus_smp.engine import make_engine
 from bus_smp.errors import EvaluationError, ManifestError
-from bus_smp.evaluation.crosseval import score_images
-from bus_smp.evaluation.drawing import draw_figures
+from bus_smp.evaluation.draw import draw_figures
 from bus_smp.evaluation.external import check_external
-from bus_smp.evaluation.folder import mask_path
-from bus_smp.evaluation.legacy import legacy_metrics
-from bus_smp.evaluation.predictor import load_predictor
-from bus_smp.evaluation.statistics import read_per_image, summarise
-from bus_smp.threads import read_ahead
+from bus_smp.evaluation.score_images import score_images
+from bus_smp.inference.predictor import load_predictor
+from bus_smp.runs.evaluations import mask_path
+from bus_smp.statistics.legacy import legacy_metrics
+from bus_smp.statistics.summary import read_per_image, summarise
+from bus_smp.system.engine import make_engine
+from bus_smp.system.threads import read_ahead
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 
 from bus_smp.config import AugmentSettings
 from bus_smp.data.cache import Cache
-from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
+from bus_smp.data.loading import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.sampler import Draw, EpochSampler
 from bus_smp.errors import TrainingError
 

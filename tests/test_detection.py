@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from skimage.measure import label
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.detection import COMPONENT_COLUMNS, DETECTION_COLUMNS, froc, match_lesions
+from bus_smp.measures.lesions import COMPONENT_COLUMNS, DETECTION_COLUMNS, froc, match_lesions
 
 
 def _lesions(mask):

@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from bus_smp.data import candidates, duplicates, matching, patches
-from bus_smp.data.duplicates import dhash_distance, find_near_duplicates, fingerprint
 from bus_smp.data.images import read_image
-from bus_smp.data.registration import texture_of
-from bus_smp.data.shelf import Shelf
-from bus_smp.threads import read_ahead
+from bus_smp.data.near_duplicates import candidates, matching, patches
+from bus_smp.data.near_duplicates import search as duplicates
+from bus_smp.data.near_duplicates.registration import texture_of
+from bus_smp.data.near_duplicates.search import dhash_distance, find_near_duplicates, fingerprint
+from bus_smp.data.near_duplicates.shelf import Shelf
+from bus_smp.system.threads import read_ahead
 
 
 def make_scan(seed: int, height: int = 300, width: int = 380) -> np.ndarray:

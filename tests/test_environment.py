@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bus_smp import environment
-from bus_smp.engine import make_engine
+from bus_smp.system import environment
+from bus_smp.system.engine import make_engine
 
 
 def test_the_commit_of_the_checkout_is_recorded():
@@ -25,8 +25,8 @@ def test_the_commit_of_the_checkout_is_recorded():
 def test_what_the_bits_of_a_result_depend_on_is_recorded():
     """By what PyTorch does with it: fewer instructions and threads are seen in what is recorded."""
     code = (
-        "import json; from bus_smp.engine import make_engine, set_determinism; set_determinism(True)\n"
-        "from bus_smp.environment import describe_environment\n"
+        "import json; from bus_smp.system.engine import make_engine, set_determinism; set_determinism(True)\n"
+        "from bus_smp.system.environment import describe_environment\n"
         "print(json.dumps(describe_environment(make_engine('cpu', 'bf16'))))"
     )
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bus_smp.data.images import read_image
-from bus_smp.report.calibration_figures import risk_coverage, write_calibration
-from bus_smp.report.canvas import BLUE, COLUMN, DPI, GREEN, PAGE, VERMILLION
-from bus_smp.report.evaluation_figures import write_agreement, write_difficulty, write_froc
-from bus_smp.report.matrix_figure import write_matrix
+from bus_smp.figures.calibration import risk_coverage, write_calibration
+from bus_smp.figures.lesions import write_agreement, write_difficulty, write_froc
+from bus_smp.figures.matrix import write_matrix
+from bus_smp.figures.style import BLUE, COLUMN, DPI, GREEN, PAGE, VERMILLION
 
 LONG = "a_very_long_name_without_spaces_" * 6 + " $x_1$ <b>&amp; \u8d85\u97f3\u6ce2"
 MEASURES = ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")

@@ -13,8 +13,7 @@ from bus_smp.config import load_settings
 from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.errors import ConfigError, EvaluationError, ManifestError, TrainingError
 from bus_smp.evaluation.pooling import cells, pool_folds, spread
-from bus_smp.evaluation.statistics import read_per_image, summarise
-from bus_smp.training.experiment import (
+from bus_smp.runs.experiment import (
     Experiment,
     Member,
     begin_experiment,
@@ -22,8 +21,9 @@ from bus_smp.training.experiment import (
     plan_members,
     read_experiment,
 )
-from bus_smp.training.journal import Journal
-from bus_smp.training.members import count_folds, fold_manifest
+from bus_smp.runs.run import Journal
+from bus_smp.statistics.summary import read_per_image, summarise
+from bus_smp.training.cross_validation import count_folds, fold_manifest
 
 FOLDS = 3
 WHOLE = ("--folds", FOLDS, "--seeds", 42)

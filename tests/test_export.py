@@ -18,17 +18,17 @@ from conftest import invoke
 from bus_smp.data.images import read_image, resize_image
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import CheckpointError, ConfigError
-from bus_smp.evaluation import exports
-from bus_smp.evaluation.backends import check_backend, choose_precision
-from bus_smp.evaluation.exports import export_path, export_run, find_export, record_path
-from bus_smp.evaluation.parity import compare_networks, passes
-from bus_smp.evaluation.record import is_current
-from bus_smp.files import file_sha256
-from bus_smp.model import export
-from bus_smp.model import exported as reading
+from bus_smp.evaluation.evaluate import is_current
+from bus_smp.inference import export as exports
+from bus_smp.inference import read_formats as reading
+from bus_smp.inference import write_formats as export
+from bus_smp.inference.backends import check_backend, choose_precision
+from bus_smp.inference.export import export_path, export_run, find_export, record_path
+from bus_smp.inference.folding import MainHead, fold_batch_norms
+from bus_smp.inference.parity import compare_networks, passes
 from bus_smp.model.checkpoint import load_model, read_header, write_checkpoint
-from bus_smp.model.folding import MainHead, fold_batch_norms
 from bus_smp.model.hybrid import HybridResNet50, normalise
+from bus_smp.system.files import file_sha256
 
 KINDS = ("onnx", "openvino", "torch-export", "pth")
 
@@ -133,8 +133,8 @@ def test_a_batch_norm_whose_convolution_is_used_elsewhere_is_kept():
 
 def test_a_predictor_follows_weights_that_change(trained):
     """In training one predictor sees the weights of every epoch, and the average of weights is never trained itself."""
-    from bus_smp.engine import make_engine
-    from bus_smp.evaluation.predictor import load_predictor
+    from bus_smp.inference.predictor import load_predictor
+    from bus_smp.system.engine import make_engine
     from bus_smp.training.average import WeightAverage
 
     predictor, _ = load_predictor(trained / "best.safetensors", make_engine("cpu", "fp32"))

@@ -9,9 +9,9 @@ from conftest import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus_smp.data.duplicates import dhash, dhash_distance
 from bus_smp.data.images import pixel_sha256, read_image
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
+from bus_smp.data.near_duplicates.search import dhash, dhash_distance
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.external import check_external, near_pairs
 

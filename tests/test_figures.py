@@ -13,15 +13,15 @@ import pytest
 
 from bus_smp.classes import BENIGN, MALIGNANT
 from bus_smp.data.images import read_image
-from bus_smp.report.canvas import COLUMN, DPI, GREEN, PAGE, VERMILLION
-from bus_smp.report.figures import (
+from bus_smp.figures.curves import (
     write_confusion_matrix,
     write_dice_curve,
     write_loss_curves,
     write_roc_curves,
 )
-from bus_smp.report.overlay import overlay
-from bus_smp.report.pictures import Case, write_contact_sheet, write_qualitative
+from bus_smp.figures.overlay import overlay
+from bus_smp.figures.pictures import Case, write_contact_sheet, write_qualitative
+from bus_smp.figures.style import COLUMN, DPI, GREEN, PAGE, VERMILLION
 
 LONG = (
     "a_very_long_run_name_without_spaces_2031-01-01T00-00-00_" * 4

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from bus_smp.errors import BusSmpError
-from bus_smp.files import replacing, write_text
+from bus_smp.system.files import replacing, write_text
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_no_litter(tmp_path):
@@ -71,7 +71,7 @@ def replacing_full():
     import contextlib
     from pathlib import Path
 
-    from bus_smp.files import explained
+    from bus_smp.system.files import explained
 
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")

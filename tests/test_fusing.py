@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from bus_smp.benchmark.networks import NETWORKS, build, for_prediction
-from bus_smp.engine import make_engine
-from bus_smp.model import fusing
-from bus_smp.model.folding import MainHead, fold_batch_norms
-from bus_smp.model.fusing import FusedConvolution, fuse_convolutions
+from bus_smp.inference import fusing
+from bus_smp.inference.folding import MainHead, fold_batch_norms
+from bus_smp.inference.fusing import FusedConvolution, fuse_convolutions
 from bus_smp.model.hybrid import HybridResNet50
+from bus_smp.system.engine import make_engine
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]

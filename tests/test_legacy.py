@@ -7,8 +7,8 @@ import pytest
 
 from bus_smp.data.images import read_mask
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.legacy import format_legacy, legacy_metrics
-from bus_smp.evaluation.metrics import confusion, image_row
+from bus_smp.measures.overlap import confusion, image_row
+from bus_smp.statistics.legacy import format_legacy, legacy_metrics
 
 REAL = Path(os.environ.get("BUS_SMP_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

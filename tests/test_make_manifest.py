@@ -17,12 +17,12 @@ from PIL import Image
 
 from bus_smp.commands import demo
 from bus_smp.commands.make_manifest import command
-from bus_smp.commands.typing_settings import setting, typed
+from bus_smp.commands.quoting import setting, typed
 from bus_smp.config import load_settings
 from bus_smp.data.images import color_mask
 from bus_smp.data.manifest import read_manifest
+from bus_smp.data.synthetic import draw, write_bus_bra
 from bus_smp.errors import BusSmpError, ConfigError, DataError, ManifestError
-from bus_smp.synthetic import draw, write_bus_bra
 
 PATIENTS = {
     "AAAA": "BNB",
@@ -38,7 +38,7 @@ PATIENTS = {
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A data folder with a small BUS-UCLM and a BUS-BRA in it."""
-    from bus_smp.synthetic import write_bus_uclm
+    from bus_smp.data.synthetic import write_bus_uclm
 
     folder = tmp_path_factory.mktemp("raw")
     write_bus_uclm(folder / "download" / "zip", PATIENTS, size=(96, 72))

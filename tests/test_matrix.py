@@ -10,7 +10,7 @@ from conftest import invoke
 
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
 from bus_smp.evaluation.matrix import Cell, matrix_frame
-from bus_smp.training.experiment import Experiment, Member, begin_experiment
+from bus_smp.runs.experiment import Experiment, Member, begin_experiment
 
 VALUES = ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")
 

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.metrics import (
+from bus_smp.measures.overlap import (
     METRIC_COLUMNS,
     PIXEL_COLUMNS,
     TARGETS,

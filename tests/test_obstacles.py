@@ -22,16 +22,16 @@ sys.path.append(str(Path(__file__).parent / "torture"))
 
 from whole import check_run, differences, hidden, is_free
 
-from bus_smp import synthetic
 from bus_smp.config import load_settings
+from bus_smp.data import synthetic
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import BusSmpError
-from bus_smp.files import replacing
+from bus_smp.figures.curves import write_loss_curves
 from bus_smp.model.checkpoint import write_checkpoint
-from bus_smp.report.figures import write_loss_curves
-from bus_smp.training.board import Board
-from bus_smp.training.journal import Journal
+from bus_smp.runs.run import Journal
+from bus_smp.system.files import replacing
 from bus_smp.training.loop import train
+from bus_smp.training.tensorboard import Board
 
 SETTINGS = (*TINY, "train.epochs=2", "train.precision=fp32", "train.batch_size=16")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.metrics import TARGETS
-from bus_smp.evaluation.pixel_roc import PixelHistograms
+from bus_smp.measures.overlap import TARGETS
+from bus_smp.measures.pixel_roc import PixelHistograms
 
 
 def _probabilities(seed, shape=(40, 50)):

@@ -7,13 +7,13 @@ from PIL import Image
 from bus_smp.classes import LABELS
 from bus_smp.data.audit import survey
 from bus_smp.data.examples import read_example
+from bus_smp.data.exclusions import Known, Policy, judge
 from bus_smp.data.images import color_mask, read_image
-from bus_smp.data.making import SplitPlan, known_images, make_manifests
+from bus_smp.data.make_manifests import SplitPlan, known_images, make_manifests
 from bus_smp.data.manifest import Manifest, combine, write_manifest
-from bus_smp.data.policies import Known, Policy, judge
 from bus_smp.data.sources import Record
+from bus_smp.data.synthetic import draw
 from bus_smp.errors import ConfigError, DataError, ImageError, ManifestError
-from bus_smp.synthetic import draw
 
 
 def write_set(folder, rows, dataset="set", known=True, split_given=False, **changes):

@@ -11,9 +11,9 @@ from conftest import invoke
 from PIL import Image
 
 from bus_smp.errors import DataError
-from bus_smp.evaluation.backends import open_predictor
-from bus_smp.evaluation.prediction import check_targets, find_images, predict_files
-from bus_smp.locks import alone
+from bus_smp.inference.backends import open_predictor
+from bus_smp.inference.predict_files import check_targets, find_images, predict_files
+from bus_smp.system.locks import alone
 
 
 def _write(path, size=(50, 40)):

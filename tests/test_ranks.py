@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import invoke, settings_options
 
-from bus_smp import ranks
 from bus_smp.data.sampler import EpochSampler, RankSampler
-from bus_smp.engine import make_engine
-from bus_smp.evaluation.folder import read_summary
 from bus_smp.model.checkpoint import read_header
-from bus_smp.training.journal import Journal
+from bus_smp.runs.evaluations import read_summary
+from bus_smp.runs.run import Journal
+from bus_smp.system import ranks
+from bus_smp.system.engine import make_engine
 
 
 def torchrun(*arguments: object, restarts: int = 0, processes: int = 2, wait: bool = True, **options):

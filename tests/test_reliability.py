@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.reliability import Reliability, brier_score
+from bus_smp.measures.reliability import Reliability, brier_score
 
 
 def _probabilities(seed, size=12):

@@ -17,7 +17,6 @@ from conftest import invoke
 
 from bus_smp.config import load_settings
 from bus_smp.data.manifest import read_manifest, write_manifest
-from bus_smp.evaluation.score_table import format_estimate, table_rows
 from bus_smp.report.blocks import (
     Bullets,
     Code,
@@ -33,6 +32,7 @@ from bus_smp.report.findings import short_answer
 from bus_smp.report.markdown import markdown_text
 from bus_smp.report.page import page_html
 from bus_smp.report.records import Evaluation, Run
+from bus_smp.statistics.score_table import format_estimate, table_rows
 
 OWN, BUSI = "eval-bus-uclm-test", "eval-busi-all"
 HOSTILE = (

@@ -9,11 +9,11 @@ from tables import random_table
 
 from bus_smp.classes import LABELS
 from bus_smp.data.manifest import COLUMNS, Manifest, check, manifest_hash, read_manifest, write_manifest
-from bus_smp.data.manifest_check import as_text
+from bus_smp.data.manifest_checks import as_text
 from bus_smp.data.splits import assign_folds, assign_splits
-from bus_smp.evaluation.bootstrap import bootstrap
-from bus_smp.evaluation.estimators import Auc, Ratio, SensitivityAt, Weighted
-from bus_smp.evaluation.statistics import summarise
+from bus_smp.statistics.bootstrap import bootstrap
+from bus_smp.statistics.estimators import Auc, Ratio, SensitivityAt, Weighted
+from bus_smp.statistics.summary import summarise
 from bus_smp.text import harmless_table
 
 
@@ -148,6 +148,6 @@ def test_a_manifest_is_the_csv_that_pandas_writes(long_frame, tmp_path):
 def test_a_text_is_looked_at_once_however_many_rows_hold_it(long_frame, monkeypatch):
     looked = []
     frame = long_frame.assign(pixel_mm="0.08")
-    monkeypatch.setattr("bus_smp.data.manifest_check.is_pixel_mm", lambda text: looked.append(text) or True)
+    monkeypatch.setattr("bus_smp.data.manifest_checks.is_pixel_mm", lambda text: looked.append(text) or True)
     assert check(frame) == []
     assert looked == ["0.08"]

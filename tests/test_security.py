@@ -25,9 +25,9 @@ from test_checkpoint import change_about, header_only, rewrite_header
 
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
 from bus_smp.errors import BusSmpError, CheckpointError, ImageError, ManifestError
-from bus_smp.evaluation.folder import mask_path
 from bus_smp.model.hybrid import load_encoder
-from bus_smp.model.tensors import load_tensors
+from bus_smp.model.tensor_files import load_tensors
+from bus_smp.runs.evaluations import mask_path
 from bus_smp.text import harmless, harmless_table, printable, restored, restored_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -180,7 +180,7 @@ def test_an_evaluation_of_hostile_names_stays_in_its_folder_and_its_tables_hold_
     for table in folder.glob("*.csv"):
         for row in csv.reader(table.open(encoding="utf-8", newline="")):
             assert not [cell for cell in row if cell[:1] in ("=", "@")], table
-    from bus_smp.evaluation.statistics import read_per_image
+    from bus_smp.statistics.summary import read_per_image
 
     assert sorted(read_per_image(folder / "per_image.csv")["image_id"]) == sorted(names)
 
@@ -387,7 +387,7 @@ def _exported(weights=None):
 @pytest.mark.parametrize("place", ["../secret", "absolute", "link"])
 def test_an_export_reads_no_file_outside_its_folder(place, suffix, tmp_path):
     """OpenVINO goes by content, so ONNX may stand in an .xml. The libraries of today refuse too; ONNX Runtime 1.19 does not."""
-    from bus_smp.model.exported import load_onnx, load_openvino
+    from bus_smp.inference.read_formats import load_onnx, load_openvino
 
     (tmp_path / "secret").write_bytes(bytes(4))
     path = tmp_path / "export" / f"model{suffix}"
@@ -401,7 +401,7 @@ def test_an_export_reads_no_file_outside_its_folder(place, suffix, tmp_path):
 
 
 def test_an_export_that_returns_no_logits_is_refused_when_it_is_run(tmp_path):
-    from bus_smp.model.exported import load_onnx, load_openvino
+    from bus_smp.inference.read_formats import load_onnx, load_openvino
 
     path = tmp_path / "model.onnx"
     path.write_bytes(_exported())

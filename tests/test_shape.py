@@ -10,7 +10,7 @@ from skimage.measure import label, perimeter_crofton, regionprops
 from skimage.morphology import convex_hull_image
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.shape import SHAPE_COLUMNS, SHAPES, agreement, lesion_shape, shape_row
+from bus_smp.measures.shape import SHAPE_COLUMNS, SHAPES, agreement, lesion_shape, shape_row
 
 
 def _ellipse(half_height, half_width, middle=(0.0, 0.0)):

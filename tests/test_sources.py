@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 from PIL import Image
 
-from bus_smp import synthetic
+from bus_smp.data import synthetic
 from bus_smp.data.images import pixel_sha256, read_image, read_mask
 from bus_smp.data.sources import find_known, find_root, load_source, source_names
 from bus_smp.data.sources._tree import natural_key
@@ -81,7 +81,7 @@ def test_the_folder_of_modules_is_the_registry():
 
 def test_reading_raw_trees_imports_no_torch():
     code = (
-        "import sys; import bus_smp.synthetic; from bus_smp.data.sources import *; "
+        "import sys; import bus_smp.data.synthetic; from bus_smp.data.sources import *; "
         "[load_source(n) for n in source_names()]; assert not {'torch', 'openpyxl'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

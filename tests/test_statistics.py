@@ -7,11 +7,11 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from tables import clustered_table, lesion, normal, random_table, table_row
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.metrics import METRIC_COLUMNS, TARGETS
-from bus_smp.evaluation.score_table import format_estimate, format_table, table_rows
-from bus_smp.evaluation.shape import SHAPES
-from bus_smp.evaluation.statistics import read_per_image, summarise, warnings_of
-from bus_smp.evaluation.surfaces import SURFACE_COLUMNS
+from bus_smp.measures.overlap import METRIC_COLUMNS, TARGETS
+from bus_smp.measures.shape import SHAPES
+from bus_smp.measures.surfaces import SURFACE_COLUMNS
+from bus_smp.statistics.score_table import format_estimate, format_table, table_rows
+from bus_smp.statistics.summary import read_per_image, summarise, warnings_of
 
 
 def _small():
@@ -95,7 +95,7 @@ def test_image_auc_agrees_with_scikit_learn_ties_included():
 def test_the_bootstrap_gives_the_same_whatever_the_size_of_its_blocks(monkeypatch):
     table = random_table(60, 15, 0)
     whole = summarise(table, draws=300)
-    monkeypatch.setattr("bus_smp.evaluation.bootstrap.BLOCK_CELLS", 60 * 64)
+    monkeypatch.setattr("bus_smp.statistics.bootstrap.BLOCK_CELLS", 60 * 64)
     assert summarise(table, draws=300) == whole
 
 

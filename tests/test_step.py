@@ -9,10 +9,10 @@ import torch
 from conftest import invoke, settings_options
 
 from bus_smp.config import Settings, load_settings
-from bus_smp.engine import make_engine, set_determinism
 from bus_smp.model.checkpoint import weights_sha256
+from bus_smp.runs.run import Journal
+from bus_smp.system.engine import make_engine, set_determinism
 from bus_smp.training.average import WeightAverage
-from bus_smp.training.journal import Journal
 from bus_smp.training.step import TrainingStep
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")

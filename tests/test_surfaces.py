@@ -8,9 +8,9 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation import surfaces
-from bus_smp.evaluation.metrics import TARGETS
-from bus_smp.evaluation.surfaces import SURFACE_COLUMNS, SURFACE_METRICS, surface_metrics, surface_row
+from bus_smp.measures import surfaces
+from bus_smp.measures.overlap import TARGETS
+from bus_smp.measures.surfaces import SURFACE_COLUMNS, SURFACE_METRICS, surface_metrics, surface_row
 
 
 def _oracle(truth, prediction):

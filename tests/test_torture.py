@@ -143,7 +143,7 @@ def test_ctrl_c_is_the_trainings_business_and_not_its_loaders(manifests, tmp_pat
 
 STUCK = """
 import ctypes, sys, time
-from bus_smp import stopping
+from bus_smp.system import signals as stopping
 stopping.GRACE = 0.5
 stopping.listen("Stopped.")
 print("ready", flush=True)
@@ -210,7 +210,7 @@ def test_a_signal_during_an_import_ends_at_once_whoever_would_swallow_it(tmp_pat
 
 FOLLOWS = """
 import os, time
-from bus_smp import stopping
+from bus_smp.system import signals as stopping
 if os.fork() == 0:
     stopping.follow_parent()
     print("ready", flush=True)

@@ -15,13 +15,13 @@ from conftest import invoke, settings_options
 
 from bus_smp.config import load_settings
 from bus_smp.data.manifest import Manifest, read_manifest
-from bus_smp.engine import make_engine
 from bus_smp.errors import TrainingError
-from bus_smp.evaluation.statistics import read_per_image
 from bus_smp.model.checkpoint import load_model, read_header, write_checkpoint
-from bus_smp.training.journal import Journal
+from bus_smp.runs.run import Journal
+from bus_smp.statistics.summary import read_per_image
+from bus_smp.system.engine import make_engine
 from bus_smp.training.loop import cosine_rate
-from bus_smp.training.obstacles import check_disk, check_trainable, explained_memory
+from bus_smp.training.preflight import check_disk, check_trainable, explained_memory
 
 
 def _sha256(path):

@@ -6,8 +6,8 @@ from importlib import metadata
 from typing import Any
 
 from bus_smp.benchmark.plan import Plan
-from bus_smp.engine import Engine
-from bus_smp.environment import describe_environment
+from bus_smp.system.engine import Engine
+from bus_smp.system.environment import describe_environment
 
 # Beside those that every result depends on.
 _PACKAGES = ("onnx", "onnxruntime", "openvino")

@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bus_smp.benchmark.timing import Work
-from bus_smp.engine import Engine
 from bus_smp.errors import ConfigError
-from bus_smp.model.export import write_int8, write_onnx
-from bus_smp.model.exported import Network, load_onnx, load_openvino
-from bus_smp.model.fusing import fuse_convolutions
+from bus_smp.inference.fusing import fuse_convolutions
+from bus_smp.inference.read_formats import Network, load_onnx, load_openvino
+from bus_smp.inference.write_formats import write_int8, write_onnx
+from bus_smp.system.engine import Engine
 
 # Library and precision. The torch ones are what the device computes in; the others run on CPUs alone.
 BACKENDS = (

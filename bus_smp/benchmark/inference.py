@@ -11,8 +11,8 @@ from bus_smp.benchmark.plan import Plan
 from bus_smp.benchmark.table import Row
 from bus_smp.benchmark.timing import Work, quotient, spread, time_in_turn
 from bus_smp.classes import CLASSES
+from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.model.checkpoint import load_model
-from bus_smp.model.folding import MainHead, fold_batch_norms
 from bus_smp.model.hybrid import HybridResNet50, normalise
 
 MOST_OVER_LIMIT = 1.15  # of the default backend

@@ -12,7 +12,7 @@ from bus_smp.benchmark.limits import core_copy
 from bus_smp.benchmark.plan import Plan
 from bus_smp.benchmark.table import Row
 from bus_smp.benchmark.timing import Work, quotient, spread, time_in_turn
-from bus_smp.data.dataset import TrainingDataset, make_loader
+from bus_smp.data.loading import TrainingDataset, make_loader
 from bus_smp.data.sampler import EpochSampler
 
 # Images of one reading at least: an epoch of a small data set is over before the clock has ticked.

@@ -19,10 +19,10 @@ from bus_smp.benchmark.peak import peak_memory
 from bus_smp.benchmark.table import aligned, short
 from bus_smp.benchmark.timing import Spread, Work, quotient, spread, time_in_turn
 from bus_smp.classes import CLASSES
-from bus_smp.engine import Engine
 from bus_smp.errors import BusSmpError
-from bus_smp.files import replacing, write_text
 from bus_smp.model.losses import DeepSupervisionLoss
+from bus_smp.system.engine import Engine
+from bus_smp.system.files import replacing, write_text
 from bus_smp.text import harmless_table
 
 

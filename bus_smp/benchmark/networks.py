@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bus_smp.classes import CLASSES
 from bus_smp.errors import ConfigError
-from bus_smp.model.folding import MainHead, fold_batch_norms
+from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.model.hybrid import HybridResNet50
 
 # the second also computes its auxiliary heads, as in training; in prediction they are dropped

@@ -34,7 +34,7 @@ def _measure(name: str, encoder: str, size: int, batch: int, device: str, dtype:
     import torch
 
     from bus_smp.benchmark.networks import build, for_prediction
-    from bus_smp.engine import Engine
+    from bus_smp.system.engine import Engine
 
     engine = Engine(torch.device(device), getattr(torch, dtype))
     network = for_prediction(build(name, encoder)).to(engine.device, memory_format=torch.channels_last)

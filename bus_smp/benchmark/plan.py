@@ -14,9 +14,9 @@ from bus_smp.benchmark.backends import BACKENDS, choose_backends
 from bus_smp.config import Settings
 from bus_smp.data.cache import Cache, open_cache
 from bus_smp.data.manifest import Manifest, read_manifest
-from bus_smp.engine import Engine, make_engine, set_determinism
+from bus_smp.data.synthetic import write_bus_uclm
 from bus_smp.errors import BusSmpError, ConfigError
-from bus_smp.synthetic import write_bus_uclm
+from bus_smp.system.engine import Engine, make_engine, set_determinism
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ MOST_HELP, MOST_INFO, MOST_TRAIN = 0.3, 0.4, 12.0  # seconds
 # ``bus-smp train`` that says when its loader gives the first batch, and stops as Ctrl-C would stop it.
 _FIRST_BATCH = """
 import sys
-import bus_smp.data.dataset as dataset
+import bus_smp.data.loading as dataset
 
 real = dataset.make_loader
 

@@ -11,9 +11,9 @@ from bus_smp.benchmark.limits import matrix_product
 from bus_smp.benchmark.plan import Plan, as_in_training
 from bus_smp.benchmark.table import Row
 from bus_smp.benchmark.timing import Work, quotient, spread, time_in_turn, wait_for
-from bus_smp.data.dataset import TrainingDataset, make_loader
+from bus_smp.data.loading import TrainingDataset, make_loader
 from bus_smp.data.sampler import EpochSampler
-from bus_smp.engine import Engine
+from bus_smp.system.engine import Engine
 from bus_smp.training.loop import count_workers
 from bus_smp.training.step import TrainingStep
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bus_smp.benchmark.timing import Spread
-from bus_smp.files import replacing, write_text
+from bus_smp.system.files import replacing, write_text
 from bus_smp.text import harmless_table
 
 

@@ -75,7 +75,7 @@ def command(
     from bus_smp.benchmark.profile import measure_profile
     from bus_smp.benchmark.table import markdown, write_table
     from bus_smp.config import load_settings
-    from bus_smp.training.journal import find_run
+    from bus_smp.runs.run import find_run
 
     config = checkpoint = None
     images = "synthetic"

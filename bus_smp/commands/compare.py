@@ -33,8 +33,8 @@ def command(run_a: str, run_b: str, target: str, split: str | None, out: Path, a
     import json
 
     from bus_smp.errors import EvaluationError
-    from bus_smp.evaluation.comparison import compare, format_comparison
-    from bus_smp.outputs import find_folder
+    from bus_smp.runs.find import find_folder
+    from bus_smp.statistics.compare import compare, format_comparison
 
     folders = [find_folder(run, out) for run in (run_a, run_b)]
     split = split or _shared_split(folders, target)
@@ -75,10 +75,10 @@ def _scoring(folder: Path, target: str, split: str) -> str:
 
 def _evaluation(folder: Path, target: str, split: str) -> tuple["pd.DataFrame", dict[str, Any]]:
     from bus_smp.errors import EvaluationError
-    from bus_smp.evaluation.folder import read_summary
-    from bus_smp.evaluation.statistics import read_per_image
-    from bus_smp.files import file_sha256
-    from bus_smp.outputs import BEST
+    from bus_smp.runs.evaluations import read_summary
+    from bus_smp.runs.find import BEST
+    from bus_smp.statistics.summary import read_per_image
+    from bus_smp.system.files import file_sha256
 
     scored = folder / f"eval-{target}-{split}"
     try:

@@ -62,8 +62,8 @@ def command(
     from bus_smp.benchmark.backends import choose_backends
     from bus_smp.benchmark.models import Comparison, compare, summary, write_comparison
     from bus_smp.benchmark.networks import check_encoder, choose_networks
-    from bus_smp.engine import make_engine
-    from bus_smp.report.models_figure import write_models
+    from bus_smp.figures.models import write_models
+    from bus_smp.system.engine import make_engine
 
     engine = make_engine(device)
     check_encoder(encoder)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bus_smp.commands.options import Root, check_root, scoring_options
-from bus_smp.commands.scoring import Scorer
+from bus_smp.evaluation.scoring import Scorer
 
 if TYPE_CHECKING:
-    from bus_smp.commands.scoring import Scored
     from bus_smp.data.manifest import Manifest
     from bus_smp.evaluation.matrix import Cell
+    from bus_smp.evaluation.scoring import Scored
 
 
 @click.command("crosseval")
@@ -78,7 +78,7 @@ def command(
         raise click.UsageError("--run is repeatable only with --matrix.")
     from bus_smp.data.manifest import manifest_path, read_manifest
     from bus_smp.evaluation.external import check_external
-    from bus_smp.training.experiment import find_scored
+    from bus_smp.runs.experiment import find_scored
 
     scored = find_scored(runs[0] if runs else None, out)
     training = scored.manifest(_named(root))
@@ -129,8 +129,8 @@ def _matrix(
     from bus_smp.data.manifest import list_manifests, manifest_path
     from bus_smp.errors import EvaluationError
     from bus_smp.evaluation.matrix import format_matrix, write_matrix_folder
-    from bus_smp.training.experiment import find_scored, list_scored
-    from bus_smp.training.journal import Journal
+    from bus_smp.runs.experiment import find_scored, list_scored
+    from bus_smp.runs.run import Journal
 
     rows = [find_scored(run, out) for run in runs]
     if not rows:

@@ -34,8 +34,8 @@ def command(folder: Path) -> None:
     """
     import shutil
 
-    from bus_smp.commands.typing_settings import setting
-    from bus_smp.synthetic import write_all
+    from bus_smp.commands.quoting import setting
+    from bus_smp.data.synthetic import write_all
 
     data = folder / "data"
     if not data.exists():

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from bus_smp.commands.options import Root, check_root, scored_option, scoring_options
-from bus_smp.commands.scoring import Scorer
+from bus_smp.evaluation.scoring import Scorer
 
 
 @click.command("evaluate")
@@ -38,7 +38,7 @@ def command(
     Of an experiment every run is scored, unless it was already. The test folds of a cross-validation
     become one table of out-of-fold predictions, eval-<data set>-oof/; several seeds, mean and sd.
     """
-    from bus_smp.training.experiment import find_scored
+    from bus_smp.runs.experiment import find_scored
 
     scored = find_scored(run, out)
     root = check_root(root, scored.manifest().datasets)

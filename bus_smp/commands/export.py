@@ -41,8 +41,8 @@ def command(
     """
     import json
 
-    from bus_smp.evaluation.exports import describe_parity, export_run
-    from bus_smp.training.journal import find_run
+    from bus_smp.inference.export import describe_parity, export_run
+    from bus_smp.runs.run import find_run
 
     journal = find_run(run, out)
     if root is not None:

@@ -39,7 +39,7 @@ def describe(path: Path) -> tuple[str, dict[str, Any]]:
     """
     from bus_smp.errors import CheckpointError
     from bus_smp.model.checkpoint import read_header
-    from bus_smp.outputs import BEST, EXPERIMENT
+    from bus_smp.runs.find import BEST, EXPERIMENT
 
     if path.is_dir():
         if (path / EXPERIMENT).is_file():
@@ -56,7 +56,7 @@ def _read_experiment(path: Path) -> dict[str, Any]:
     """The members of an experiment, each with the epoch and validation scores of its weights; None where untrained."""
     from bus_smp.errors import CheckpointError, TrainingError
     from bus_smp.model.checkpoint import read_header
-    from bus_smp.outputs import BEST, EXPERIMENT
+    from bus_smp.runs.find import BEST, EXPERIMENT
 
     try:
         members = json.loads((path / EXPERIMENT).read_text(encoding="utf-8"))["members"]
@@ -94,7 +94,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     from collections import Counter
 
     from bus_smp.errors import ManifestError
-    from bus_smp.files import open_regular
+    from bus_smp.system.files import open_regular
 
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
@@ -148,8 +148,8 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
 def _export_lines(path: Path) -> list[str]:
     """One line for each export of a run folder, from the record beside it."""
     from bus_smp.errors import BusSmpError
-    from bus_smp.files import file_sha256
-    from bus_smp.outputs import BEST, EXPORTS
+    from bus_smp.runs.find import BEST, EXPORTS
+    from bus_smp.system.files import file_sha256
 
     lines = []
     records = sorted((path / EXPORTS).glob("*.json")) if path.is_dir() else []

@@ -119,10 +119,10 @@ def command(
 
     import json
 
-    from bus_smp.commands.typing_settings import setting, typed
-    from bus_smp.data.making import SplitPlan, known_images, make_manifests
-    from bus_smp.data.policies import Policy
-    from bus_smp.report.audit_table import audit_text
+    from bus_smp.commands.quoting import setting, typed
+    from bus_smp.data.audit_table import audit_text
+    from bus_smp.data.exclusions import Policy
+    from bus_smp.data.make_manifests import SplitPlan, known_images, make_manifests
 
     policy = Policy(on_mismatch, duplicates, tuple(_words(exclude)))
     plan = SplitPlan(
@@ -233,8 +233,8 @@ def _survey_known(datasets: tuple[str, ...], root: Path | None, out: Path) -> li
 
 def _survey_table(table: Path, root: Path | None, name: str | None, out: Path) -> list[Survey]:
     from bus_smp.data.audit import survey
-    from bus_smp.data.handwritten import read_handwritten
     from bus_smp.data.manifest import recorded_root
+    from bus_smp.data.own_table import read_handwritten
 
     owns = read_handwritten(table, root, name)
     recorded_root(owns[0].root, out)  # told now, not after all images were looked at

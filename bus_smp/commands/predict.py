@@ -46,10 +46,10 @@ def command(
 
     from tqdm import tqdm
 
-    from bus_smp.evaluation.backends import check_backend, open_predictor
-    from bus_smp.evaluation.prediction import check_targets, find_images, predict_files
-    from bus_smp.evaluation.predictor import describe_computing
-    from bus_smp.training.journal import find_run
+    from bus_smp.inference.backends import check_backend, open_predictor
+    from bus_smp.inference.predict_files import check_targets, find_images, predict_files
+    from bus_smp.inference.predictor import describe_computing
+    from bus_smp.runs.run import find_run
 
     check_backend(backend, device, precision)
     images = find_images(inputs, skip=folder)

@@ -32,11 +32,11 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     if markdown and pdf:
         raise click.UsageError("--markdown and --pdf exclude each other")
 
-    from bus_smp.commands.reading import read_run
-    from bus_smp.outputs import find_folder
     from bus_smp.report.contents import report, results
     from bus_smp.report.markdown import images_beside, write_markdown
     from bus_smp.report.page import write_page, write_pdf
+    from bus_smp.report.reading import read_run
+    from bus_smp.runs.find import find_folder
 
     folders = list(dict.fromkeys(find_folder(name, out) for name in names or (None,)))
     if not names:
@@ -78,7 +78,7 @@ def _refuse_other(path: Path) -> bool:
     import os
 
     from bus_smp.errors import BusSmpError
-    from bus_smp.files import open_regular
+    from bus_smp.system.files import open_regular
 
     try:
         with open_regular(path) as file:

@@ -84,8 +84,8 @@ def command(
 
     from bus_smp.data.manifest import combine, manifest_path, read_manifest
     from bus_smp.errors import ConfigError
-    from bus_smp.training.experiment import Experiment, begin_experiment, plan_members
-    from bus_smp.training.members import count_folds, train_members
+    from bus_smp.runs.experiment import Experiment, begin_experiment, plan_members
+    from bus_smp.training.cross_validation import count_folds, train_members
 
     if folds and settings.data.fold is not None:
         raise ConfigError("--folds trains every fold, --fold (data.fold) one", hint="leave one of them away")

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from bus_smp.classes import LABELS
-from bus_smp.data.duplicates import Fingerprint, fingerprint
 from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask
-from bus_smp.data.manifest_check import CLIMBING
-from bus_smp.data.shelf import Shelf
+from bus_smp.data.manifest_checks import CLIMBING
+from bus_smp.data.near_duplicates.search import Fingerprint, fingerprint
+from bus_smp.data.near_duplicates.shelf import Shelf
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import natural_key
 from bus_smp.errors import ImageError
+from bus_smp.system.threads import read_ahead
 from bus_smp.text import printable
-from bus_smp.threads import read_ahead
 
 # Decoding, resizing and hashing leave the interpreter lock; more threads than this only queue.
 THREADS = 4

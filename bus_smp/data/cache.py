@@ -16,9 +16,9 @@ from bus_smp.data.cache_files import ARRAYS, FORMAT, Example, is_whole, write_ca
 from bus_smp.data.examples import read_example
 from bus_smp.data.images import resize_image, resize_mask
 from bus_smp.errors import BusSmpError, ImageError, ManifestError
-from bus_smp.files import explained
-from bus_smp.locks import alone
-from bus_smp.threads import read_ahead
+from bus_smp.system.files import explained
+from bus_smp.system.locks import alone
+from bus_smp.system.threads import read_ahead
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from bus_smp.classes import BENIGN, CLASSES, LABELS, MALIGNANT
 from bus_smp.data.png import damage_of_png, lacks_lines
 from bus_smp.errors import ImageError
-from bus_smp.files import open_regular, replacing
+from bus_smp.system.files import open_regular, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_FORMATS = ("binary", "color", "index")

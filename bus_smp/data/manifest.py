@@ -27,11 +27,11 @@ from pathlib import Path
 import pandas as pd
 
 import bus_smp
-from bus_smp.data.manifest_check import CLIMBING, COLUMNS, CONTROL, as_text, check, text_problems
+from bus_smp.data.manifest_checks import CLIMBING, COLUMNS, CONTROL, as_text, check, text_problems
 from bus_smp.data.manifest_csv import csv_parts, header_names, read_cells
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import ManifestError
-from bus_smp.files import open_regular, replacing
+from bus_smp.system.files import open_regular, replacing
 
 __all__ = [
     "COLUMNS", "SPLITS", "Manifest", "check", "combine", "list_manifests", "manifest_hash", "manifest_path",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.errors import ManifestError
-from bus_smp.files import open_regular
+from bus_smp.system.files import open_regular
 from bus_smp.text import harmless_table, restored, restored_table
 
 _ROWS_AT_ONCE = 10_000  # read and written together

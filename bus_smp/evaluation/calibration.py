@@ -16,10 +16,10 @@ from bus_smp.data.examples import read_example
 from bus_smp.data.images import resize_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.metrics import malignant_score
-from bus_smp.evaluation.predictor import Prediction, Predictor
-from bus_smp.evaluation.reliability import brier_score
-from bus_smp.threads import read_ahead
+from bus_smp.inference.predictor import Prediction, Predictor
+from bus_smp.measures.overlap import malignant_score
+from bus_smp.measures.reliability import brier_score
+from bus_smp.system.threads import read_ahead
 
 # Shares of the validation images without malignancy that an operating point leaves in peace.
 SPECIFICITIES = {"specificity_90": 0.90, "specificity_95": 0.95}

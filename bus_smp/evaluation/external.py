@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from bus_smp.data.duplicates import Fingerprint, find_near_duplicates, fingerprint
 from bus_smp.data.images import pixel_sha256, read_image
 from bus_smp.data.manifest import Manifest
+from bus_smp.data.near_duplicates.search import Fingerprint, find_near_duplicates, fingerprint
 from bus_smp.errors import BusSmpError, EvaluationError, ImageError
-from bus_smp.threads import read_ahead
+from bus_smp.system.threads import read_ahead
 
 HASH_BITS = 256
 # Bits. Of the 177 images of BUSI that are near-duplicates of kept ones, 87 are found within 20 bits and 162

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from bus_smp import __version__, ranks
-from bus_smp.evaluation.folder import write_table
+from bus_smp import __version__
 from bus_smp.evaluation.pooling import MAIN, PARTS, cells, estimates_of, format_lines
-from bus_smp.files import write_text
+from bus_smp.runs.evaluations import write_table
+from bus_smp.system import ranks
+from bus_smp.system.files import write_text
 
 IN_DOMAIN, EXTERNAL, REFUSED = "in-domain", "external", "refused"
 
@@ -70,7 +71,7 @@ def matrix_frame(matrix: Sequence[Cell]) -> pd.DataFrame:
 @ranks.by_first
 def write_matrix_folder(matrix: Sequence[Cell], folder: Path) -> dict[str, Any]:
     """Write ``matrix.csv``, ``matrix.json`` and ``matrix.png``; return what the JSON holds."""
-    from bus_smp.report.matrix_figure import write_matrix
+    from bus_smp.figures.matrix import write_matrix
 
     table = matrix_frame(matrix)
     write_table(table, folder / "matrix.csv")

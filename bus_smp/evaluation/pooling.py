@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bus_smp import __version__, ranks
+from bus_smp import __version__
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.folder import MODEL, Tables, mask_path, read_tables, write_table
-from bus_smp.evaluation.record import describe_data, write_evaluation
-from bus_smp.evaluation.score_table import WORDS, estimate_over_runs, format_estimate, format_table
-from bus_smp.files import write_text
+from bus_smp.evaluation.evaluate import describe_data, write_evaluation
+from bus_smp.runs.evaluations import MODEL, Tables, mask_path, read_tables, write_table
+from bus_smp.statistics.score_table import WORDS, estimate_over_runs, format_estimate, format_table
+from bus_smp.system import ranks
+from bus_smp.system.files import write_text
 
 PARTS = ("metrics", "rates")
 

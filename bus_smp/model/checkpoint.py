@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bus_smp.errors import BusSmpError, CheckpointError
-from bus_smp.files import open_regular, replacing
+from bus_smp.system.files import open_regular, replacing
 
 if TYPE_CHECKING:
     import torch

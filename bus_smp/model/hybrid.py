@@ -14,8 +14,8 @@ from segmentation_models_pytorch.encoders.resnet import resnet_encoders
 from torch import Tensor, nn
 
 from bus_smp.errors import CheckpointError, ConfigError
-from bus_smp.files import open_regular
-from bus_smp.model.tensors import load_tensors
+from bus_smp.model.tensor_files import load_tensors
+from bus_smp.system.files import open_regular
 
 # Of RGB in 0..1, as ImageNet-trained encoders expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

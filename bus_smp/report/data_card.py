@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bus_smp.classes import LABELS
-from bus_smp.data.making import reason_kind
+from bus_smp.data.make_manifests import reason_kind
 from bus_smp.data.manifest import SPLITS, manifest_hash
 from bus_smp.report.blocks import Block, Bullets, Paragraph, Section, Table, Text, link
 from bus_smp.report.records import Evaluation, Run

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from bus_smp.figures.lesions import stratum_name
 from bus_smp.report.blocks import (
     Block,
     Code,
@@ -17,7 +18,6 @@ from bus_smp.report.blocks import (
     is_png,
     png_name,
 )
-from bus_smp.report.evaluation_figures import stratum_name
 from bus_smp.report.findings import HEADLINES, said
 from bus_smp.report.records import Evaluation, Run
 

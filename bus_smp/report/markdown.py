@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bus_smp.files import replacing, write_text
 from bus_smp.report.blocks import (
     Block,
     Bullets,
@@ -21,6 +20,7 @@ from bus_smp.report.blocks import (
     one_line,
     parts,
 )
+from bus_smp.system.files import replacing, write_text
 
 # Whatever a name could say to Markdown or HTML. An underscore inside a word says nothing, nor do brackets
 # that no parenthesis, bracket or colon follows.

@@ -7,9 +7,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bus_smp import __version__
 from bus_smp.errors import BusSmpError
-from bus_smp.files import replacing, write_text
+from bus_smp.figures.style import DPI
 from bus_smp.report.blocks import Document, Heading, Link, Section, one_line, parts
-from bus_smp.report.canvas import DPI
+from bus_smp.system.files import replacing, write_text
 
 
 def write_page(document: Document, path: Path) -> None:

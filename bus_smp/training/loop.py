@@ -17,27 +17,26 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bus_smp import __version__, ranks
+from bus_smp import __version__
 from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
 from bus_smp.data.cache import Cache, open_cache
-from bus_smp.data.dataset import TrainingDataset, explained_workers, make_loader
+from bus_smp.data.loading import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest
 from bus_smp.data.sampler import EpochSampler, RankSampler
-from bus_smp.engine import Engine, make_engine, set_determinism
-from bus_smp.environment import git_commit, package_versions
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.evaluation.calibration import calibrate
-from bus_smp.evaluation.crosseval import score_images
-from bus_smp.evaluation.predictor import Predictor, load_predictor
-from bus_smp.evaluation.statistics import summarise
+from bus_smp.evaluation.score_images import score_images
+from bus_smp.figures.curves import write_dice_curve, write_loss_curves
+from bus_smp.inference.predictor import Predictor, load_predictor
 from bus_smp.model.checkpoint import FORMAT, read_header, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
-from bus_smp.report.figures import write_dice_curve, write_loss_curves
-from bus_smp.training.board import Board
-from bus_smp.training.identity import check_best, identity_of, place_of
-from bus_smp.training.journal import Journal
-from bus_smp.training.obstacles import (
+from bus_smp.runs.run import Journal
+from bus_smp.statistics.summary import summarise
+from bus_smp.system import ranks
+from bus_smp.system.engine import Engine, make_engine, set_determinism
+from bus_smp.system.environment import git_commit, package_versions
+from bus_smp.training.preflight import (
     check_disk,
     check_processes,
     check_trainable,
@@ -45,7 +44,9 @@ from bus_smp.training.obstacles import (
     explained_memory,
 )
 from bus_smp.training.progress import SCORE, Progress
+from bus_smp.training.resume import check_best, identity_of, place_of
 from bus_smp.training.step import TrainingStep
+from bus_smp.training.tensorboard import Board
 
 HEADS = ("main", "aux_2", "aux_4", "aux_8")
 

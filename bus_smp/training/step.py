@@ -5,12 +5,12 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from bus_smp import ranks
 from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
-from bus_smp.engine import Engine
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, normalise
 from bus_smp.model.losses import DeepSupervisionLoss
+from bus_smp.system import ranks
+from bus_smp.system.engine import Engine
 from bus_smp.training.average import WeightAverage
 
 

@@ -251,7 +251,7 @@ def _read_image(path: Path) -> None:
 
 
 def _manifest_seeds() -> list[bytes]:
-    from bus_smp.data.manifest_check import COLUMNS
+    from bus_smp.data.manifest_checks import COLUMNS
 
     rows = []
     for number in range(12):
@@ -339,7 +339,7 @@ def _good_table() -> list[list[str]]:
 
 
 def _read_table(path: Path) -> None:
-    from bus_smp.data.handwritten import read_handwritten
+    from bus_smp.data.own_table import read_handwritten
 
     folder = path.parent / "in"
     if not folder.is_dir():
@@ -410,7 +410,7 @@ def _read_checkpoint(path: Path) -> None:
 def _state_seeds() -> list[bytes]:
     import torch
 
-    from bus_smp.training.journal import STATE_FORMAT
+    from bus_smp.runs.run import STATE_FORMAT
 
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     optimizer = torch.optim.AdamW(model.parameters())
@@ -429,8 +429,8 @@ def _state_seeds() -> list[bytes]:
 
 
 def _read_state(path: Path) -> None:
-    from bus_smp.engine import make_engine
-    from bus_smp.training.journal import Journal
+    from bus_smp.runs.run import Journal
+    from bus_smp.system.engine import make_engine
 
     journal = Journal(path.parent)
     path.replace(journal.state_path)

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 from training import CHECKOUT, MOMENTS, Training, Watched, catches_sigterm, of_session
 from whole import check_cache, check_run, differences, hidden, is_free
 
-from bus_smp import synthetic
+from bus_smp.data import synthetic
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 WORDS = "Stopped. The same command continues after the last finished epoch."

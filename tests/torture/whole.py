@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from bus_smp.data.cache_files import is_whole
-from bus_smp.engine import make_engine
 from bus_smp.model.checkpoint import load_model
-from bus_smp.training.journal import Journal
+from bus_smp.runs.run import Journal
+from bus_smp.system.engine import make_engine
 
 SAME = ("best.safetensors", "metrics.csv", "loss_curves.png", "dice_curve.png", "manifest.csv")
 

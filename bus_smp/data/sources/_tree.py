@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from bus_smp.data.images import IMAGE_SUFFIXES
 from bus_smp.errors import DataError
-from bus_smp.files import open_regular
+from bus_smp.system.files import open_regular
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _COPY = re.compile(r"(?: ?\(\d+\)| - copy(?: \(\d+\))?)$", re.IGNORECASE)

@@ -1,0 +1,141 @@
+"""Cached images as training batches: the same bytes for any number of workers."""
+
+import multiprocessing.queues
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from bus_smp.data.augment import Augmentation
+from bus_smp.data.cache import Cache
+from bus_smp.data.sampler import Draw, EpochSampler
+from bus_smp.errors import TrainingError
+from bus_smp.system import signals as stopping
+
+if TYPE_CHECKING:
+    from bus_smp.config import AugmentSettings
+
+# Keeps the augmentation's random stream apart from the sampler's.
+_AUGMENT = 3
+
+
+class TrainingDataset(Dataset):
+    """Augmented images and masks; what a draw gives depends on (seed, epoch, position, image) only.
+
+    Cheap to send to a worker: the cache travels as its path and is mapped again there.
+    """
+
+    def __init__(self, cache: Cache, augment: "AugmentSettings", seed: int) -> None:
+        self.cache = cache
+        self.augmentation = Augmentation(augment)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Return image uint8 (S, S, 3) RGB, mask uint8 (S, S) of class indices, and the cache index."""
+        epoch, position, index = draw
+        image, mask = self.augmentation(
+            self.cache.images[index], self.cache.masks[index], (self.seed, _AUGMENT, epoch, position)
+        )
+        return torch.from_numpy(image), torch.from_numpy(mask), index
+
+    def __getitems__(self, draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the draws as one batch; each image is computed at its place in it, so nothing is copied together."""
+        shape = self.cache.masks.shape[1:]
+        images = torch.empty((len(draws), *shape, 3), dtype=torch.uint8)
+        masks = torch.empty((len(draws), *shape), dtype=torch.uint8)
+        places = zip(images.numpy(), masks.numpy(), strict=True)
+        for (epoch, position, index), place in zip(draws, places, strict=True):
+            seed = (self.seed, _AUGMENT, epoch, position)
+            self.augmentation(self.cache.images[index], self.cache.masks[index], seed, place)
+        return images, masks, torch.tensor([draw.index for draw in draws])
+
+
+def _as_it_is(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return batch
+
+
+# What Python, NumPy, OpenCV, torch and the system say then.
+_NO_MEMORY = (
+    "MemoryError",
+    "Unable to allocate",
+    "Insufficient memory",
+    "allocate memory",
+    "unable to mmap",
+    "unable to allocate shared memory",
+    "No space left on device",
+    "can't start new thread",
+)
+
+
+def _give_up(error: BaseException, batch: object) -> None:
+    os._exit(1)
+
+
+def _start_worker(_: int) -> None:
+    stopping.follow_parent()
+    # A batch that cannot be sent, for want of shared memory, would be dropped, and the training wait for it for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)
+    cv2.setNumThreads(1)  # a pool per worker would fight the training step for the cores
+
+
+def make_loader(
+    dataset: TrainingDataset,
+    sampler: EpochSampler,
+    batch_size: int,
+    workers: int,
+    device: "torch.device | str",
+) -> DataLoader:
+    """Batches of image uint8 (N, S, S, 3), mask uint8 (N, S, S), index int64 (N,).
+
+    All batches are full: a last batch of one image has no variance for BatchNorm, and on CUDA another
+    shape costs another tuning. The images left over (fewer than ``batch_size``, others in each epoch)
+    wait for a later epoch. Only where the whole set is smaller than one batch is that one kept.
+
+    Workers are forked or spawned once and kept; call ``sampler.set_epoch`` before each epoch.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        drop_last=len(sampler) >= batch_size,
+        pin_memory=torch.device(device).type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        # Its own generator: else every epoch would draw from torch's global one, and with it change dropout.
+        generator=torch.Generator(),
+    )
+
+
+@contextmanager
+def explained_workers() -> Iterator[None]:
+    """Around a whole training loop, because torch reports a killed worker wherever the program then is.
+
+    Raises:
+        TrainingError: if a worker was killed, in most cases by the system for lack of memory, or could get none.
+    """
+    try:
+        yield
+    except Exception as error:  # torch raises a worker's own error again, of whatever type it was
+        told = str(error)
+        if told.startswith("Caught ") and " in DataLoader worker process" in told.splitlines()[0]:
+            if not any(words in told for words in _NO_MEMORY):
+                raise
+            what = f"a data-loading process got no memory ({told.strip().splitlines()[-1]})"
+        elif isinstance(error, RuntimeError) and "DataLoader worker" in told:
+            what = f"a data-loading process died ({told.splitlines()[0]})"
+        else:
+            raise
+        raise TrainingError(
+            what,
+            hint="the memory may be full, in a container the shared one (docker run --shm-size): run the same "
+            "command again with --set runtime.workers=0; it continues where it was saved",
+        ) from None

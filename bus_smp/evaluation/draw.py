@@ -1,0 +1,148 @@
+"""The figures of an evaluation folder, from its tables, its masks and the images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bus_smp.classes import BENIGN, LABELS, MALIGNANT
+from bus_smp.data.examples import read_example
+from bus_smp.data.images import read_mask
+from bus_smp.data.manifest import Manifest
+from bus_smp.errors import EvaluationError
+from bus_smp.figures.calibration import write_calibration
+from bus_smp.figures.curves import write_confusion_matrix, write_roc_curves
+from bus_smp.figures.lesions import write_agreement, write_difficulty, write_froc
+from bus_smp.figures.pictures import Case, write_qualitative
+from bus_smp.measures.lesions import GOOD_IOU, LEAST_IOU, froc
+from bus_smp.measures.overlap import TARGETS
+from bus_smp.runs.evaluations import MODEL, Tables, mask_path, read_summary, read_tables
+
+Chosen = list[tuple[str, pd.Series]]
+
+
+def draw_figures(folder: Path, manifest: Manifest) -> None:
+    """Draw the folder's figures again from its tables, its masks and the images of ``manifest``.
+
+    Raises:
+        EvaluationError: if a table is missing or damaged, or ``manifest`` lacks an image of it.
+    """
+    draw(Path(folder), read_tables(folder), read_summary(folder), manifest)
+
+
+def draw(folder: Path, tables: Tables, summary: Mapping[str, Any], manifest: Manifest) -> None:
+    """Draw the figures of ``tables`` and ``summary`` into the folder, which holds the masks; errors as ``draw_figures``."""
+    table, model = tables.model, summary["summaries"][MODEL]
+    kind = "external test" if summary["external"] else f"{summary['split']} split"
+    title = f"{summary['run']} on {summary['dataset']} ({kind}, {len(table)} images)"
+
+    curves = {f"{target} pixels": tables.pixel_roc.roc(target) for target in TARGETS}
+    curves["malignant images"] = _image_roc(table, model["rates"]["auc_malignant"]["mean"])
+    write_roc_curves(curves, folder / "roc_curves.png", title)
+    write_confusion_matrix(
+        np.array(model["image_confusion"]),
+        np.array(model["pixel_confusion"]),
+        folder / "confusion_matrix.png",
+        title,
+    )
+    reason = (summary.get("calibration") or {}).get("reason") or "no threshold"
+    write_calibration(
+        tables.reliability.to_frame(), table, folder / "calibration.png", title, no_threshold=reason
+    )
+    found = {f"IoU >= {iou:g}": froc(table, tables.components, iou) for iou in (LEAST_IOU, GOOD_IOU)}
+    write_froc(found, folder / "detection.png", title)
+    write_difficulty(model["strata"], folder / "difficulty.png", title)
+    write_agreement(table, model["agreement"], folder / "agreement.png", title)
+    write_qualitative(_cases(folder, _typical(table), manifest), folder / "qualitative.png", title)
+    write_qualitative(
+        _cases(folder, failures(table, most=2), manifest), folder / "failures.png", f"Failures: {title}"
+    )
+
+
+def _image_roc(table: pd.DataFrame, auc: float | None) -> tuple[np.ndarray, np.ndarray, float]:
+    """ROC of ``malignant_score`` over images, malignant against all others; the area is the summary's."""
+    positive = (table["label"] == MALIGNANT.name).to_numpy()
+    if auc is None:
+        return np.array([]), np.array([]), float("nan")
+    score = table["malignant_score"].to_numpy()
+    thresholds = np.unique(score)[::-1]
+    above = score[None] >= thresholds[:, None]
+    rates = [np.concatenate([[0.0], above[:, of].mean(axis=1)]) for of in (~positive, positive)]
+    return rates[0], rates[1], auc
+
+
+def _typical(table: pd.DataFrame) -> Chosen:
+    """Best, median and worst by lesion Dice, and the largest false alarm on a normal image."""
+    lesions = table[table["dice_lesion"].notna()].sort_values(["dice_lesion", "image_id"], ignore_index=True)
+    chosen: Chosen = []
+    if len(lesions):
+        middle = (len(lesions) - 1) // 2
+        places = {"best": [-1, -2], "median": [middle, middle + 1], "worst": [0, 1]}
+        taken: set[int] = set()
+        for note, indices in places.items():
+            for index in (i % len(lesions) for i in indices if -len(lesions) <= i < len(lesions)):
+                if index not in taken:
+                    taken.add(index)
+                    chosen.append((note, lesions.iloc[index]))
+    return chosen + _first(_false_alarms(table), "largest false alarm", 1)
+
+
+def failures(table: pd.DataFrame, most: int) -> Chosen:
+    """The worst of each kind of failure, up to ``most`` each, the worst first: (what is wrong, row of the table).
+
+    Lesions missed (the largest first), malignant ones taken for something else (by how little malignant the image
+    scored), benign ones taken for malignant, false alarms on normal images (by area), and the worst outlines of
+    lesions that were found (by Dice). An image is listed under the first kind that fits.
+    """
+    missed = table[table["dice_lesion"] == 0].sort_values("area_truth", ascending=False, kind="stable")
+    malignant = table["label"] == MALIGNANT.name
+    overlooked = table[malignant & (table["predicted_label"] != MALIGNANT.name)]
+    overlooked = overlooked.sort_values("malignant_score", kind="stable")
+    benign = table["label"] == BENIGN.name
+    suspected = table[benign & (table["predicted_label"] == MALIGNANT.name)]
+    suspected = suspected.sort_values("malignant_score", ascending=False, kind="stable")
+    outlined = table[table["dice_lesion"] > 0].sort_values("dice_lesion", kind="stable")
+    kinds = {
+        "lesion missed": missed,
+        "malignant, taken for something else": overlooked,
+        "benign, taken for malignant": suspected,
+        "false alarm": _false_alarms(table),
+        "worst outline": outlined,
+    }
+    chosen: Chosen = []
+    taken: set[int] = set()
+    for note, rows in kinds.items():
+        new = rows[~rows.index.isin(taken)].head(most)
+        taken |= set(new.index)
+        chosen += _first(new, note, most)
+    return chosen
+
+
+def _false_alarms(table: pd.DataFrame) -> pd.DataFrame:
+    normals = table[(table["label"] == LABELS[0]) & (table["false_alarm_area"] > 0)]
+    return normals.sort_values("false_alarm_area", ascending=False, kind="stable")
+
+
+def _first(rows: pd.DataFrame, note: str, most: int) -> Chosen:
+    return [(note, row) for _, row in rows.head(most).iterrows()]
+
+
+def _cases(folder: Path, chosen: Chosen, manifest: Manifest) -> list[Case]:
+    by_id = manifest.frame.set_index(["dataset", "image_id"], drop=False)
+    cases = []
+    for note, scored in chosen:
+        name = (scored["dataset"], scored["image_id"])
+        if name not in by_id.index:
+            raise EvaluationError(
+                f"{folder} holds {' '.join(name)}, the manifest does not",
+                hint="evaluate again with the manifest as it is now",
+            )
+        row = by_id.loc[name]
+        image, truth = read_example(manifest, row)
+        prediction = read_mask([mask_path(folder, scored)], "color", row["label"], truth.shape)
+        cases.append(
+            Case(row["image_id"], row["label"], image, truth, prediction, scored["dice_lesion"], note)
+        )
+    return cases

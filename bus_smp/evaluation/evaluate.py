@@ -1,0 +1,205 @@
+"""Evaluating a run: score, write the tables, summarise and draw from them."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bus_smp import __version__
+from bus_smp.classes import LABELS
+from bus_smp.data.make_manifests import reason_kind
+from bus_smp.data.manifest import SPLITS, Manifest, manifest_hash
+from bus_smp.errors import EvaluationError
+from bus_smp.evaluation.draw import draw
+from bus_smp.evaluation.score_images import score_images
+from bus_smp.inference.predictor import Predictor
+from bus_smp.measures.baselines import BASELINES
+from bus_smp.measures.reliability import Reliability
+from bus_smp.runs.evaluations import MODEL, Tables, mask_path, read_summary, read_tables
+from bus_smp.statistics.legacy import legacy_metrics
+from bus_smp.statistics.summary import summarise, warnings_of
+from bus_smp.system import ranks
+from bus_smp.system.files import write_text
+
+NOT_CALIBRATED = "the run is not calibrated (bus-smp train, typed again, does it): no operating point"
+
+
+def evaluate(
+    predictor: Predictor,
+    header: Mapping[str, Any],
+    manifest: Manifest,
+    rows: pd.DataFrame,
+    folder: Path,
+    *,
+    about: Mapping[str, Any],
+    legacy: bool = False,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Score ``rows``, write the evaluation folder, return what ``summary.json`` holds.
+
+    Args:
+        header: the checkpoint's header with the file's ``sha256``, as of ``load_predictor``; recorded.
+        rows: the rows of ``manifest`` to score.
+        folder: replaced file by file.
+        about: ``run``, ``dataset``, ``split``, ``external``; recorded and used in titles.
+        legacy: add the numbers of the notebook this project replaces.
+
+    Raises:
+        EvaluationError, ImageError: as ``score_images``.
+    """
+    folder = Path(folder)
+    calibration = header.get("calibration") or {}
+    tables = score_images(
+        predictor,
+        manifest,
+        rows,
+        calibration=calibration,
+        baselines=list(BASELINES),
+        mask_path=lambda row: mask_path(folder, row),
+        progress=progress,
+    )
+    about = {
+        **about,
+        "computed_in": predictor.computed_in,
+        "checkpoint": {
+            key: header.get(key)
+            for key in ("epoch", "score", "datasets", "git_commit", "precision", "versions", "sha256")
+        },
+        "calibration": calibration or {"reason": NOT_CALIBRATED},
+    }
+    return write_evaluation(folder, tables, about, manifest, legacy=legacy)
+
+
+@ranks.by_first
+def write_evaluation(
+    folder: Path, tables: Tables, about: Mapping[str, Any], manifest: Manifest, *, legacy: bool = False
+) -> dict[str, Any]:
+    """Write tables, summary, data card and figures; return what ``summary.json`` holds.
+
+    Args:
+        folder: holds the predicted masks already, at ``mask_path``.
+        about: recorded; at least ``run``, ``dataset``, ``split``, ``external``.
+        manifest: of the images in ``tables``.
+        legacy: add the numbers of the notebook this project replaces.
+
+    Raises:
+        EvaluationError: if a table is not what it should be.
+        ImageError: if an image to be drawn cannot be read (any more).
+    """
+    folder = Path(folder)
+    # The old summary must not stand beside new tables, whenever this stops.
+    (folder / "summary.json").unlink(missing_ok=True)
+    tables.write(folder)
+    models = {MODEL: tables.model, **tables.baselines}
+    summaries = {name: summarise(table) for name, table in models.items()}
+    scored = set(zip(tables.model["dataset"], tables.model["image_id"], strict=True))
+    frame = manifest.frame
+    rows = frame[[key in scored for key in zip(frame["dataset"], frame["image_id"], strict=True)]]
+    known = bool(rows["patient_known"].all())
+    summary = {
+        "bus_smp": __version__,
+        **about,
+        "patient_known": known,
+        "manifest_sha256": manifest.sha256,
+        "rows_sha256": manifest_hash(rows),
+        "warnings": _warnings(summaries, known, about),
+        "pixel_calibration": {
+            f"ece_{stage}": _defined(tables.reliability.error(stage)) for stage in Reliability.STAGES
+        },
+        "summaries": summaries,
+    }
+    if legacy:
+        summary["legacy"] = {name: legacy_metrics(table) for name, table in models.items()}
+    write_text(folder / "data.json", json.dumps(describe_data(manifest), indent=2, ensure_ascii=False) + "\n")
+    draw(folder, tables, summary, manifest)
+    # last: it says that the folder is whole
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    return summary
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def describe_data(manifest: Manifest) -> dict[str, Any]:
+    """What a manifest is, for those who have only the evaluation: JSON values, no path.
+
+    ``sha256`` of the whole manifest, its row counts by label and split, exclusions by reason, and the sidecar's
+    account of how it was made.
+    """
+    frame = manifest.frame
+    used = manifest.used()
+    return {
+        "datasets": manifest.datasets,
+        "sha256": manifest.sha256,
+        "images": len(frame),
+        "used": len(used),
+        "groups": int(used["group_id"].nunique()),
+        "patients_known": bool(used["patient_known"].all()),
+        "labels": {label: int((used["label"] == label).sum()) for label in LABELS},
+        "splits": {
+            split: {
+                label: int(((used["split"] == split) & (used["label"] == label)).sum()) for label in LABELS
+            }
+            for split in SPLITS
+        },
+        "excluded": frame.loc[frame["excluded"] != "", "excluded"].map(reason_kind).value_counts().to_dict(),
+        "about": manifest.about,
+    }
+
+
+@ranks.by_first
+def is_current(
+    folder: Path,
+    checkpoint_sha256: str,
+    manifest: Manifest,
+    rows: pd.DataFrame,
+    *,
+    backend: str = "torch",
+    precision: str = "auto",
+) -> bool:
+    """True if the folder holds the finished evaluation of this checkpoint on these rows of ``manifest``, whole.
+
+    Args:
+        backend: it must have been computed by this one.
+        precision: and in this one; ``auto``: in any.
+    """
+    try:
+        summary = read_summary(folder)
+        tables = read_tables(folder)
+    except EvaluationError:
+        return False
+    computed_in = summary.get("computed_in") or {}
+    masks = (mask_path(folder, row) for row in tables.model[["dataset", "image_id"]].to_dict("records"))
+    return (
+        all(mask.is_file() for mask in masks)
+        and (summary.get("checkpoint") or {}).get("sha256") == checkpoint_sha256
+        and summary.get("rows_sha256") == manifest_hash(rows)
+        and summary.get("manifest_sha256") == manifest.sha256
+        and summary["bus_smp"] == __version__
+        and computed_in.get("backend", "torch") == backend
+        and precision in ("auto", computed_in.get("precision"))
+    )
+
+
+def _warnings(
+    summaries: Mapping[str, Mapping[str, Any]], patient_known: bool, about: Mapping[str, Any]
+) -> list[str]:
+    warnings = list(warnings_of(summaries[MODEL]))
+    if not patient_known:
+        warnings.append("the data set publishes no patient ids: groups are duplicates found, not patients")
+    if about.get("split") == "val":
+        warnings.append("epoch, temperature and thresholds were chosen on these very images: optimistic")
+    if (about.get("computed_in") or {}).get("precision") == "int8":
+        warnings.append("computed in int8: results of a quantised network, not of the weights as trained")
+    reason = (about.get("calibration") or {}).get("reason")
+    if reason:
+        warnings.append(reason)
+    dice = {name: summary["metrics"]["dice_lesion"]["mean"] for name, summary in summaries.items()}
+    if dice[MODEL] is not None:
+        beaten = [name for name in BASELINES if dice[name] >= dice[MODEL]]
+        warnings += [f"the trivial baseline {name} reaches the same lesion Dice or more" for name in beaten]
+    return warnings

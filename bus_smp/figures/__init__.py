@@ -1,0 +1,1 @@
+"""Arrays and tables to PNG files. Never torch."""

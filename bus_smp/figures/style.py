@@ -1,0 +1,86 @@
+"""What every figure shares: sizes, style, text that fits, and the writing of the file.
+
+Every figure is 3.5 or 7 inches wide (one or two columns of a paper) with no text below 8 points, in the
+colours of Okabe and Ito (2008), which stay apart for colour-blind readers. The same input gives the same
+bytes. No display, no pyplot, no state between calls.
+"""
+
+import bisect
+import functools
+import warnings
+from pathlib import Path
+
+import matplotlib
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+
+from bus_smp.system.files import replacing
+
+COLUMN, PAGE = 3.5, 7.0  # inches
+DPI = 200
+
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY = "#767676"
+
+_STYLE = {
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.3,
+    "text.parse_math": False,  # a file name may hold dollar signs
+}
+
+
+def style():
+    """Our style on matplotlib's defaults, so that a user's matplotlibrc changes nothing."""
+    return matplotlib.style.context(["default", _STYLE])
+
+
+def save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing"
+        )  # a name in another script: boxes, no noise
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+@functools.cache
+def _renderer() -> RendererAgg:
+    return FigureCanvasAgg(Figure((1, 1), dpi=DPI)).get_renderer()
+
+
+def _inches(text: str, size: float) -> float:
+    """Width of one line of text of ``size`` points."""
+    font = FontProperties(family=_STYLE["font.family"], size=size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        return _renderer().get_text_width_height_descent(text, font, ismath=False)[0] / DPI
+
+
+def wrap(text: str, inches: float, size: float = 8) -> str:
+    """Break text into lines no wider than ``inches``, after a space, ``_``, ``-`` or ``/`` where there is one."""
+    lines = []
+    for rest in text.splitlines():
+        while rest and _inches(rest, size) > inches:
+            fits = (
+                bisect.bisect_right(range(1, len(rest)), inches, key=lambda n: _inches(rest[:n], size)) or 1
+            )
+            at = max(rest.rfind(mark, 1, fits + (mark == " ")) for mark in " _-/") + 1 or fits
+            lines.append(rest[:at].rstrip())
+            rest = rest[at:].lstrip()
+        lines.append(rest)
+    return "\n".join(lines)

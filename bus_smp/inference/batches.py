@@ -1,0 +1,81 @@
+"""The order of the work around a network: reading, predicting, measuring and writing, at the speed of the network."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from bus_smp.data.images import resize_image
+from bus_smp.inference.predictor import Prediction, Predictor
+
+Item = TypeVar("Item")
+More = TypeVar("More")
+Result = TypeVar("Result")
+
+
+def predict_batches(
+    predictor: Predictor,
+    items: Sequence[Item],
+    load: Callable[[Item], tuple[np.ndarray | None, More]],
+    finish: Callable[[Item, np.ndarray | None, More, Prediction | None], Result],
+) -> Iterator[Result]:
+    """Yield ``finish(item, image, more, prediction)`` for each item, in order; two batches are in memory at most.
+
+    On a CPU the network uses every core, and a thread that takes one from it makes all the others wait: so there is
+    nothing beside it, and between two batches all cores finish the one and load the other. A GPU leaves the cores
+    idle: there one batch is loaded and another finished while it computes.
+
+    Args:
+        load: called in threads; returns the image, uint8 RGB (H, W, 3), and whatever ``finish`` needs of it. None in
+            place of the image: there is nothing to predict.
+        finish: called in threads, with None as prediction where there was no image.
+
+    Raises:
+        EvaluationError: if the network returns NaN or infinity. Exceptions of ``load`` and ``finish`` pass.
+    """
+    size = predictor.batch_size
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    beside = predictor.computed_in["device"] != "cpu"
+
+    def load_resized(item: Item) -> tuple[np.ndarray | None, np.ndarray | None, More]:
+        image, more = load(item)
+        return image, None if image is None else resize_image(image, predictor.size), more
+
+    def finish_one(item: Item, image: np.ndarray | None, more: More, probabilities: tuple | None) -> Result:
+        whole = None if probabilities is None else Prediction.of(*probabilities, image.shape[:2])
+        return finish(item, image, more, whole)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        loading: list[Future] = []
+        finishing: list[Future] = []
+        try:
+            loading = [pool.submit(load_resized, item) for item in (batches[0] if batches else ())]
+            for batch, following in zip(batches, [*batches[1:], ()], strict=True):
+                loaded = [future.result() for future in loading]
+                loading = [pool.submit(load_resized, item) for item in following] if beside else []
+                predicted = _predict(predictor, [grid for _, grid, _ in loaded])
+                for future in finishing:
+                    yield future.result()
+                finishing = [
+                    pool.submit(finish_one, item, image, more, probabilities)
+                    for item, (image, _, more), probabilities in zip(batch, loaded, predicted, strict=True)
+                ]
+                if not beside:
+                    loading = [pool.submit(load_resized, item) for item in following]
+                    for future in finishing:
+                        yield future.result()
+                    finishing = []
+            for future in finishing:
+                yield future.result()
+        finally:
+            for future in (*loading, *finishing):
+                future.cancel()
+
+
+def _predict(predictor: Predictor, grids: Sequence[np.ndarray | None]) -> list[tuple | None]:
+    """(grid, raw_grid) of each image, None where there is none."""
+    there = [grid for grid in grids if grid is not None]
+    found = iter(zip(*predictor.grid_probabilities(there), strict=True)) if there else iter(())
+    return [None if grid is None else next(found) for grid in grids]

@@ -1,0 +1,118 @@
+"""Whether two networks say the same about real images: an exported file beside the weights it was made from."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from bus_smp.classes import MALIGNANT
+from bus_smp.measures.overlap import confusion, image_metrics, malignant_score
+from bus_smp.statistics.estimators import Auc, Weighted
+
+LEAST_AGREEMENT = 0.9995  # of the pixels, by their most probable class
+MOST_DICE_DIFFERENCE = 0.001
+_BATCH = 8
+
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+def compare_networks(
+    reference: Network,
+    network: Network,
+    examples: Iterable[tuple[np.ndarray, np.ndarray | None]],
+    temperature: float = 1.0,
+) -> dict[str, Any]:
+    """Run both on the same images, on the network's grid.
+
+    Args:
+        reference, network: from uint8 (N, S, S, 3) to logits float32 (N, 3, S, S).
+        examples: image uint8 (S, S, 3) and true mask uint8 (S, S), or None where it is not known.
+        temperature: of the run; the malignancy score of an image is taken after it.
+
+    Returns:
+        JSON values; None where undefined. ``images``; ``argmax_agreement``: share of pixels with the same most
+        probable class; ``largest_logit_difference``; ``largest_score_difference`` of the malignancy score;
+        ``dice_lesion`` and ``dice_lesion_reference``: mean over the images with a lesion, or, where no truth is known,
+        of the network's lesion against the reference's (and then 1); ``dice_lesion_difference``;
+        ``auc_malignant``, ``auc_malignant_reference``: by image; ``finite``: whether no logit is NaN or infinite.
+    """
+    agreed, pixels, largest, finite = 0, 0, 0.0, True
+    dice: list[tuple[float, float]] = []
+    scores: list[tuple[float, float, bool | None]] = []
+    remaining = iter(examples)
+    while batch := list(islice(remaining, _BATCH)):
+        images = np.stack([image for image, _ in batch])
+        expected, found = reference(images), network(images)
+        finite &= bool(np.isfinite(found).all())
+        largest = max(largest, float(np.abs(expected - found).max()))
+        classes = expected.argmax(1).astype(np.uint8), found.argmax(1).astype(np.uint8)
+        agreed += int((classes[0] == classes[1]).sum())
+        pixels += classes[0].size
+        for number, (_, truth) in enumerate(batch):
+            known = classes[0][number] if truth is None else truth
+            dice.append(
+                tuple(image_metrics(confusion(known, mask[number]))["dice_lesion"] for mask in classes)
+            )
+            malignant = None if truth is None else bool((truth == MALIGNANT.index).any())
+            scores.append((*(_score(logits[number], temperature) for logits in (expected, found)), malignant))
+    (reference_dice, network_dice), (reference_auc, network_auc) = _means(dice), _aucs(scores)
+    return {
+        "images": len(scores),
+        "finite": finite,
+        "argmax_agreement": agreed / pixels if pixels else None,
+        "largest_logit_difference": _known(largest),
+        "largest_score_difference": _known(max((abs(a - b) for a, b, _ in scores), default=math.nan)),
+        "dice_lesion_reference": _known(reference_dice),
+        "dice_lesion": _known(network_dice),
+        "dice_lesion_difference": _known(network_dice - reference_dice),
+        "auc_malignant_reference": _known(reference_auc),
+        "auc_malignant": _known(network_auc),
+    }
+
+
+def passes(parity: Mapping[str, Any]) -> bool:
+    """Whether a file of the same precision class may carry the weights' name."""
+    difference = parity["dice_lesion_difference"]
+    return bool(
+        parity["finite"]
+        and parity["argmax_agreement"] is not None
+        and parity["argmax_agreement"] >= LEAST_AGREEMENT
+        and (difference is None or abs(difference) <= MOST_DICE_DIFFERENCE)
+    )
+
+
+def _score(logits: np.ndarray, temperature: float) -> float:
+    scaled = logits / temperature
+    if not np.isfinite(scaled).all():
+        return math.nan
+    exponents = np.exp(scaled - scaled.max(axis=0))
+    return malignant_score(exponents / exponents.sum(axis=0))
+
+
+def _means(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    defined = [pair for pair in pairs if not math.isnan(pair[0])]
+    if not defined:
+        return math.nan, math.nan
+    first, second = np.mean(defined, axis=0)
+    return float(first), float(second)
+
+
+def _aucs(scores: list[tuple[float, float, bool | None]]) -> tuple[float, float]:
+    known = [score for score in scores if score[2] is not None]
+    truth = np.array([score[2] for score in known], bool)
+    return tuple(_auc(np.array([score[which] for score in known]), truth) for which in (0, 1))
+
+
+def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
+    if not len(scores) or np.isnan(scores).any():
+        return math.nan
+    every = np.arange(len(scores))
+    return float(
+        Weighted({"auc": Auc(scores, truth, ~truth)}, every, len(scores)).of(np.ones((1, len(scores))))[0, 0]
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) or math.isinf(value) else value

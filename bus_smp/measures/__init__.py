@@ -1,0 +1,1 @@
+"""Two masks, or probabilities and a mask, to numbers about one image."""

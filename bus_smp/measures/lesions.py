@@ -1,0 +1,195 @@
+"""Lesions as things to be found: predicted components matched to reference components, and the FROC curve."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bus_smp.classes import BENIGN, MALIGNANT
+from bus_smp.errors import EvaluationError
+from bus_smp.measures.regions import lesion_box, lesion_components
+
+# IoU from which a component can be a hit at all, and from which it is a good one.
+LEAST_IOU, GOOD_IOU = 0.1, 0.5
+
+DETECTION_COLUMNS = (
+    "lesions_true",
+    "lesions_predicted",
+    "hits_iou10",
+    "hits_iou50",
+    "false_lesions_iou10",
+    "false_lesions_iou50",
+    "right_class_iou10",
+)
+COMPONENT_COLUMNS = ("component", "area", "score", "class", "iou", "right_class")
+
+
+def match_lesions(
+    truth: np.ndarray, prediction: np.ndarray, lesion_probability: np.ndarray | None = None
+) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Match predicted lesions to reference lesions, one to one.
+
+    A lesion is an 8-connected component of lesion pixels, whichever their class; its class is that of most of its
+    pixels, malignant on a tie. Pairs are taken by falling IoU as long as both are free and IoU >= .1.
+
+    At IoU >= .5 no other way is possible: two components of one mask cannot both overlap a third by that
+    much (Kirillov et al., CVPR 2019; at exactly .5 they would fill it, and so touch), so each has at most one partner. At .1
+    a lesion may have several candidates. The best overlap then goes first, even where another choice would give
+    one hit more; in return one matching holds for both thresholds, and the hits at .5 are among those at .1.
+    A component that lies on a lesion already taken is a false one: a lesion seen in pieces is found once.
+
+    Args:
+        truth, prediction: uint8 (H, W) of class indices.
+        lesion_probability: float (H, W) in 0..1, the probability of benign or malignant; without it each
+            component's score is 1.
+
+    Returns:
+        Integers under ``DETECTION_COLUMNS``: lesions in the reference and in the prediction; pairs with IoU >= .1 and
+        >= .5; predicted lesions in no such pair; pairs at .1 with the same class. Never undefined: 0 where there is none.
+        And one dict per predicted component, keys ``COMPONENT_COLUMNS``: number (1..), area (pixels),
+        score (mean lesion probability of its pixels), class, iou (0 where unmatched), right_class (1 or 0; NaN where unmatched).
+
+    Raises:
+        EvaluationError: if the shapes differ, a value is not a class index, or a lesion's probability is not in 0..1.
+    """
+    box = lesion_box(truth, prediction)
+    labels_true, stats_true = lesion_components(truth[box])
+    labels, stats = lesion_components(prediction[box])
+    malignant_true = _mostly_malignant(truth[box], labels_true, stats_true[:, 4])
+    malignant = _mostly_malignant(prediction[box], labels, stats[:, 4])
+    scores = _scores(labels, stats[:, 4], prediction, box, lesion_probability)
+    matches = _match(labels_true, stats_true[:, 4], labels, stats[:, 4])
+
+    components = []
+    for index, (area, score, is_malignant) in enumerate(zip(stats[:, 4], scores, malignant, strict=True)):
+        partner, iou = matches.get(index, (None, 0.0))
+        components.append(
+            {
+                "component": index + 1,
+                "area": int(area),
+                "score": float(score),
+                "class": MALIGNANT.name if is_malignant else BENIGN.name,
+                "iou": iou,
+                "right_class": math.nan if partner is None else int(malignant_true[partner] == is_malignant),
+            }
+        )
+    good = sum(iou >= GOOD_IOU for _, iou in matches.values())
+    row = {
+        "lesions_true": len(stats_true),
+        "lesions_predicted": len(stats),
+        "hits_iou10": len(matches),
+        "hits_iou50": good,
+        "false_lesions_iou10": len(stats) - len(matches),
+        "false_lesions_iou50": len(stats) - good,
+        "right_class_iou10": sum(components[index]["right_class"] for index in matches),
+    }
+    return row, components
+
+
+def _mostly_malignant(mask: np.ndarray, labels: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Bool (n,): is at least half of each component malignant?"""
+    malignant = np.bincount(labels[mask == MALIGNANT.index], minlength=len(areas) + 1)[1:]
+    return 2 * malignant >= areas
+
+
+def _scores(
+    labels: np.ndarray,
+    areas: np.ndarray,
+    prediction: np.ndarray,
+    box: tuple[slice, slice],
+    lesion_probability: np.ndarray | None,
+) -> np.ndarray:
+    if lesion_probability is None:
+        return np.ones(len(areas))
+    if lesion_probability.shape != prediction.shape:
+        raise EvaluationError(
+            f"the lesion probabilities have shape {lesion_probability.shape}, the prediction {prediction.shape}"
+        )
+    inside = labels > 0
+    probability = lesion_probability[box][inside]
+    # As of PixelHistograms: NaN is neither above nor below anything, and sums are off by rounding.
+    if probability.size and not (probability.min() >= -1e-3 and probability.max() <= 1 + 1e-3):
+        raise EvaluationError("the prediction holds probabilities that are NaN or outside 0..1")
+    sums = np.bincount(labels[inside], weights=probability, minlength=len(areas) + 1)[1:]
+    return np.clip(sums / areas, 0, 1)
+
+
+def _match(
+    labels_true: np.ndarray, areas_true: np.ndarray, labels: np.ndarray, areas: np.ndarray
+) -> dict[int, tuple[int, float]]:
+    """Predicted component -> (reference component, IoU), both counted from 0."""
+    both = (labels_true > 0) & (labels > 0)
+    # Pairs that occur, not a table of all: noise can have thousands of components in each mask.
+    pairs, shared = np.unique(
+        (labels_true[both] - 1).astype(np.int64) * len(areas) + (labels[both] - 1), return_counts=True
+    )
+    reference, candidate = np.divmod(pairs, max(len(areas), 1))
+    iou = shared / (areas_true[reference] + areas[candidate] - shared)
+    taken: set[int] = set()
+    matches: dict[int, tuple[int, float]] = {}
+    for place in np.argsort(-iou, kind="stable"):
+        if iou[place] < LEAST_IOU:
+            break
+        lesion, found = int(reference[place]), int(candidate[place])
+        if lesion not in taken and found not in matches:
+            taken.add(lesion)
+            matches[found] = lesion, float(iou[place])
+    return matches
+
+
+def froc(
+    per_image: pd.DataFrame, components: pd.DataFrame, iou: float = LEAST_IOU
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Free-response ROC (Bunch et al., Proc. SPIE 127, 1977; Chakraborty, Medical Physics 1989) over a set of images.
+
+    The candidates are the components of the predicted masks, each with its score; lowering the threshold
+    admits more of them, and never lets one grow. So the curve ends at the network's own operating point: what it
+    would find if asked to mark more than it marks is not in it.
+
+    Args:
+        per_image: the per-image table; every image counts, those without lesions too.
+        components: the table of components of the same images.
+        iou: IoU from which a component is a hit, ``LEAST_IOU`` or more (below it nothing is matched).
+
+    Returns:
+        Three float arrays, one point per threshold: false lesions per image, lesion sensitivity (0..1; NaN where the
+        reference has no lesion), and the score from which components count, falling from infinity (none) to 0 (all).
+
+    Raises:
+        EvaluationError: if a table lacks a column, there are no images, or a component is of none of them or has no score.
+    """
+    if iou < LEAST_IOU:
+        raise ValueError(f"iou {iou}: nothing is matched below {LEAST_IOU}")
+    key = ["dataset", "image_id"]
+    for name, table, needed in (
+        ("per-image table", per_image, [*key, "lesions_true"]),
+        ("table of components", components, [*key, "score", "iou"]),
+    ):
+        missing = [column for column in needed if column not in table]
+        if missing:
+            raise EvaluationError(
+                f"the {name} lacks the columns {', '.join(missing)}", hint="evaluate again to write it anew"
+            )
+    if per_image.empty:
+        raise EvaluationError("the per-image table has no rows: nothing was evaluated")
+    known = pd.MultiIndex.from_frame(per_image[key].astype(str))
+    stray = ~pd.MultiIndex.from_frame(components[key].astype(str)).isin(known)
+    if stray.any():
+        first = components[stray].iloc[0]
+        raise EvaluationError(
+            f"{first['dataset']} {first['image_id']} has components but is not in the per-image table",
+            hint="evaluate again to write both anew",
+        )
+    score = components["score"].to_numpy(float)
+    if not (score >= 0).all():
+        raise EvaluationError("the table of components holds scores that are NaN or below 0")
+    hit = components["iou"].to_numpy(float) >= iou
+    thresholds = np.append(np.inf, np.unique(np.append(score, 0.0))[::-1])
+    # Components at or above each threshold: those not below it.
+    false, found = (
+        np.count_nonzero(of) - np.searchsorted(np.sort(score[of]), thresholds) for of in (~hit, hit)
+    )
+    lesions = float(per_image["lesions_true"].sum())
+    sensitivity = found / lesions if lesions else np.full(len(thresholds), np.nan)
+    return false / len(per_image), sensitivity, thresholds

@@ -1,0 +1,48 @@
+"""Where the lesions of a mask lie: the box around them, and their connected components."""
+
+import cv2
+import numpy as np
+
+from bus_smp.classes import BACKGROUND
+from bus_smp.measures.overlap import confusion
+
+
+def lesion_box(truth: np.ndarray, prediction: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around every lesion pixel of either mask; empty where there is none.
+
+    Args:
+        truth, prediction: uint8 (H, W) of class indices.
+
+    Raises:
+        EvaluationError: as ``confusion``, if the two cannot be compared.
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    if truth.shape != prediction.shape:
+        confusion(truth, prediction)
+    box = bounding_box((truth != BACKGROUND.index) | (prediction != BACKGROUND.index))
+    # Outside the box there is nothing but background: whole masks would be checked to the same end, later.
+    confusion(truth[box], prediction[box])
+    return box
+
+
+def bounding_box(marked: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around what is true in bool (H, W); empty where nothing is."""
+    left, top, width, height = cv2.boundingRect(marked.view(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def lesion_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 8-connected components of the lesion pixels, benign or malignant alike.
+
+    Args:
+        mask: integer (H, W) of class indices.
+
+    Returns:
+        int32 (H, W), 0 background and 1..n the components, in no promised order; and int32 (n, 5), a row for each:
+        left, top, width, height, area (pixels).
+    """
+    marked = (mask != BACKGROUND.index).astype(np.uint8)
+    if marked.size == 0:
+        return marked.astype(np.int32), np.empty((0, 5), np.int32)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(marked, connectivity=8)
+    return labels, stats[1:]

@@ -1,0 +1,169 @@
+"""The evaluation folder: its tables and masks are all that was measured; everything else is made from them.
+
+Nothing here needs the model, or torch.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from bus_smp.errors import EvaluationError
+from bus_smp.measures.baselines import BASELINES
+from bus_smp.measures.lesions import COMPONENT_COLUMNS
+from bus_smp.measures.pixel_roc import PixelHistograms
+from bus_smp.measures.reliability import Reliability
+from bus_smp.statistics.summary import TEXT_COLUMNS, read_per_image
+from bus_smp.system.files import replacing, short_name
+from bus_smp.text import harmless_table, restored_table
+
+MODEL = "model"  # the first of a summary's ``summaries``, before the baselines
+COMPONENT_KEYS = ("dataset", "image_id", "group_id")
+_LONGEST_NAME = 150  # file systems take 255 bytes
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What was measured on a set of images.
+
+    Attributes:
+        model: one row per image (``per_image.csv``).
+        baselines: the same of each baseline, by its name (``baselines.csv``).
+        components: one row per lesion that the model predicts (``components.csv``).
+        pixel_roc: all pixels by probability and true class (``pixel_roc.csv``).
+        reliability: all pixels of the network's grid by probability (``reliability.csv``).
+    """
+
+    model: pd.DataFrame
+    baselines: dict[str, pd.DataFrame]
+    components: pd.DataFrame
+    pixel_roc: PixelHistograms
+    reliability: Reliability
+
+    @classmethod
+    def joined(cls, parts: Sequence["Tables"]) -> "Tables":
+        """The tables of several sets of images as those of one; that no image is there twice is the caller's to check.
+
+        Raises:
+            EvaluationError: if they hold other baselines.
+        """
+        first, *rest = parts
+        if any(list(part.baselines) != list(first.baselines) for part in rest):
+            raise EvaluationError(
+                "the evaluations hold other baselines", hint="evaluate again to write them anew"
+            )
+        pixel_roc, reliability = first.pixel_roc, first.reliability
+        for part in rest:
+            pixel_roc, reliability = pixel_roc + part.pixel_roc, reliability + part.reliability
+        return cls(
+            pd.concat([part.model for part in parts], ignore_index=True),
+            {
+                name: pd.concat([part.baselines[name] for part in parts], ignore_index=True)
+                for name in first.baselines
+            },
+            pd.concat([part.components for part in parts], ignore_index=True),
+            pixel_roc,
+            reliability,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write the five files, each all or nothing, over those that are there."""
+        write_table(self.model, folder / "per_image.csv")
+        named = [table.assign(baseline=name) for name, table in self.baselines.items()]
+        write_table(pd.concat(named, ignore_index=True), folder / "baselines.csv")
+        write_table(self.components, folder / "components.csv")
+        write_table(self.pixel_roc.to_frame(), folder / "pixel_roc.csv")
+        write_table(self.reliability.to_frame(), folder / "reliability.csv")
+
+
+def read_tables(folder: Path) -> Tables:
+    """Read what ``Tables.write`` wrote.
+
+    Raises:
+        EvaluationError: if a table is missing or damaged, or the tables are not of the same images.
+    """
+    folder = Path(folder)
+    model = read_per_image(folder / "per_image.csv")
+    both = _read(folder / "baselines.csv", ("baseline", *model.columns))
+    baselines = {
+        name: both.loc[both["baseline"] == name, model.columns].reset_index(drop=True) for name in BASELINES
+    }
+    components = _read(folder / "components.csv", (*COMPONENT_KEYS, *COMPONENT_COLUMNS))
+    keys = ["dataset", "image_id"]
+    images = pd.MultiIndex.from_frame(model[keys])
+    for name, table in baselines.items():
+        if not pd.MultiIndex.from_frame(table[keys]).equals(images):
+            raise _of_other_images(folder, f"baselines.csv ({name})")
+    if not pd.MultiIndex.from_frame(components[keys]).isin(images).all():
+        raise _of_other_images(folder, "components.csv")
+    return Tables(
+        model,
+        baselines,
+        components,
+        PixelHistograms.from_frame(_read(folder / "pixel_roc.csv")),
+        Reliability.from_frame(_read(folder / "reliability.csv")),
+    )
+
+
+def _of_other_images(folder: Path, name: str) -> EvaluationError:
+    return EvaluationError(
+        f"{folder}: {name} and per_image.csv are not of the same images",
+        hint="evaluate again to write both anew",
+    )
+
+
+def _read(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A table whose names such as "007" or "NA" stay text, and whose empty numbers are NaN."""
+    again = "evaluate again to write it anew"
+    try:
+        table = pd.read_csv(
+            path, dtype=dict.fromkeys((*TEXT_COLUMNS, "baseline"), str), na_values=[""], keep_default_na=False
+        )
+    except FileNotFoundError:
+        raise EvaluationError(f"{path}: no such file", hint=again) from None
+    except ValueError as error:
+        raise EvaluationError(f"{path}: cannot be read as a table ({error})", hint=again) from None
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise EvaluationError(f"{path}: lacks the columns {', '.join(missing)}", hint=again)
+    text = table.columns.intersection(TEXT_COLUMNS)
+    return restored_table(table.assign(**{column: table[column].fillna("") for column in text}))
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, UTF-8 with LF, all or nothing; NaN becomes an empty cell, no spreadsheet runs a text."""
+    with replacing(path) as temporary:
+        harmless_table(table).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def mask_path(folder: Path, row: Mapping[str, Any]) -> Path:
+    """Where the predicted mask of a row lies; any id becomes a file name that stays in the folder."""
+    name = short_name(quote(row["image_id"], safe=" ()"), _LONGEST_NAME)
+    return Path(folder) / "masks" / row["dataset"] / f"{name}.png"
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What ``summary.json`` of an evaluation folder holds.
+
+    Raises:
+        EvaluationError: if it is missing (the evaluation did not end) or damaged.
+    """
+    path = Path(folder) / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(summary, dict) or "summaries" not in summary:
+            raise ValueError("no summaries")
+    except FileNotFoundError:
+        raise EvaluationError(
+            f"{folder}: holds no finished evaluation",
+            hint="bus-smp evaluate, or bus-smp crosseval --target NAME",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise EvaluationError(
+            f"{path}: cannot be read as a summary ({error})", hint="evaluate again to write it anew"
+        ) from None
+    return summary

@@ -1,0 +1,267 @@
+"""Is one run better than another? Both on the same images, so that what is hard about an image weighs on both."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from bus_smp.errors import EvaluationError
+from bus_smp.statistics.bootstrap import BLOCK_CELLS, NO_INTERVAL, Resampled, bootstrap, estimate
+from bus_smp.statistics.estimators import Auc, Estimator, Weighted
+from bus_smp.statistics.metrics import metric_estimators, pixel_counts, rate_estimators
+from bus_smp.statistics.score_table import WORDS, digits_of
+from bus_smp.statistics.summary import check_per_image, sorted_by_group
+
+# Chosen before any result; the others are secondary, and count by their adjusted p.
+PRIMARY = "dice_lesion"
+
+# Those whose denominators are of the reference, and so the same for both runs.
+COMPARED = (
+    PRIMARY,
+    "iou_lesion",
+    "surface_dice_lesion",
+    "hd95_lesion",
+    "dice_malignant",
+    "miss_rate",
+    "lesion_sensitivity_iou10",
+    "false_alarm_rate",
+    "false_lesions_per_image_iou10",
+    "auc_malignant",
+    "image_brier",
+    "pixel_brier",
+)
+
+# Up to how many groups all swaps are tried; beyond, as many as drawn.
+_MOST_EXACT = 12
+
+_SAME_COLUMNS = ("group_id", "label", "width", "height")
+
+
+def compare(
+    table_a: pd.DataFrame,
+    table_b: pd.DataFrame,
+    draws: int = 5000,
+    permutations: int = 5000,
+    seed: int = 42,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Compare two runs, image by image. The result does not depend on the order of the rows.
+
+    Interval of a difference: both runs in the same bootstrap draws of groups. p, two-sided: in each
+    group A and B change places, or not; if neither were better, the difference found would be one among those. All
+    2^groups ways are tried with ``_MOST_EXACT`` groups or fewer; else ``permutations`` of them at random, and p =
+    (as far or further + 1) / (permutations + 1) (Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 2010). ``p_holm`` allows for
+    the number of metrics (Holm, Scand. J. Stat. 1979); ``PRIMARY`` is the one question asked beforehand, and may stand by its p.
+
+    An image where a metric is undefined in one run alone (no distance, where it predicts nothing) is left out of both:
+    a run that marks less is compared by HD95 where both mark something.
+
+    Args:
+        table_a, table_b: per-image tables of the same images.
+        draws, permutations: bootstrap draws and random swaps.
+
+    Returns:
+        A dict that ``json.dumps(..., allow_nan=False)`` takes: ``images``, ``groups``, ``primary``, ``metrics``,
+        ``bootstrap``, ``permutation``. Each of ``metrics`` is ``{a, b, difference, low, high, bca_low, bca_high, n, n_unpaired,
+        groups, undefined_draws, no_interval, p, p_holm, p_least}``: difference is a - b over n images; n_unpaired images
+        were left out; p_least is the smallest p that so many groups can give. What is undefined is None.
+
+    Raises:
+        EvaluationError: as ``check_per_image``; or if the tables are not of the same images, groups and references.
+    """
+    for table in (table_a, table_b):
+        check_per_image(table)
+    (a, group, stratum, _), (b, *_) = sorted_by_group(table_a), sorted_by_group(table_b)
+    _check_same(a, b)
+    paired, unpaired = _paired(_estimators(a), _estimators(b))
+    resampled = [bootstrap(estimators, group, stratum, draws, seed) for estimators in paired]
+    swaps, exact = _swaps(len(stratum), permutations, seed)
+    stacked = pd.concat([a, b], ignore_index=True)
+    both = _estimators(stacked)
+    kept = {name: np.tile(_used(paired[0][name]), 2) for name in COMPARED}
+    of_both = {name: _ranked(both[name].within(kept[name])) for name in COMPARED}
+    changed = _differences(of_both, group, swaps)
+
+    metrics = {}
+    for column, name in enumerate(COMPARED):
+        one, other = (of_run[name] for of_run in resampled)
+        difference = one - other
+        kinds = paired[0][name].kinds
+        found = estimate(difference, kinds, group, stratum, confidence, len(a))
+        p, p_least = _p_value(one, other, changed[:, column], exact, found["groups"])
+        del found["n_undefined"]
+        metrics[name] = {
+            "a": _defined(one.point),
+            "b": _defined(other.point),
+            "difference": found.pop("mean"),
+            **found,
+            "n_unpaired": unpaired[name],
+            "p": p,
+            "p_least": p_least,
+        }
+    for name, adjusted in holm({name: one["p"] for name, one in metrics.items()}).items():
+        metrics[name]["p_holm"] = adjusted
+    return {
+        "images": len(a),
+        "groups": len(stratum),
+        "primary": PRIMARY,
+        "metrics": metrics,
+        "bootstrap": {"unit": "group", "draws": draws, "seed": seed, "confidence": confidence},
+        "permutation": {"unit": "group", "number": len(swaps), "exact": exact, "seed": seed},
+    }
+
+
+def _estimators(table: pd.DataFrame) -> dict[str, Estimator]:
+    known = metric_estimators(table) | rate_estimators(table)
+    return {name: known[name] for name in COMPARED}
+
+
+def _check_same(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    keys = [set(zip(table["dataset"], table["image_id"], strict=True)) for table in (a, b)]
+    stray = sorted(keys[0] ^ keys[1])
+    if stray:
+        raise EvaluationError(
+            f"the runs were scored on other images: {len(stray)} are in one of them alone "
+            f"(e.g. {' '.join(stray[0])})"
+        )
+    # Sorted by group first: with other groups the rows would not meet.
+    a, b = (table.sort_values(["dataset", "image_id"], ignore_index=True) for table in (a, b))
+    differs = [column for column in _SAME_COLUMNS if (a[column] != b[column]).any()]
+    if not differs and (pixel_counts(a).sum(axis=2) != pixel_counts(b).sum(axis=2)).any():
+        differs = ["reference mask"]
+    if differs:
+        raise EvaluationError(
+            f"the runs were scored on other manifests: {', '.join(differs)} of images differ"
+        )
+
+
+def _ranked(of_both: Estimator) -> Estimator:
+    """An AUC of A's images and then B's, each run's scores as ranks among its own (Venkatraman & Begg, Biometrika 1996).
+
+    A swap puts both runs' scores into one ROC: on scales of their own (another temperature) the mixture of scales
+    would drown the difference. Ranks leave each run's AUC as it is.
+    """
+    if not isinstance(of_both, Auc):
+        return of_both
+    used = _used(of_both)
+    ranks = np.zeros(len(used))
+    for half in np.split(np.arange(len(used)), 2):
+        own = half[used[half]]
+        ranks[own] = rankdata(of_both.scores[own])
+    return Auc(ranks, of_both.positive, of_both.negative)
+
+
+def _used(estimator: Estimator) -> np.ndarray:
+    return np.any([kind > 0 for kind in estimator.kinds], axis=0)
+
+
+def _paired(
+    a: Mapping[str, Estimator], b: Mapping[str, Estimator]
+) -> tuple[tuple[dict[str, Estimator], dict[str, Estimator]], dict[str, int]]:
+    """Both over the images where both are defined; and how many images are defined in one alone."""
+    both = {name: _used(a[name]) & _used(b[name]) for name in a}
+    unpaired = {name: int((_used(a[name]) ^ _used(b[name])).sum()) for name in a}
+    first, second = ({name: of_run[name].within(both[name]) for name in a} for of_run in (a, b))
+    return (first, second), unpaired
+
+
+def _swaps(groups: int, permutations: int, seed: int) -> tuple[np.ndarray, bool]:
+    """Bool (swaps, groups): where A and B change places; and whether these are all there are."""
+    if groups <= _MOST_EXACT:
+        return (np.arange(2**groups)[:, None] >> np.arange(groups) & 1).astype(bool), True
+    return np.random.default_rng(seed).random((permutations, groups)) < 0.5, False
+
+
+def _differences(estimators: Mapping[str, Estimator], group: np.ndarray, swaps: np.ndarray) -> np.ndarray:
+    """Float (swaps, estimators): a - b after each swap; the estimators are of A's images, then B's."""
+    groups = swaps.shape[1]
+    evaluate = Weighted(estimators, np.concatenate([group, group + groups]), 2 * groups).of
+    block = max(1, BLOCK_CELLS // (2 * len(group)))
+    parts = [np.empty((0, len(estimators)))]
+    for start in range(0, len(swaps), block):
+        swapped = swaps[start : start + block].astype(float)
+        kept = 1 - swapped
+        parts.append(evaluate(np.hstack([kept, swapped])) - evaluate(np.hstack([swapped, kept])))
+    return np.concatenate(parts)
+
+
+def _p_value(
+    a: Resampled, b: Resampled, changed: np.ndarray, exact: bool, groups: int
+) -> tuple[float | None, float | None]:
+    difference = abs(a.point - b.point)
+    if np.isnan(difference) or len(changed) == 0:
+        return None, None
+    # A difference as large is as large, whatever the last bit says.
+    slack = 1e-12 * max(1.0, abs(a.point), abs(b.point))
+    further = int((np.abs(changed) >= difference - slack).sum())
+    least = min(1.0, 2.0 ** (1 - groups))
+    if exact:
+        return further / len(changed), least
+    return (further + 1) / (len(changed) + 1), max(least, 1 / (len(changed) + 1))
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Holm's step-down adjustment (Scand. J. Stat. 1979); those that are None stay so and are not counted."""
+    known = sorted((p, name) for name, p in p_values.items() if p is not None)
+    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
+    highest = 0.0
+    for place, (p, name) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - place) * p))
+        adjusted[name] = highest
+    return adjusted
+
+
+def format_comparison(comparison: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What ``compare`` returned as aligned plain text.
+
+    Args:
+        names: of A and B.
+    """
+    rows = [["", "A", "B", "A - B", "p", "Holm p", "n"]]
+    for name, one in comparison["metrics"].items():
+        digits = digits_of(name)
+        cells = ["-" if one[key] is None else f"{one[key]:.{digits}f}" for key in ("a", "b")]
+        rows.append(
+            [WORDS[name], *cells, _difference(one, digits), *map(_p, (one["p"], one["p_holm"])), _n(one)]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [f"A: {names[0]}", f"B: {names[1]}"]
+    lines += [f"{comparison['images']} images of {comparison['groups']} groups", ""]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    permutation = comparison["permutation"]
+    primary = comparison["metrics"][comparison["primary"]]
+    lines += [
+        "",
+        f"{WORDS[comparison['primary']]} is the primary metric and stands by its p; of the others read Holm p.",
+        f"[low, high]: {comparison['bootstrap']['confidence']:.0%} interval of the difference, bootstrap over groups.",
+        f"p: two-sided, A and B swapped in whole groups, {'all' if permutation['exact'] else 'random'} "
+        f"{permutation['number']:,} ways.",
+        "n: images compared (+ images that are left out, because the number is defined in one run alone).",
+    ]
+    if primary["p_least"] is not None and primary["p_least"] > 0.05:
+        lines.append(
+            f"With {primary['groups']} groups no p can be below {primary['p_least']:.3g}: too few to tell."
+        )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _difference(one: Mapping[str, Any], digits: int) -> str:
+    if one["difference"] is None:
+        return "-"
+    if one["low"] is None:
+        return f"{one['difference']:+.{digits}f} [{one['no_interval'].removeprefix(NO_INTERVAL)}]"
+    return f"{one['difference']:+.{digits}f} [{one['low']:+.{digits}f}, {one['high']:+.{digits}f}]"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _n(one: Mapping[str, Any]) -> str:
+    return f"{one['n']}" + (f" (+{one['n_unpaired']})" if one["n_unpaired"] else "")

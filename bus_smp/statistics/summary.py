@@ -1,0 +1,260 @@
+"""What the per-image table says about a data set, with intervals; from the table alone."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bus_smp.classes import CLASSES, LABELS, MALIGNANT
+from bus_smp.errors import EvaluationError
+from bus_smp.measures.lesions import DETECTION_COLUMNS
+from bus_smp.measures.overlap import METRIC_COLUMNS, PIXEL_COLUMNS, TARGETS
+from bus_smp.measures.shape import SHAPE_COLUMNS, SHAPES, agreement
+from bus_smp.measures.surfaces import SURFACE_COLUMNS
+from bus_smp.statistics.bootstrap import MIN_GROUPS, Resampled, bootstrap, estimate, rare_labels
+from bus_smp.statistics.metrics import (
+    CALLED_COLUMNS,
+    calibration_error,
+    metric_estimators,
+    pixel_counts,
+    rate_estimators,
+)
+from bus_smp.statistics.subgroups import SHOWN, levels
+from bus_smp.text import restored_table
+
+TEXT_COLUMNS = ("dataset", "image_id", "patient_id", "group_id", "label", "flags", "predicted_label")
+
+_NEEDED = (
+    "dataset",
+    "image_id",
+    "group_id",
+    "label",
+    "flags",
+    "pixel_mm",
+    "predicted_label",
+    "malignant_score",
+    "malignant_score_raw",
+    *CALLED_COLUMNS,
+    "pixel_brier",
+    "pixel_brier_raw",
+    "false_alarm_area",
+    *METRIC_COLUMNS,
+    *PIXEL_COLUMNS,
+    *SURFACE_COLUMNS,
+    *DETECTION_COLUMNS,
+    *SHAPE_COLUMNS,
+)
+
+# Simulated: its percentile interval covers the truth in 0 to 94 % of samples of 10 to 400 groups, never where that is 0.
+_ECE_IS_BIASED = "biased upwards"
+
+
+def read_per_image(path: Path) -> pd.DataFrame:
+    """Read ``per_image.csv``; names such as "007" or "NA" stay text, empty numbers are NaN.
+
+    Raises:
+        EvaluationError: if the file is missing, is not a per-image table, or is one of an older version.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = restored_table(table)
+        for column in table.columns.difference(TEXT_COLUMNS):
+            table[column] = pd.to_numeric(table[column].where(table[column] != ""))
+    except FileNotFoundError:
+        raise EvaluationError(
+            f"{path}: no such file", hint="run `bus-smp evaluate` or `bus-smp crosseval` first"
+        ) from None
+    except ValueError as error:
+        raise EvaluationError(f"{path}: is not a per-image table ({error})") from None
+    try:
+        check_per_image(table)
+    except EvaluationError as error:
+        raise EvaluationError(f"{path}: {error.what}", hint=error.hint) from None
+    return table
+
+
+def check_per_image(table: pd.DataFrame) -> None:
+    """Refuse a table that would be summarised wrongly.
+
+    Raises:
+        EvaluationError: on missing columns, no rows, an image twice, no group, or an unknown label.
+    """
+    missing = [c for c in _NEEDED if c not in table.columns]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise EvaluationError(
+            f"the per-image table lacks the columns {', '.join(missing[:5])}{more}",
+            hint="it is of an older version, or of another tool: evaluate again (bus-smp evaluate, bus-smp crosseval)",
+        )
+    if table.empty:
+        raise EvaluationError("the per-image table has no rows: nothing was evaluated")
+    twice = table.duplicated(["dataset", "image_id"])
+    if twice.any():
+        first = table.loc[twice].iloc[0]
+        raise EvaluationError(f"{first['dataset']} {first['image_id']} was scored twice")
+    if table["group_id"].isna().any() or (table["group_id"].astype(str) == "").any():
+        raise EvaluationError("the per-image table has rows without group_id")
+    for column in ("label", "predicted_label"):
+        unknown = sorted({str(v) for v in table[column]} - set(LABELS))
+        if unknown:
+            raise EvaluationError(
+                f"{column} {unknown[0]!r} in the per-image table; expected {', '.join(LABELS)}"
+            )
+
+
+def sorted_by_group(table: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list[int]]:
+    """A checked table in an order that does not depend on that of its rows.
+
+    Returns:
+        the table; int (images,) numbers of the groups, 0..; their strata and the rare labels, as of ``rare_labels``.
+    """
+    table = table.copy()
+    for column in ("dataset", "image_id", "group_id"):
+        table[column] = table[column].astype(str)
+    table = table.sort_values(["dataset", "group_id", "image_id"], ignore_index=True)
+    # a group id that names its data set may stand in several, for pictures found in both: it is one group
+    own = table["dataset"] + "\n" + table["group_id"]
+    group = np.unique(table["group_id"].where(table["group_id"].str.contains(":"), own), return_inverse=True)[
+        1
+    ]
+    severity = table["label"].map(LABELS.index).to_numpy(int)
+    return table, group, *rare_labels(severity, group)
+
+
+def summarise(
+    per_image: pd.DataFrame, draws: int = 5000, seed: int = 42, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Summarise a per-image table. The result does not depend on the order of its rows.
+
+    Every estimate is ``{mean, low, high, bca_low, bca_high, n, n_undefined, groups, undefined_draws, no_interval}``:
+    the point estimate; its interval from widened percentiles (see ``tail``) and, to compare, the same by BCa (all None
+    where there is none, ``no_interval`` says why); the images and groups it is taken over; the other images, which it
+    is *not* taken over; and how many bootstrap draws were left out because it was undefined in them.
+
+    Which images each number is taken over: ``metric_estimators`` and ``rate_estimators``.
+
+    Args:
+        per_image: the table of ``per_image.csv``, one row per image.
+        draws: number of bootstrap samples of whole groups, drawn with replacement; 0: no intervals.
+        confidence: coverage of the intervals.
+
+    Returns:
+        A dict that ``json.dumps(..., allow_nan=False)`` takes:
+
+        - ``counts``: images and groups, both by label too (a group has the label of each of its images), images
+          whose reference shows each target, lesions in the reference.
+        - ``metrics``, ``rates``: name -> estimate. ``image_ece`` (see ``calibration_error``) has no interval: resampling adds to
+          its upward bias.
+        - ``strata``: way -> level (``levels``) -> images, groups, the estimates ``SHOWN`` and, of sizes, ``bounds``.
+        - ``agreement``: area (pixels), depth_to_width, circularity, solidity -> ``agreement`` of reference and
+          prediction over the images whose lesion was found (lesion Dice > 0); NaN as None.
+        - ``image_confusion``, ``pixel_confusion``: rows truth, columns prediction.
+        - ``never_predicted``: classes, background included, never predicted on any pixel.
+        - ``bootstrap``: how the intervals were made; ``stratified_by`` the rare labels (``rare_labels``).
+
+    Raises:
+        EvaluationError: as ``check_per_image``.
+    """
+    check_per_image(per_image)
+    table, group, stratum, rare = sorted_by_group(per_image)
+    metrics, rates = metric_estimators(table), rate_estimators(table)
+    divided = levels(table)
+    estimators = {(name,): estimator for name, estimator in (metrics | rates).items()}
+    for by, parts in divided.items():
+        for name, level in parts.items():
+            found = level.estimators(metrics | rates)
+            estimators |= {(by, name, key): estimator for key, estimator in found.items()}
+    resampled = bootstrap(estimators, group, stratum, draws, seed)
+
+    def estimated(key: tuple[str, ...], images: int) -> dict[str, Any]:
+        kinds = estimators[key].kinds
+        return estimate(resampled[key], kinds, group, stratum, confidence, images)
+
+    strata = {
+        by: {
+            name: {
+                "images": int(level.images.sum()),
+                "groups": len(np.unique(group[level.images])),
+                **({"bounds": list(level.bounds)} if level.bounds else {}),
+                **{key: estimated((by, name, key), int(level.images.sum())) for key in SHOWN},
+            }
+            for name, level in parts.items()
+        }
+        for by, parts in divided.items()
+    }
+    all_rates = {name: estimated((name,), len(table)) for name in rates}
+    for ending in ("", "_raw"):
+        all_rates[f"image_ece{ending}"] = _image_ece(table, ending, group, stratum, confidence)
+
+    label, seen = table["label"].to_numpy(), table["predicted_label"].to_numpy()
+    pixels = pixel_counts(table)
+    predicted = pixels.sum(axis=(0, 1))
+    return {
+        "counts": {
+            "images": len(table),
+            "groups": len(stratum),
+            "by_label": {name: int((label == name).sum()) for name in LABELS},
+            "groups_by_label": {name: len(np.unique(group[label == name])) for name in LABELS},
+            "with_reference": {
+                target: int(pixels.sum(axis=2)[:, list(classes)].any(axis=1).sum())
+                for target, classes in TARGETS.items()
+            },
+            "lesions_true": int(table["lesions_true"].sum()),
+        },
+        "metrics": {name: estimated((name,), len(table)) for name in metrics},
+        "rates": all_rates,
+        "strata": strata,
+        "agreement": _agreement(table),
+        "image_confusion": [[int(((label == t) & (seen == p)).sum()) for p in LABELS] for t in LABELS],
+        "pixel_confusion": pixels.sum(axis=0).tolist(),
+        "never_predicted": [c.name for c in CLASSES if predicted[c.index] == 0],
+        "bootstrap": {
+            "unit": "group",
+            "draws": draws,
+            "seed": seed,
+            "confidence": confidence,
+            "interval": "percentile, widened for few groups",
+            "stratified_by": [LABELS[severity] for severity in rare],
+        },
+    }
+
+
+def _image_ece(
+    table: pd.DataFrame, ending: str, group: np.ndarray, stratum: np.ndarray, confidence: float
+) -> dict[str, Any]:
+    score = table[f"malignant_score{ending}"].to_numpy(float)
+    malignant = (table["label"] == MALIGNANT.name).to_numpy()
+    point = Resampled(calibration_error(score, malignant), np.empty(0), np.empty(0))
+    kinds = ((~np.isnan(score)).astype(float),)
+    return estimate(point, kinds, group, stratum, confidence, len(table), unreliable=_ECE_IS_BIASED)
+
+
+def _agreement(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
+    found = table[table["dice_lesion"] > 0]
+    return {
+        shape: {
+            name: None if math.isnan(value) else value
+            for name, value in agreement(
+                found[f"{shape}_truth"].to_numpy(float), found[f"{shape}_predicted"].to_numpy(float)
+            ).items()
+        }
+        for shape in SHAPES
+    }
+
+
+def warnings_of(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before believing the numbers: one sentence each."""
+    warnings = [f"{name} is never predicted on any pixel" for name in summary["never_predicted"]]
+    counts = summary["counts"]
+    if counts["groups"] < 10:
+        warnings.append(f"only {counts['groups']} group(s) of images: intervals are missing or too narrow")
+    few = {name: number for name, number in counts["groups_by_label"].items() if 0 < number < MIN_GROUPS}
+    if counts["groups"] >= MIN_GROUPS:
+        warnings += [
+            f"{name} images are of {number} group(s) only: no interval for what is said of them alone"
+            for name, number in few.items()
+        ]
+    return warnings

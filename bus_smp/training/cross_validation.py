@@ -1,0 +1,129 @@
+"""Training the runs of an experiment: their settings, their splits, one after the other."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bus_smp.config import Settings
+from bus_smp.data.manifest import Manifest
+from bus_smp.errors import ConfigError, ManifestError, TrainingError
+from bus_smp.runs.experiment import Member
+from bus_smp.runs.run import Journal
+from bus_smp.training.loop import Outcome, train
+from bus_smp.training.preflight import check_trainable
+
+
+def member_settings(settings: Settings, member: Member) -> Settings:
+    """The settings of one member's run."""
+    data = settings.data.model_copy(update={"fold": member.fold})
+    plan = settings.train.model_copy(update={"seed": member.seed})
+    return settings.model_copy(update={"data": data, "train": plan})
+
+
+def count_folds(manifest: Manifest) -> int:
+    """Number of folds that the used images of every data set of ``manifest`` are dealt into.
+
+    Raises:
+        ManifestError: if there are none, fewer than 3 (test and validation would leave nothing to train on),
+            other numbers in other data sets, a fold without images or an image without fold.
+    """
+    counts = {}
+    for dataset, rows in manifest.used().groupby("dataset"):
+        again = "number them: bus-smp make-manifest --folds 5"
+        missing = int(rows["fold"].isna().sum())
+        if missing:
+            some = "no folds" if missing == len(rows) else f"no fold for {missing} of {len(rows)} used images"
+            raise ManifestError(f"the manifest of {dataset} has {some}", hint=again)
+        numbers = sorted(rows["fold"].unique())
+        if numbers != list(range(len(numbers))):
+            raise ManifestError(
+                f"the folds of {dataset} are not numbered from 0 without gaps: {', '.join(map(str, numbers))}",
+                hint=again,
+            )
+        if len(numbers) < 3:
+            raise ManifestError(
+                f"the manifest of {dataset} has {len(numbers)} folds: one to test, one to validate, none to train on",
+                hint=again,
+            )
+        counts[dataset] = len(numbers)
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{dataset} {count}" for dataset, count in counts.items())
+        raise ManifestError(
+            f"the manifests have different numbers of folds: {listed}",
+            hint="make them again in one run: bus-smp make-manifest --folds 5",
+        )
+    return max(counts.values(), default=0)
+
+
+def fold_manifest(manifest: Manifest, fold: int | None) -> Manifest:
+    """The manifest with ``fold`` as test split, the next one (after the last the first) as validation split.
+
+    No group is torn: the manifest was read with the proof that none is in two folds. None: unchanged.
+
+    Raises:
+        ManifestError: as ``count_folds``.
+        ConfigError: if there is no such fold.
+    """
+    if fold is None:
+        return manifest
+    count = count_folds(manifest)
+    if fold >= count:
+        raise ConfigError(f"there is no fold {fold}", hint=f"the manifest has folds 0 to {count - 1}")
+    used = manifest.frame["excluded"] == ""
+    number = manifest.frame.loc[used, "fold"].to_numpy(int)
+    split = np.select([number == fold, number == (fold + 1) % count], ["test", "val"], "train")
+    frame = manifest.frame.copy()
+    frame.loc[used, "split"] = split
+    return Manifest(frame, manifest.roots, _of_fold(manifest.about, fold, count))
+
+
+def _of_fold(about: Mapping[str, Any], fold: int, count: int) -> dict[str, Any]:
+    """A sidecar whose account of the split is that of the fold, for each of the data sets."""
+    if "combined" in about:
+        parts = {name: _of_fold(part, fold, count) for name, part in about["combined"].items()}
+        return {**about, "combined": parts}
+    how = f"cross-validation, fold {fold} of {count} (0 to {count - 1}) is the test split"
+    return {**about, "splits": {**about.get("splits", {}), "how": how}}
+
+
+def train_members(
+    settings: Settings,
+    manifest: Manifest,
+    out: Path,
+    members: Sequence[Member],
+    *,
+    begin: Callable[[], None] = lambda: None,
+    say: Callable[[str], None],
+    bar: bool = False,
+) -> Iterator[tuple[Member, Outcome]]:
+    """Train one run after the other, or go on where they stopped; yield each when it is done.
+
+    What would stop a later member is looked for before the first is trained.
+
+    Args:
+        begin: called between the two.
+
+    Raises:
+        TrainingError, ManifestError, ConfigError: as ``train`` and ``fold_manifest``.
+    """
+    runs = {
+        member: (member_settings(settings, member), fold_manifest(manifest, member.fold))
+        for member in members
+    }
+    for member, (own, part) in runs.items():
+        journal = Journal(out / member.run)
+        if journal.exists():
+            journal.check_same(own, part)
+        elif len(members) > 1:
+            journal.check_unused()
+            try:
+                check_trainable(part)
+            except TrainingError as error:
+                raise TrainingError(f"{member.run}: {error.what}", hint=error.hint) from None
+    begin()
+    for number, (member, (own, part)) in enumerate(runs.items(), start=1):
+        if len(members) > 1:
+            say(f"Run {number} of {len(members)}: {out / member.run}")
+        yield member, train(own, part, out / member.run, say=say, bar=bar)

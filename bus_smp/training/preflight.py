@@ -1,0 +1,118 @@
+"""What stands in the way of a training, said before the first step where that is possible."""
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from bus_smp.classes import LABELS
+from bus_smp.config import Settings
+from bus_smp.data.manifest import Manifest
+from bus_smp.errors import ConfigError, TrainingError
+from bus_smp.system import ranks
+from bus_smp.system.engine import make_engine
+
+
+def check_trainable(manifest: Manifest) -> list[str]:
+    """Return warnings about the splits.
+
+    Raises:
+        TrainingError: if the training or validation split is empty or holds no lesion.
+    """
+    warnings = []
+    remedy = "make the manifest again with more patients or another --seed: bus-smp make-manifest"
+    for split in ("train", "val"):
+        labels = manifest.used(split)["label"]
+        if labels.empty:
+            raise TrainingError(f"the {split} split of {', '.join(manifest.datasets)} is empty", hint=remedy)
+        if not labels.isin(LABELS[1:]).any():
+            purpose = "nothing can be learnt" if split == "train" else "lesion Dice is undefined"
+            raise TrainingError(f"the {split} split has no image with a lesion, so {purpose}", hint=remedy)
+        warnings += [
+            f"the {split} split has no {name} image" for name in LABELS if not (labels == name).any()
+        ]
+    return warnings
+
+
+def check_processes(settings: Settings, images: int) -> None:
+    """Refuse a number of processes that cannot share the batches, or cannot do what was asked for.
+
+    Args:
+        images: in the training split.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    plan, count = settings.train, ranks.count()
+    if count == 1:
+        return
+    if plan.batch_size % count or images < plan.batch_size:
+        raise ConfigError(
+            f"train.batch_size={plan.batch_size}: {count} processes cannot share such batches of {images} images equally",
+            hint=f"for example --set train.batch_size={max(1, min(plan.batch_size, images) // count) * count}",
+        )
+    if plan.sync_batchnorm and make_engine(settings.runtime.device, plan.precision).device.type == "cpu":
+        raise ConfigError(
+            "train.sync_batchnorm needs GPUs", hint="on CPUs leave it out: --set train.sync_batchnorm=false"
+        )
+
+
+def check_disk(folder: Path, needed: int = 1_500_000_000) -> None:
+    """Refuse to start where the run would not fit: two states of a ResNet-50 and its best weights, in bytes."""
+    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise TrainingError(
+            f"{folder}: {free / 1e9:.1f} GB free, a run needs about {needed / 1e9:.1f} GB",
+            hint="free some space, or put the run elsewhere with --out FOLDER",
+        )
+
+
+@contextlib.contextmanager
+def explained_memory(settings: Settings) -> Iterator[None]:
+    """Turn an exhausted memory, of the computer or of the GPU, into an error with a way out.
+
+    Raises:
+        TrainingError: in place of the errors that PyTorch raises then. Any other error passes.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
+        exhausted = (
+            isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            or getattr(error, "errno", None) == errno.ENOMEM  # no process can be started
+            or "can't allocate memory" in str(error)
+        )
+        if not exhausted:
+            raise
+        half = max(1, settings.train.batch_size // 2)
+        raise TrainingError(
+            f"not enough memory for batches of {settings.train.batch_size} images at {settings.data.size} px",
+            hint=f"try --run NAME --set train.batch_size={half} (or a smaller data.size)",
+        ) from None
+
+
+@contextlib.contextmanager
+def explained_compile(settings: Settings) -> Iterator[None]:
+    """Turn a failed compilation into an error with a way out.
+
+    Raises:
+        TrainingError: in place of the errors of PyTorch's compiler. Any other error passes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (
+            settings.train.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        ):
+            raise
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
+        raise TrainingError(
+            f"torch.compile failed ({reason})",
+            hint="train without it: --set train.compile=false --run NAME",
+        ) from None
