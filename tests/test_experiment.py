@@ -21,7 +21,7 @@ from bus_smp.runs.experiment import (
     plan_members,
     read_experiment,
 )
-from bus_smp.runs.run import Journal
+from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import read_per_image, summarise
 from bus_smp.training.cross_validation import count_folds, fold_manifest
 
@@ -73,7 +73,7 @@ def test_every_fold_is_an_ordinary_run_and_the_experiment_says_which(out):
     experiment = read_experiment(out / "x")
     assert [member.run for member in experiment.members] == [f"x-seed42-fold{fold}" for fold in range(FOLDS)]
     for member in experiment.members:
-        settings = Journal(out / member.run).settings()
+        settings = Run(out / member.run).settings()
         assert (settings.train.seed, settings.data.fold) == (member.seed, member.fold)
     about = json.loads((out / "x" / "experiment.json").read_text())
     assert (about["kind"], about["folds"], about["seeds"]) == ("folds", FOLDS, [42])
@@ -84,7 +84,7 @@ def test_each_fold_is_tested_once_and_the_next_one_validates(work, out):
     manifest = read_manifest(work / "data_manifests" / "bus-uclm.csv")
     used = manifest.used()
     for fold in range(FOLDS):
-        own = Journal(out / f"x-seed42-fold{fold}").manifest().used()
+        own = Run(out / f"x-seed42-fold{fold}").manifest().used()
         assert own["image_id"].tolist() == used["image_id"].tolist()
         for split, number in (("test", fold), ("val", (fold + 1) % FOLDS)):
             assert set(own.loc[own["split"] == split, "fold"]) == {number}
@@ -261,7 +261,7 @@ def test_evaluations_that_are_current_are_not_made_again_and_others_are(out, fol
 
 def test_folds_with_an_image_too_few_or_twice_are_not_pooled(out, folds, tmp_path):
     parts = [out / f"x-seed42-fold{fold}" / "eval-bus-uclm-test" for fold in range(FOLDS)]
-    manifest = Journal(parts[0].parent).manifest()
+    manifest = Run(parts[0].parent).manifest()
     about = {"run": "x", "dataset": "bus-uclm", "split": "oof", "external": False}
     for wrong in (parts[:2], [*parts, parts[0]]):
         with pytest.raises(EvaluationError, match="not scored exactly once|scored twice"):
@@ -337,7 +337,7 @@ def test_repeats_without_folds_are_compared_on_the_test_split(out, repeats):
 
 def test_without_a_name_the_newest_run_is_taken_and_no_experiment(out):
     found = find_scored(None, out)
-    assert isinstance(found, Journal)
+    assert isinstance(found, Run)
     newest = max(path.stat().st_mtime_ns for path in out.glob("*/best.safetensors"))
     assert found.best_path.stat().st_mtime_ns == newest
 

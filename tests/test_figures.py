@@ -276,8 +276,8 @@ def test_the_same_figure_has_the_same_bytes_whatever_the_user_set_in_matplotlib(
 
 def test_figures_need_no_torch_no_pyplot_no_display_and_no_home():
     code = (
-        "import sys; from bus_smp.report import overlay; assert 'matplotlib' not in sys.modules;"
-        "from bus_smp.report import figures, pictures;"
+        "import sys; from bus_smp.figures import overlay; assert 'matplotlib' not in sys.modules;"
+        "from bus_smp.figures import curves, pictures;"
         "bad = {'torch', 'matplotlib.pyplot'} & set(sys.modules); assert not bad, bad"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND", "MPLCONFIGDIR")}

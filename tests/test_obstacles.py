@@ -28,7 +28,7 @@ from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import BusSmpError
 from bus_smp.figures.curves import write_loss_curves
 from bus_smp.model.checkpoint import write_checkpoint
-from bus_smp.runs.run import Journal
+from bus_smp.runs.run import Run
 from bus_smp.system.files import replacing
 from bus_smp.training.loop import train
 from bus_smp.training.tensorboard import Board
@@ -157,8 +157,8 @@ def test_a_disk_that_fills_up(lab, whole, disk, capfd, when, free, what):
 
 
 WRITERS = {
-    "metrics.csv": lambda folder: Journal(folder).write_metrics([{"epoch": 1, "train_loss": 0.5}]),
-    "last.ckpt": lambda folder: Journal(folder).write_state({"history": ["x" * 10_000]}),
+    "metrics.csv": lambda folder: Run(folder).write_metrics([{"epoch": 1, "train_loss": 0.5}]),
+    "last.ckpt": lambda folder: Run(folder).write_state({"history": ["x" * 10_000]}),
     "best.safetensors": lambda folder: write_checkpoint(folder / "best.safetensors", _small(), {}),
     "loss_curves.png": lambda folder: write_loss_curves(
         pd.DataFrame({"epoch": [1, 2], "train_loss": [2.0, 1.0], "lr": [1e-3, 1e-4], "val_dice_lesion": [0.1, 0.2]}),

@@ -15,7 +15,7 @@ from conftest import invoke, settings_options
 from bus_smp.data.sampler import EpochSampler, RankSampler
 from bus_smp.model.checkpoint import read_header
 from bus_smp.runs.evaluations import read_summary
-from bus_smp.runs.run import Journal
+from bus_smp.runs.run import Run
 from bus_smp.system import ranks
 from bus_smp.system.engine import make_engine
 
@@ -101,7 +101,7 @@ def test_two_processes_validate_as_one_does_to_the_last_digit(shared_run):
     score = read_header(out / "two" / "best.safetensors")["score"]
     model = read_summary(out / "two" / "eval-bus-uclm-val")["summaries"]["model"]
     table = pd.read_csv(out / "two" / "eval-bus-uclm-val" / "per_image.csv")
-    assert len(table) == len(Journal(out / "two").manifest().used("val"))
+    assert len(table) == len(Run(out / "two").manifest().used("val"))
     assert model["metrics"]["dice_lesion"]["mean"] == score["val_dice_lesion"]
 
 
@@ -144,7 +144,7 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_continues_it(manifests, 
     for name in ("best.safetensors", "metrics.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     engine = make_engine("cpu", "fp32")
-    states = [Journal(tmp_path / run).read_state(engine)["model"] for run in ("killed", "whole")]
+    states = [Run(tmp_path / run).read_state(engine)["model"] for run in ("killed", "whole")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 

@@ -10,7 +10,7 @@ from conftest import invoke, settings_options
 
 from bus_smp.config import Settings, load_settings
 from bus_smp.model.checkpoint import weights_sha256
-from bus_smp.runs.run import Journal
+from bus_smp.runs.run import Run
 from bus_smp.system.engine import make_engine, set_determinism
 from bus_smp.training.average import WeightAverage
 from bus_smp.training.step import TrainingStep
@@ -111,7 +111,7 @@ def test_a_run_with_an_average_keeps_the_average_as_its_best_weights(manifests, 
     options = settings_options(manifests, "train.ema=0.5", "train.accumulate=3", "train.epochs=1")
     result = invoke("train", "--out", tmp_path, "--run", "x", *options)
     assert result.exit_code == 0, result.stderr
-    journal = Journal(tmp_path / "x")
+    journal = Run(tmp_path / "x")
     engine = make_engine("cpu", "fp32")
     state = journal.read_state(engine)
     step = TrainingStep(load_settings(tmp_path / "x" / "config.yaml"), engine)
@@ -125,7 +125,7 @@ def test_a_run_with_an_average_keeps_the_average_as_its_best_weights(manifests, 
 
 
 def _batches(run) -> int:
-    journal = Journal(run)
+    journal = Run(run)
     return len(journal.manifest().used("train")) // journal.settings().train.batch_size
 
 

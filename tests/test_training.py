@@ -17,7 +17,7 @@ from bus_smp.config import load_settings
 from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.errors import TrainingError
 from bus_smp.model.checkpoint import load_model, read_header, write_checkpoint
-from bus_smp.runs.run import Journal
+from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.engine import make_engine
 from bus_smp.training.loop import cosine_rate
@@ -29,7 +29,7 @@ def _sha256(path):
 
 
 def _weights(run):
-    return Journal(run).read_state(make_engine("cpu", "fp32"))["model"]
+    return Run(run).read_state(make_engine("cpu", "fp32"))["model"]
 
 
 def _same_weights(a, b):
@@ -79,7 +79,7 @@ def test_killed_and_started_again_the_run_ends_with_the_same_bytes(manifests, tm
 
 
 def _history(run):
-    return Journal(run).read_state(make_engine("cpu", "fp32"))["history"]
+    return Run(run).read_state(make_engine("cpu", "fp32"))["history"]
 
 
 def test_another_seed_gives_another_run(manifests, trained, tmp_path):
@@ -125,7 +125,7 @@ def test_changed_data_in_the_same_folder_are_refused(manifests, trained):
     frame.loc[used[0], ["excluded", "split"]] = ["by hand", ""]
     settings = load_settings(trained / "config.yaml")
     with pytest.raises(TrainingError, match="changed since"):
-        Journal(trained).check_same(settings, Manifest(frame, manifest.roots))
+        Run(trained).check_same(settings, Manifest(frame, manifest.roots))
 
 
 def test_a_folder_that_is_no_run_is_not_written_into(manifests, tmp_path):
@@ -138,7 +138,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(manifests, tmp_path):
 
 
 def test_two_trainings_in_one_folder_are_refused(manifests, trained):
-    with Journal(trained).locked():
+    with Run(trained).locked():
         result = invoke("train", "--out", trained.parent, "--run", "first", *settings_options(manifests))
     assert result.exit_code == 1
     assert "another process is training" in result.stderr
@@ -190,7 +190,7 @@ def test_a_damaged_state_is_named_and_nothing_in_it_is_run(trained, tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(marker),))
 
-    journal = Journal(tmp_path / "run")
+    journal = Run(tmp_path / "run")
     journal.folder.mkdir()
     torch.save({"format": 2, "model": Hostile()}, journal.state_path)
     for damage in (None, b"\x00" * 100):
@@ -206,7 +206,7 @@ def test_a_damaged_state_is_named_and_nothing_in_it_is_run(trained, tmp_path):
 )
 def test_a_state_of_something_else_is_one_clear_error(manifests, trained, tmp_path, wrong):
     run = shutil.copytree(trained, tmp_path / "first")
-    journal = Journal(run)
+    journal = Run(run)
     journal.write_state(journal.read_state(make_engine("cpu", "fp32")) | wrong)
     result = invoke("train", "--out", tmp_path, "--run", "first", *settings_options(manifests))
     assert result.exit_code == 1, result.output
@@ -336,7 +336,7 @@ def test_the_weights_of_a_run_are_no_start_for_another(manifests, trained, tmp_p
 def test_a_run_goes_on_in_another_precision_with_a_warning(manifests, tmp_path):
     options = settings_options(manifests, "train.precision=auto")
     assert invoke("train", "--out", tmp_path, "--run", "x", *options).exit_code == 0
-    journal = Journal(tmp_path / "x")
+    journal = Run(tmp_path / "x")
     state = journal.read_state(make_engine("cpu", "fp32"))
     state["history"] = state["history"][:1]
     journal.write_state(state | {"place": state["place"] | {"precision": "fp16", "threads": "64"}})

@@ -130,7 +130,7 @@ def _matrix(
     from bus_smp.errors import EvaluationError
     from bus_smp.evaluation.matrix import format_matrix, write_matrix_folder
     from bus_smp.runs.experiment import find_scored, list_scored
-    from bus_smp.runs.run import Journal
+    from bus_smp.runs.run import Run
 
     rows = [find_scored(run, out) for run in runs]
     if not rows:
@@ -148,7 +148,7 @@ def _matrix(
             hint="train one first: bus-smp train" if not rows else "make one: bus-smp make-manifest",
         )
     folder = out / f"matrix{scorer.network}"
-    if Journal(folder).exists():
+    if Run(folder).exists():
         raise EvaluationError(
             f"{folder} is a run; the matrix would be written into it", hint="rename that run"
         )

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from bus_smp.data.manifest import Manifest
     from bus_smp.runs.experiment import Experiment
-    from bus_smp.runs.run import Journal
+    from bus_smp.runs.run import Run
 
-    Scored = Journal | Experiment
+    Scored = Run | Experiment
 
 
 class Scorer:
@@ -29,7 +29,7 @@ class Scorer:
         self.documents: list[dict[str, Any]] = []
         self._loaded: tuple[Path, Any, dict[str, Any]] | None = None
 
-    def load(self, journal: "Journal") -> tuple[Any, dict[str, Any]]:
+    def load(self, journal: "Run") -> tuple[Any, dict[str, Any]]:
         """The predictor of a run's best weights, and their header."""
         from bus_smp.inference.backends import open_predictor
         from bus_smp.inference.predictor import describe_computing
@@ -53,9 +53,7 @@ class Scorer:
             click.echo(f"Run: {journal.folder}, weights of epoch {header['epoch']}, {how}", err=True)
         return self._loaded[1:]
 
-    def _is_current(
-        self, journal: "Journal", folder: Path, manifest: "Manifest", rows: "pd.DataFrame"
-    ) -> bool:
+    def _is_current(self, journal: "Run", folder: Path, manifest: "Manifest", rows: "pd.DataFrame") -> bool:
         """Whether the folder holds what scoring now would write, but for the legacy numbers."""
         from bus_smp.evaluation.evaluate import is_current
         from bus_smp.inference.backends import choose_precision
@@ -71,7 +69,7 @@ class Scorer:
 
     def score(
         self,
-        journal: "Journal",
+        journal: "Run",
         manifest: "Manifest",
         rows: "pd.DataFrame",
         dataset: str,
@@ -135,9 +133,9 @@ class Scorer:
             EvaluationError: if the split is empty.
         """
         from bus_smp.errors import EvaluationError
-        from bus_smp.runs.run import Journal
+        from bus_smp.runs.run import Run
 
-        if not isinstance(scored, Journal):
+        if not isinstance(scored, Run):
             yield from self._own_of_members(scored, split, root, only)
             return
         manifest = scored.manifest(root, images=True)
@@ -192,10 +190,10 @@ class Scorer:
     def score_target(self, scored: "Scored", manifest: "Manifest", again: bool = True) -> dict[str, Any]:
         """Score a run, or all runs of an experiment, on all used images of an external data set."""
         from bus_smp.evaluation.pooling import write_members
-        from bus_smp.runs.run import Journal
+        from bus_smp.runs.run import Run
 
         rows, dataset = manifest.used(), "+".join(manifest.datasets)
-        if isinstance(scored, Journal):
+        if isinstance(scored, Run):
             return self.score(scored, manifest, rows, dataset, "all", again=again)
         members = {
             journal.folder.name: self.score(journal, manifest, rows, dataset, "all", again=False)

@@ -14,7 +14,7 @@ from bus_smp.config import Settings
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.runs.find import BEST, EXPERIMENT
-from bus_smp.runs.run import Journal, find_run
+from bus_smp.runs.run import Run, find_run
 from bus_smp.system import ranks
 from bus_smp.system.files import write_text
 
@@ -55,11 +55,11 @@ class Experiment:
         """The manifest of the runs, with the splits of the first; arguments as of ``read_manifest``."""
         return self.journal(self.members[0]).manifest(root, images=images)
 
-    def journal(self, member: Member) -> Journal:
+    def journal(self, member: Member) -> Run:
         """The run folder of a member."""
-        return Journal(self.folder.parent / member.run)
+        return Run(self.folder.parent / member.run)
 
-    def trained(self) -> list[Journal]:
+    def trained(self) -> list[Run]:
         """The run folders of all members.
 
         Raises:
@@ -105,12 +105,12 @@ def begin_experiment(experiment: Experiment) -> None:
             f"{folder.name} would be the experiment and one of its runs at once",
             hint="choose a name without -seedN or -foldN at its end: --run NAME",
         )
-    if Journal(folder).exists():
+    if Run(folder).exists():
         raise TrainingError(
             f"{folder} is a run, no experiment", hint="choose another name for the experiment: --run NAME"
         )
     if not known.is_file():
-        Journal(folder).check_unused()
+        Run(folder).check_unused()
     elif not set(before := read_experiment(folder).members) <= set(experiment.members):
         raise TrainingError(
             f"{folder} is another experiment ({', '.join(member.run for member in before)})",
@@ -146,7 +146,7 @@ def read_experiment(folder: Path) -> Experiment:
     return Experiment(Path(folder), members)
 
 
-def find_scored(name: str | None, out: Path) -> Journal | Experiment:
+def find_scored(name: str | None, out: Path) -> Run | Experiment:
     """The experiment or run called ``name`` (below ``out``, or a folder); None: the newest run.
 
     Raises:
@@ -158,7 +158,7 @@ def find_scored(name: str | None, out: Path) -> Journal | Experiment:
     return find_run(name, out)
 
 
-def list_scored(out: Path) -> tuple[list[Journal | Experiment], list[str]]:
+def list_scored(out: Path) -> tuple[list[Run | Experiment], list[str]]:
     """The experiments and runs in ``out`` by name, without the runs of experiments; why some are left out."""
     found, reasons, members = {}, [], set()
     for path in Path(out).glob(f"*/{EXPERIMENT}"):
@@ -170,7 +170,7 @@ def list_scored(out: Path) -> tuple[list[Journal | Experiment], list[str]]:
         except TrainingError as error:
             reasons.append(error.what)
     for path in Path(out).glob(f"*/{BEST}"):
-        journal = Journal(path.parent)
+        journal = Run(path.parent)
         try:
             if path.parent.name in members:
                 continue

@@ -23,7 +23,7 @@ from bus_smp.system.files import explained, remove_leftovers, replacing, write_t
 STATE_FORMAT = 2  # 2: says which run it is of
 
 
-class Journal:
+class Run:
     """Reads and writes the files of one run folder. Each file is whole at any moment."""
 
     def __init__(self, folder: Path) -> None:
@@ -166,7 +166,7 @@ class Journal:
             yield
 
 
-def find_run(run: str | None, out: Path) -> Journal:
+def find_run(run: str | None, out: Path) -> Run:
     """The run named ``run`` (a name below ``out``, or a folder), or the newest; it has weights.
 
     Raises:
@@ -174,7 +174,7 @@ def find_run(run: str | None, out: Path) -> Journal:
     """
     folder = find_folder(run, out)
     if (folder / BEST).is_file():
-        return Journal(folder)
+        return Run(folder)
     names = ", ".join(sorted(path.parent.name for path in Path(out).glob(f"*/{BEST}"))) or "none"
     if (folder / EXPERIMENT).is_file():
         raise CheckpointError(f"{folder} is an experiment of several runs", hint=f"name one of them: {names}")

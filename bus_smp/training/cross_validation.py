@@ -10,7 +10,7 @@ from bus_smp.config import Settings
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import ConfigError, ManifestError, TrainingError
 from bus_smp.runs.experiment import Member
-from bus_smp.runs.run import Journal
+from bus_smp.runs.run import Run
 from bus_smp.training.loop import Outcome, train
 from bus_smp.training.preflight import check_trainable
 
@@ -113,7 +113,7 @@ def train_members(
         for member in members
     }
     for member, (own, part) in runs.items():
-        journal = Journal(out / member.run)
+        journal = Run(out / member.run)
         if journal.exists():
             journal.check_same(own, part)
         elif len(members) > 1:

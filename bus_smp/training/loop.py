@@ -31,7 +31,7 @@ from bus_smp.figures.curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import Predictor, load_predictor
 from bus_smp.model.checkpoint import FORMAT, read_header, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
-from bus_smp.runs.run import Journal
+from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import summarise
 from bus_smp.system import ranks
 from bus_smp.system.engine import Engine, make_engine, set_determinism
@@ -82,7 +82,7 @@ def train(
         TrainingError: on data that cannot train, other settings than the run's, a loss that is not
             finite, or too little memory or disk.
     """
-    journal = Journal(folder)
+    journal = Run(folder)
     if not ranks.is_first():
         say, bar = (lambda text: None), False
     for warning in check_trainable(manifest):
@@ -98,7 +98,7 @@ def train(
             return run.finish()
 
 
-def _check_folder(journal: Journal, settings: Settings, manifest: Manifest) -> bool:
+def _check_folder(journal: Run, settings: Settings, manifest: Manifest) -> bool:
     """Whether the folder holds this very run already; errors as ``train``."""
     if journal.exists():
         journal.check_same(settings, manifest)
@@ -112,7 +112,7 @@ class _Run:
     """The parts of one run, and the way through them in ``finish``."""
 
     def __init__(
-        self, settings: Settings, manifest: Manifest, journal: Journal, say: Callable[[str], None], bar: bool
+        self, settings: Settings, manifest: Manifest, journal: Run, say: Callable[[str], None], bar: bool
     ) -> None:
         self.settings, self.manifest, self.journal = settings, manifest, journal
         self.say, self.bar = say, bar

@@ -429,10 +429,10 @@ def _state_seeds() -> list[bytes]:
 
 
 def _read_state(path: Path) -> None:
-    from bus_smp.runs.run import Journal
+    from bus_smp.runs.run import Run
     from bus_smp.system.engine import make_engine
 
-    journal = Journal(path.parent)
+    journal = Run(path.parent)
     path.replace(journal.state_path)
     try:
         journal.read_state(make_engine("cpu", "fp32"))

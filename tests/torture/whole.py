@@ -13,7 +13,7 @@ from PIL import Image
 
 from bus_smp.data.cache_files import is_whole
 from bus_smp.model.checkpoint import load_model
-from bus_smp.runs.run import Journal
+from bus_smp.runs.run import Run
 from bus_smp.system.engine import make_engine
 
 SAME = ("best.safetensors", "metrics.csv", "loss_curves.png", "dice_curve.png", "manifest.csv")
@@ -21,7 +21,7 @@ SAME = ("best.safetensors", "metrics.csv", "loss_curves.png", "dice_curve.png", 
 
 def check_run(run: Path) -> None:
     """Every file under its final name is whole, and they agree with each other; AssertionError where not."""
-    journal = Journal(run)
+    journal = Run(run)
     state = journal.read_state(make_engine("cpu", "fp32"))
     done = [] if state is None else state["history"]
     metrics, best = run / "metrics.csv", None
@@ -76,7 +76,7 @@ def is_free(run: Path) -> bool:
 def differences(run: Path, other: Path) -> list[str]:
     """In what two finished runs are not the same to the last bit."""
     found = [name for name in SAME if (run / name).read_bytes() != (other / name).read_bytes()]
-    states = [Journal(folder).read_state(make_engine("cpu", "fp32")) for folder in (run, other)]
+    states = [Run(folder).read_state(make_engine("cpu", "fp32")) for folder in (run, other)]
     found += [f"last.ckpt: {name}" for name in _unequal("", *states)]
     evaluations = sorted(other.glob("eval-*/*"))
     for path in (path for path in evaluations if path.suffix in (".json", ".csv")):
