@@ -18,12 +18,9 @@ import pandas as pd
 from bus_smp.classes import LABELS
 from bus_smp.measures.lesions import DETECTION_COLUMNS
 from bus_smp.measures.overlap import image_row
-from bus_smp.measures.shape import SHAPE_COLUMNS
-from bus_smp.measures.surfaces import SURFACE_COLUMNS
 from bus_smp.statistics.bootstrap import bootstrap, estimate, rare_labels
 from bus_smp.statistics.estimators import Auc, Ratio, SensitivityAt
-from bus_smp.statistics.metrics import CALLED_COLUMNS
-from bus_smp.statistics.summary import summarise
+from bus_smp.statistics.summary import NEEDED, summarise
 
 
 def make_table(images: int, groups: int, seed: int = 0) -> pd.DataFrame:
@@ -41,10 +38,10 @@ def make_table(images: int, groups: int, seed: int = 0) -> pd.DataFrame:
             | image_row(counts)
         )
     table = pd.DataFrame(rows)
-    scores = [f"{name}{ending}" for name in ("malignant_score", "pixel_brier") for ending in ("", "_raw")]
-    numbers = {name: rng.random(images) for name in (*SURFACE_COLUMNS, *SHAPE_COLUMNS, *scores)}
-    numbers |= {name: rng.integers(0, 2, images) for name in CALLED_COLUMNS}
-    return table.assign(**numbers, **{name: rng.integers(1, 3, images) for name in DETECTION_COLUMNS})
+    counts = {name: rng.integers(1, 3, images) for name in DETECTION_COLUMNS}
+    return table.assign(
+        **counts, **{name: rng.random(images) for name in NEEDED if name not in (*table, *counts)}
+    )
 
 
 def main() -> None:

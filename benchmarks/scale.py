@@ -25,8 +25,7 @@ from bus_smp.measures.lesions import DETECTION_COLUMNS
 from bus_smp.measures.overlap import METRIC_COLUMNS, PIXEL_COLUMNS
 from bus_smp.measures.shape import SHAPE_COLUMNS
 from bus_smp.measures.surfaces import SURFACE_COLUMNS
-from bus_smp.statistics.metrics import CALLED_COLUMNS
-from bus_smp.statistics.summary import summarise
+from bus_smp.statistics.summary import NEEDED, summarise
 
 PARTS = ("manifest", "statistics")
 IMAGES_PER_PATIENT = 20
@@ -94,7 +93,7 @@ def make_scores(images: int, seed: int = 0) -> pd.DataFrame:
     lesion_columns = (*METRIC_COLUMNS, *SURFACE_COLUMNS, *SHAPE_COLUMNS)
     table |= {name: np.where(shown, rng.random(images), np.nan) for name in lesion_columns}
     table |= {name: rng.random(images) for name in ("pixel_brier", "pixel_brier_raw")}
-    table |= {name: rng.integers(0, 2, images).astype(float) for name in CALLED_COLUMNS}
+    table |= {name: rng.integers(0, 2, images).astype(float) for name in NEEDED if name.startswith("called_")}
     table |= {name: rng.integers(1, 3, images) for name in DETECTION_COLUMNS}
     return pd.DataFrame(table)
 

@@ -9,7 +9,6 @@ from bus_smp.classes import LABELS
 from bus_smp.measures.overlap import image_row
 from bus_smp.measures.shape import SHAPES
 from bus_smp.measures.surfaces import SURFACE_COLUMNS
-from bus_smp.statistics.metrics import CALLED_COLUMNS
 
 
 def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: float = 0.0, **more) -> dict:
@@ -39,7 +38,10 @@ def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: 
         "pixel_brier": 0.1,
         "pixel_brier_raw": 0.2,
     }
-    calls = {name: float(score >= 0.5) for name in CALLED_COLUMNS}
+    calls = {
+        name: float(score >= 0.5)
+        for name in ("called_malignant", "called_malignant_90", "called_malignant_95")
+    }
     return {
         **about,
         **row,

@@ -18,6 +18,7 @@ from bus_smp.figures.style import BLUE, COLUMN, DPI, GREEN, PAGE, VERMILLION
 
 LONG = "a_very_long_name_without_spaces_" * 6 + " $x_1$ <b>&amp; \u8d85\u97f3\u6ce2"
 MEASURES = ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")
+PANELS = [(measure, f"{measure} of the test", measure.endswith("_rate")) for measure in MEASURES]
 
 
 def reliability(stages=("before", "after")):
@@ -248,7 +249,7 @@ def test_agreement_of_few_images_and_undefined_limits_is_drawn(n, value, tmp_pat
 
 @pytest.mark.parametrize(("runs", "targets", "name"), [(2, 2, LONG[-60:]), (6, 8, ""), (2, 8, LONG[-60:])])
 def test_a_matrix_of_any_size_fits_the_page(runs, targets, name, tmp_path):
-    write_matrix(cells(runs, targets, name), tmp_path / "m.png")
+    write_matrix(cells(runs, targets, name), tmp_path / "m.png", PANELS)
     picture = assert_fits(tmp_path / "m.png")
     grey = colour_of(0.5)
     assert color_count(picture, grey) > 4 * runs * targets * 1000, "every cell of every panel is there"
@@ -257,7 +258,7 @@ def test_a_matrix_of_any_size_fits_the_page(runs, targets, name, tmp_path):
 def test_bright_is_good_in_every_panel(tmp_path):
     good = {"dice_lesion": 1.0, "miss_rate": 0.0, "false_alarm_rate": 0.0, "auc_malignant": 1.0}
     for values, color in ((good, colour_of(1)), ({key: 1 - of for key, of in good.items()}, colour_of(0))):
-        write_matrix(cells(1, 1).assign(**values), tmp_path / "m.png")
+        write_matrix(cells(1, 1).assign(**values), tmp_path / "m.png", PANELS)
         cell = 1.0 * 0.58 * DPI * DPI
         assert color_count(read_image(tmp_path / "m.png"), color) > 4 * 0.5 * cell
 
@@ -267,7 +268,7 @@ def test_in_domain_cells_are_framed_and_refused_ones_are_hatched_without_a_colou
         table = cells(1, 1).assign(kind=kind)
         if kind == "refused":
             table[[c for c in table if c.startswith(MEASURES)]] = np.nan
-        write_matrix(table, tmp_path / "m.png")
+        write_matrix(table, tmp_path / "m.png", PANELS)
         picture = read_image(tmp_path / "m.png")[: -int(0.62 * DPI)]  # without the legend
         return [color_count(picture, color) for color in (VERMILLION, colour_of(0.5), "#F2F2F2")]
 
@@ -285,17 +286,17 @@ def test_in_domain_cells_are_framed_and_refused_ones_are_hatched_without_a_colou
 
 def test_an_undefined_value_has_no_colour_and_a_missing_pair_is_blank(tmp_path):
     table = cells(1, 1).assign(miss_rate=np.nan)
-    write_matrix(table, tmp_path / "m.png")
+    write_matrix(table, tmp_path / "m.png", PANELS)
     one = color_count(read_image(tmp_path / "m.png"), colour_of(0.5))
-    write_matrix(cells(1, 1), tmp_path / "m.png")
+    write_matrix(cells(1, 1), tmp_path / "m.png", PANELS)
     assert one == pytest.approx(0.75 * color_count(read_image(tmp_path / "m.png"), colour_of(0.5)), rel=0.05)
-    write_matrix(cells(2, 2).drop(index=1), tmp_path / "m.png")
+    write_matrix(cells(2, 2).drop(index=1), tmp_path / "m.png", PANELS)
     three = color_count(assert_fits(tmp_path / "m.png"), colour_of(0.5))
-    write_matrix(cells(2, 2), tmp_path / "m.png")
+    write_matrix(cells(2, 2), tmp_path / "m.png", PANELS)
     assert three == pytest.approx(
         0.75 * color_count(read_image(tmp_path / "m.png"), colour_of(0.5)), rel=0.05
     )
-    write_matrix(cells(1, 1)[:0], tmp_path / "m.png")
+    write_matrix(cells(1, 1)[:0], tmp_path / "m.png", PANELS)
     assert_fits(tmp_path / "m.png")
 
 
@@ -303,8 +304,8 @@ def test_a_mean_over_runs_is_drawn_with_its_sd(tmp_path):
     table = cells(1, 1)
     for measure in MEASURES:
         table[[f"{measure}_low", f"{measure}_high"]] = np.nan
-    write_matrix(table, tmp_path / "none.png")
-    write_matrix(table.assign(**{f"{measure}_sd": 0.02 for measure in MEASURES}), tmp_path / "sd.png")
+    write_matrix(table, tmp_path / "none.png", PANELS)
+    write_matrix(table.assign(**{f"{measure}_sd": 0.02 for measure in MEASURES}), tmp_path / "sd.png", PANELS)
     assert (tmp_path / "none.png").read_bytes() != (tmp_path / "sd.png").read_bytes()
 
 
@@ -317,7 +318,7 @@ def test_the_same_tables_give_the_same_bytes_whatever_the_user_set_in_matplotlib
         write_froc({"a": (np.arange(3), np.arange(3) / 3)}, folder / "f.png", "title")
         write_difficulty(strata(), folder / "d.png", "title")
         write_agreement(per_image(), agreement(), folder / "a.png", "title")
-        write_matrix(cells(), folder / "m.png")
+        write_matrix(cells(), folder / "m.png", PANELS)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     first = write_all(tmp_path / "a")

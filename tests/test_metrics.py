@@ -62,7 +62,6 @@ def test_every_metric_agrees_with_scikit_learn_or_is_undefined_where_a_ratio_has
     nan = {"zero_division": math.nan}
     expected = {
         "dice": sk.f1_score(true, seen, **nan) if true.any() else math.nan,
-        "f1": sk.f1_score(true, seen, **nan) if true.any() else math.nan,
         "iou": sk.jaccard_score(true, seen, zero_division=0) if true.any() else math.nan,
         "sensitivity": sk.recall_score(true, seen, **nan),
         "precision": sk.precision_score(true, seen, **nan),
@@ -104,7 +103,7 @@ def test_metrics_stay_in_range_dice_follows_from_iou_and_is_symmetric(pair):
 def test_an_empty_reference_never_has_a_dice_whatever_is_predicted():
     for prediction in (_EMPTY, _FULL, _single(1)):
         metrics = image_metrics(confusion(_EMPTY, prediction))
-        for name in ("dice", "iou", "f1", "sensitivity"):
+        for name in ("dice", "iou", "sensitivity"):
             assert all(math.isnan(metrics[f"{name}_{target}"]) for target in TARGETS)
 
 

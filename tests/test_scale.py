@@ -37,17 +37,6 @@ def _estimators(random, group, digits):
     }
 
 
-@pytest.mark.parametrize("digits", [1, 2, 9])
-def test_without_each_group_is_what_a_pass_for_each_group_gives(digits):
-    for seed in range(25):
-        random = np.random.default_rng([digits, seed])
-        groups = int(random.integers(1, 30))
-        group = np.r_[np.arange(groups), random.integers(0, groups, int(random.integers(1, 200)))]
-        weighted = Weighted(_estimators(random, group, digits), group, groups)
-        slow = weighted.of(1.0 - np.eye(groups))
-        assert weighted.without_each() == pytest.approx(slow, rel=1e-12, nan_ok=True)
-
-
 def test_as_many_weightings_are_counted_as_there_are_draws_however_many_groups(monkeypatch):
     counted = []
     of = Weighted.of
@@ -59,7 +48,7 @@ def test_as_many_weightings_are_counted_as_there_are_draws_however_many_groups(m
     found = bootstrap(estimators, np.arange(groups), np.zeros(groups, int), 40, seed=1)
     assert sum(rows for rows, _ in counted) == 40 + 1
     assert max(rows * width for rows, width in counted) <= 16 * groups, "never draws x groups"
-    assert len(found["auc"].left_out) == groups and np.ptp(found["auc"].left_out) > 0
+    assert len(found["auc"].drawn) == 40 and np.ptp(found["auc"].drawn) > 0
 
 
 def _peak(work):

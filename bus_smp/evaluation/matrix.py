@@ -11,6 +11,7 @@ import pandas as pd
 from bus_smp import __version__
 from bus_smp.evaluation.pooling import MAIN, PARTS, cells, estimates_of, format_lines
 from bus_smp.runs.evaluations import write_table
+from bus_smp.statistics.metrics import BY_KEY
 from bus_smp.system import ranks
 from bus_smp.system.files import write_text
 
@@ -80,7 +81,11 @@ def write_matrix_folder(matrix: Sequence[Cell], folder: Path) -> dict[str, Any]:
     write_text(
         folder / "matrix.json", json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     )
-    write_matrix(table, folder / "matrix.png")
+    panels = [
+        (key, f"{words} ({BY_KEY[key].better} is better)", BY_KEY[key].better == "lower")
+        for key, words in MAIN.items()
+    ]
+    write_matrix(table, folder / "matrix.png", panels)
     return document
 
 

@@ -19,14 +19,15 @@ from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.evaluate import describe_data, write_evaluation
 from bus_smp.runs.evaluations import MODEL, Tables, mask_path, read_tables, write_table
-from bus_smp.statistics.score_table import WORDS, estimate_over_runs, format_estimate, format_table
+from bus_smp.statistics.metrics import BY_KEY, HEADLINES
+from bus_smp.statistics.score_table import estimate_over_runs, format_estimate, format_table
 from bus_smp.system import ranks
 from bus_smp.system.files import write_text
 
 PARTS = ("metrics", "rates")
 
 # What a reader looks at first, in words.
-MAIN = {key: WORDS[key] for key in ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")}
+MAIN = {key: BY_KEY[key].words for key in HEADLINES}
 
 
 @ranks.by_first

@@ -1,6 +1,7 @@
 """Train set against test set as heat maps."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,18 +13,12 @@ from matplotlib.patches import Rectangle
 
 from bus_smp.figures.style import BLACK, PAGE, VERMILLION, save, style, wrap
 
-_PANELS = (
-    ("dice_lesion", "Dice of the lesion (higher is better)", False),
-    ("miss_rate", "Missed lesions, share (lower is better)", True),
-    ("false_alarm_rate", "False alarms on normal images, share (lower is better)", True),
-    ("auc_malignant", "AUC malignant, by image (higher is better)", False),
-)
 _NAMES, _GAP = 1.25, 0.15  # inches: row names, between two panels side by side
 _WIDEST = 1.0  # inches of a cell; a matrix of one cell is not blown up
 
 
-def write_matrix(cells: pd.DataFrame, path: Path) -> None:
-    """Four heat maps of runs (rows) against targets (columns): Dice, missed lesions, false alarms, AUC.
+def write_matrix(cells: pd.DataFrame, path: Path, panels: Sequence[tuple[str, str, bool]]) -> None:
+    """Heat maps of runs (rows) against targets (columns), one for each measure.
 
     Args:
         cells: the table of ``matrix.csv``, one row per run and target: ``run, trained_on, target, kind``
@@ -31,6 +26,7 @@ def write_matrix(cells: pd.DataFrame, path: Path) -> None:
             ``<measure>_high`` in 0..1, NaN where not defined; ``<measure>_sd`` where it is the mean of
             several runs. Rows and columns stand in their order of appearance.
         path: PNG to write.
+        panels: measure (a column of ``cells``), title, and whether a lower value is better.
 
     In every panel bright is good. An in-domain cell has a frame and the word, a refused one is hatched and
     has the word; a pair that is not in the table is left blank.
@@ -46,14 +42,14 @@ def write_matrix(cells: pd.DataFrame, path: Path) -> None:
     head = 0.28 + 0.14 * max((text.count("\n") + 1 for text in heads), default=1)
     panel = head + max(0.4, sum(rows)) + 0.12
     across = 2 if side_by_side else 1
-    height = 0.3 + math.ceil(len(_PANELS) / across) * panel + 0.62
+    height = 0.3 + math.ceil(len(panels) / across) * panel + 0.62
     by_place = {(str(cell["run"]), str(cell["target"])): cell for cell in cells.to_dict("records")}
     with style():
         figure = Figure((PAGE, height))
         figure.text(
             0.1 / PAGE, 1 - 0.08 / height, "Trained on (rows), tested on (columns)", fontsize=9, va="top"
         )
-        for i, (measure, words, falling) in enumerate(_PANELS):
+        for i, (measure, words, falling) in enumerate(panels):
             left, top = i % across * (room + _GAP), 0.3 + i // across * panel
             figure.text((left + 0.1) / PAGE, 1 - (top + 0.03) / height, words, weight="bold", va="top")
             axes = figure.add_axes(

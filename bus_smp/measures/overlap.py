@@ -14,7 +14,7 @@ import numpy as np
 from bus_smp.classes import BACKGROUND, BENIGN, CLASSES, LABELS, MALIGNANT
 from bus_smp.errors import EvaluationError
 
-METRICS = ("dice", "iou", "sensitivity", "specificity", "precision", "f1")
+METRICS = ("dice", "iou", "sensitivity", "specificity", "precision")
 
 # What is being looked for -> the classes that count as "positive".
 TARGETS = {
@@ -67,7 +67,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _binary_metrics(counts: np.ndarray, positive: tuple[int, ...]) -> dict[str, float]:
-    """The six metrics of one target; the only place where they are defined (see ``image_metrics``)."""
+    """The five metrics of one target; the only place where they are defined (see ``image_metrics``)."""
     cells = counts.tolist()  # nine numbers: plain sums are ten times faster than numpy's
     classes = range(len(cells))
 
@@ -81,14 +81,12 @@ def _binary_metrics(counts: np.ndarray, positive: tuple[int, ...]) -> dict[str, 
 
     tp, fn, fp, tn = pixels(True, True), pixels(True, False), pixels(False, True), pixels(False, False)
     has_reference = tp + fn > 0
-    dice = _ratio(2 * tp, 2 * tp + fp + fn) if has_reference else math.nan
     return {
-        "dice": dice,
+        "dice": _ratio(2 * tp, 2 * tp + fp + fn) if has_reference else math.nan,
         "iou": _ratio(tp, tp + fp + fn) if has_reference else math.nan,
         "sensitivity": _ratio(tp, tp + fn),
         "specificity": _ratio(tn, tn + fp),
         "precision": _ratio(tp, tp + fp),
-        "f1": dice,
     }
 
 
@@ -99,12 +97,11 @@ def image_metrics(counts: np.ndarray) -> dict[str, float]:
     for "benign", a malignant pixel is a negative). All are in 0..1, or NaN where undefined:
 
     =============  =======================  ==================================================
-    dice           2 TP / (2 TP + FP + FN)  Dice 1945; NaN where the reference is empty
+    dice           2 TP / (2 TP + FP + FN)  Dice 1945; = F1 of the pixels; NaN where the reference is empty
     iou            TP / (TP + FP + FN)      Jaccard 1912; NaN where the reference is empty
     sensitivity    TP / (TP + FN)           recall; NaN where the reference is empty
     specificity    TN / (TN + FP)           NaN where the reference fills the image
     precision      TP / (TP + FP)           positive predictive value; NaN where nothing is predicted
-    f1             = dice                   for pixels, the same number (van Rijsbergen 1979)
     =============  =======================  ==================================================
 
     ``false_alarm_area``: predicted lesion on reference background, as a share of all pixels of the

@@ -18,8 +18,9 @@ from bus_smp.report.blocks import (
     is_png,
     png_name,
 )
-from bus_smp.report.findings import HEADLINES, said
+from bus_smp.report.findings import said
 from bus_smp.report.records import Evaluation, Run
+from bus_smp.statistics.metrics import BY_KEY, HEADLINES
 
 _LISTED = 12  # failures of a kind that are named; per_image.csv holds all
 
@@ -227,11 +228,7 @@ def _failed(kind: str, rows: pd.DataFrame) -> Table:
 
 # Calibration and operating points
 
-_BEFORE_AFTER = {
-    "image_brier": "Brier score, malignant images",
-    "image_ece": "ECE, malignant images",
-    "pixel_brier": "Brier score, pixels",
-}
+_BEFORE_AFTER = {key: metric.words for key, metric in BY_KEY.items() if f"{key}_raw" in BY_KEY}
 
 
 def _calibration(run: Run, evaluation: Evaluation) -> Iterator[Block]:

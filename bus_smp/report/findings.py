@@ -4,13 +4,7 @@ from collections.abc import Sequence
 
 from bus_smp.report.blocks import Bullets, Paragraph, Section, Table
 from bus_smp.report.records import Evaluation, Run
-
-HEADLINES = {
-    "dice_lesion": "Dice lesion",
-    "miss_rate": "missed lesions",
-    "false_alarm_rate": "false alarms",
-    "auc_malignant": "AUC malignant",
-}
+from bus_smp.statistics.metrics import HEADLINES
 
 
 def short_answer(runs: Sequence[Run]) -> Section:

@@ -8,9 +8,10 @@ from typing import Any
 
 from bus_smp import __version__
 from bus_smp.report.blocks import Block, Bullets, Paragraph, Section, Table, Text
-from bus_smp.report.findings import HEADLINES, limits, said
+from bus_smp.report.findings import limits, said
 from bus_smp.report.provenance import best_epoch, commit
 from bus_smp.report.records import Run
+from bus_smp.statistics.metrics import HEADLINES
 
 INTENDED = (
     "Research on segmentation of breast ultrasound: comparing methods, studying how models carry over "

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from bus_smp.statistics.estimators import Estimator, Weighted
 from bus_smp.system.threads import read_ahead
@@ -37,21 +37,19 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Resampled:
-    """An estimate from all groups, from draws of them, and from all groups but one.
+    """An estimate from all groups, and from draws of them.
 
     Attributes:
         point: of all images; NaN where undefined.
         drawn: float (draws,), NaN where undefined in the draw.
-        left_out: float (groups,), without each group in turn; (0,) where no draws were asked for.
     """
 
     point: float
     drawn: np.ndarray
-    left_out: np.ndarray
 
     def __sub__(self, other: "Resampled") -> "Resampled":
         """The difference of two estimates from the same draws."""
-        return Resampled(self.point - other.point, self.drawn - other.drawn, self.left_out - other.left_out)
+        return Resampled(self.point - other.point, self.drawn - other.drawn)
 
 
 def rare_labels(severity: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -98,10 +96,10 @@ def draw_groups(stratum: np.ndarray, draws: int, random: np.random.Generator) ->
 def bootstrap(
     estimators: Mapping[Hashable, Estimator], group: np.ndarray, stratum: np.ndarray, draws: int, seed: int
 ) -> dict[Hashable, Resampled]:
-    """Every estimate in every draw of whole groups, and without each group (the jackknife).
+    """Every estimate in every draw of whole groups.
 
     Memory does not grow with draws x images or draws x groups; time goes with draws x (groups x estimators + images of each
-    AUC). The jackknife takes about as long as one draw and a sorting (see ``curves``).
+    AUC).
 
     Args:
         group: int (images,), 0..groups-1.
@@ -117,10 +115,7 @@ def bootstrap(
     # Drawn in turn, counted side by side: numpy leaves the interpreter's lock.
     counted = read_ahead(weighted.of, blocks, threads=THREADS, ahead=THREADS + 1)
     drawn = np.concatenate([np.empty((0, len(estimators))), *counted])
-    left_out = weighted.without_each() if draws else np.empty((0, len(estimators)))
-    return {
-        name: Resampled(float(point[i]), drawn[:, i], left_out[:, i]) for i, name in enumerate(estimators)
-    }
+    return {name: Resampled(float(point[i]), drawn[:, i]) for i, name in enumerate(estimators)}
 
 
 def tail(kinds: tuple[np.ndarray, ...], group: np.ndarray, stratum: np.ndarray, confidence: float) -> float:
@@ -157,35 +152,6 @@ def percentile_interval(drawn: np.ndarray, tail: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bca_interval(resampled: Resampled, stratum: np.ndarray, tail: float) -> tuple[float, float] | None:
-    """Bias-corrected and accelerated interval (Efron, JASA 1987); None where the estimate is outside all of the draws.
-
-    The acceleration is a sixth of the skewness of the jackknife's influence values, in each stratum about its own mean
-    (Davison & Hinkley 1997, section 5.3). Of a sensitivity at fixed specificity, which moves in steps, it is rough.
-
-    Args:
-        stratum: int (groups,).
-        tail: share at either end, before correction.
-    """
-    drawn = resampled.drawn[~np.isnan(resampled.drawn)]
-    below = ((drawn < resampled.point).sum() + (drawn <= resampled.point).sum()) / (2 * len(drawn))
-    if not 0 < below < 1:
-        return None
-    size = np.bincount(stratum)
-    mean = np.bincount(stratum, resampled.left_out) / size
-    influence = (mean[stratum] - resampled.left_out) * ((size - 1) / size)[stratum]
-    squares = (influence**2).sum()
-    acceleration = (influence**3).sum() / (6 * squares**1.5) if squares > 0 else 0.0
-    shift = ndtri(below)
-    ends = []
-    for z in (ndtri(tail), -ndtri(tail)):
-        # With a tail of 0, or beyond the formula's pole, where it turns back: its limit, the outermost draw.
-        slack = 1 - acceleration * (shift + z) if math.isfinite(z) else 0.0
-        ends.append(ndtr(shift + (shift + z) / slack) if slack > 0 else float(z > 0))
-    low, high = np.quantile(drawn, ends)
-    return float(low), float(high)
-
-
 def estimate(
     resampled: Resampled,
     kinds: tuple[np.ndarray, ...],
@@ -207,7 +173,6 @@ def estimate(
     undefined = len(resampled.drawn) - len(drawn)
     fewest = min(_groups_of(kind > 0, group, len(stratum)) for kind in kinds)
     low = high = None
-    bca = None
     why = ""
     if math.isnan(resampled.point):
         why = "undefined: no such image"
@@ -223,15 +188,11 @@ def estimate(
         # [0, 0] for "0 of 12 missed" would claim a certainty that 12 images do not give.
         why = f"{NO_INTERVAL}{SAME}"
     else:
-        share = tail(kinds, group, stratum, confidence)
-        low, high = percentile_interval(drawn, share)
-        bca = bca_interval(resampled, stratum, share)
+        low, high = percentile_interval(drawn, tail(kinds, group, stratum, confidence))
     return {
         "mean": None if math.isnan(resampled.point) else resampled.point,
         "low": low,
         "high": high,
-        "bca_low": bca[0] if bca else None,
-        "bca_high": bca[1] if bca else None,
         "n": int(used.sum()),
         "n_undefined": images - int(used.sum()),
         "groups": _groups_of(used, group, len(stratum)),

@@ -10,28 +10,8 @@ from scipy.stats import rankdata
 from bus_smp.errors import EvaluationError
 from bus_smp.statistics.bootstrap import BLOCK_CELLS, NO_INTERVAL, Resampled, bootstrap, estimate
 from bus_smp.statistics.estimators import Auc, Estimator, Weighted
-from bus_smp.statistics.metrics import metric_estimators, pixel_counts, rate_estimators
-from bus_smp.statistics.score_table import WORDS, digits_of
+from bus_smp.statistics.metrics import BY_KEY, COMPARED, PRIMARY, estimators, pixel_counts
 from bus_smp.statistics.summary import check_per_image, sorted_by_group
-
-# Chosen before any result; the others are secondary, and count by their adjusted p.
-PRIMARY = "dice_lesion"
-
-# Those whose denominators are of the reference, and so the same for both runs.
-COMPARED = (
-    PRIMARY,
-    "iou_lesion",
-    "surface_dice_lesion",
-    "hd95_lesion",
-    "dice_malignant",
-    "miss_rate",
-    "lesion_sensitivity_iou10",
-    "false_alarm_rate",
-    "false_lesions_per_image_iou10",
-    "auc_malignant",
-    "image_brier",
-    "pixel_brier",
-)
 
 # Up to how many groups all swaps are tried; beyond, as many as drawn.
 _MOST_EXACT = 12
@@ -64,8 +44,8 @@ def compare(
 
     Returns:
         A dict that ``json.dumps(..., allow_nan=False)`` takes: ``images``, ``groups``, ``primary``, ``metrics``,
-        ``bootstrap``, ``permutation``. Each of ``metrics`` is ``{a, b, difference, low, high, bca_low, bca_high, n, n_unpaired,
-        groups, undefined_draws, no_interval, p, p_holm, p_least}``: difference is a - b over n images; n_unpaired images
+        ``bootstrap``, ``permutation``. Each of ``metrics`` is ``{a, b, difference, low, high, n, n_unpaired, groups,
+         undefined_draws, no_interval, p, p_holm, p_least}``: difference is a - b over n images; n_unpaired images
         were left out; p_least is the smallest p that so many groups can give. What is undefined is None.
 
     Raises:
@@ -75,11 +55,11 @@ def compare(
         check_per_image(table)
     (a, group, stratum, _), (b, *_) = sorted_by_group(table_a), sorted_by_group(table_b)
     _check_same(a, b)
-    paired, unpaired = _paired(_estimators(a), _estimators(b))
-    resampled = [bootstrap(estimators, group, stratum, draws, seed) for estimators in paired]
+    paired, unpaired = _paired(estimators(a, COMPARED), estimators(b, COMPARED))
+    resampled = [bootstrap(of_run, group, stratum, draws, seed) for of_run in paired]
     swaps, exact = _swaps(len(stratum), permutations, seed)
     stacked = pd.concat([a, b], ignore_index=True)
-    both = _estimators(stacked)
+    both = estimators(stacked, COMPARED)
     kept = {name: np.tile(_used(paired[0][name]), 2) for name in COMPARED}
     of_both = {name: _ranked(both[name].within(kept[name])) for name in COMPARED}
     changed = _differences(of_both, group, swaps)
@@ -111,11 +91,6 @@ def compare(
         "bootstrap": {"unit": "group", "draws": draws, "seed": seed, "confidence": confidence},
         "permutation": {"unit": "group", "number": len(swaps), "exact": exact, "seed": seed},
     }
-
-
-def _estimators(table: pd.DataFrame) -> dict[str, Estimator]:
-    known = metric_estimators(table) | rate_estimators(table)
-    return {name: known[name] for name in COMPARED}
 
 
 def _check_same(a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -225,10 +200,16 @@ def format_comparison(comparison: Mapping[str, Any], names: Sequence[str]) -> st
     """
     rows = [["", "A", "B", "A - B", "p", "Holm p", "n"]]
     for name, one in comparison["metrics"].items():
-        digits = digits_of(name)
+        digits = BY_KEY[name].digits
         cells = ["-" if one[key] is None else f"{one[key]:.{digits}f}" for key in ("a", "b")]
         rows.append(
-            [WORDS[name], *cells, _difference(one, digits), *map(_p, (one["p"], one["p_holm"])), _n(one)]
+            [
+                BY_KEY[name].words,
+                *cells,
+                _difference(one, digits),
+                *map(_p, (one["p"], one["p_holm"])),
+                _n(one),
+            ]
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [f"A: {names[0]}", f"B: {names[1]}"]
@@ -238,7 +219,7 @@ def format_comparison(comparison: Mapping[str, Any], names: Sequence[str]) -> st
     primary = comparison["metrics"][comparison["primary"]]
     lines += [
         "",
-        f"{WORDS[comparison['primary']]} is the primary metric and stands by its p; of the others read Holm p.",
+        f"{BY_KEY[comparison['primary']].words} is the primary metric and stands by its p; of the others read Holm p.",
         f"[low, high]: {comparison['bootstrap']['confidence']:.0%} interval of the difference, bootstrap over groups.",
         f"p: two-sided, A and B swapped in whole groups, {'all' if permutation['exact'] else 'random'} "
         f"{permutation['number']:,} ways.",

@@ -81,11 +81,6 @@ class Auc:
         ordered = np.einsum("rp,rp->r", found, beaten) / 2
         return _quotient(ordered, found.sum(axis=1) * spared[:, -1])
 
-    def without_each(self, curve: Curve) -> np.ndarray:
-        """Float (groups,), without each group in turn."""
-        positive, negative = curve.left()
-        return _quotient(curve.ordered_without(), positive * negative)
-
 
 @dataclass(frozen=True)
 class SensitivityAt(Auc):
@@ -109,18 +104,27 @@ class SensitivityAt(Auc):
         present = found.sum(axis=1)
         return np.where(spared[:, -1] > 0, _quotient(present - missed, present), np.nan)
 
-    def without_each(self, curve: Curve) -> np.ndarray:
-        """Float (groups,), without each group in turn."""
-        positive, negative = curve.left()
-        missed = curve.missed_without(np.ceil(self._least(negative)).astype(int))
-        return np.where(negative > 0, _quotient(positive - missed, positive), np.nan)
-
     def _least(self, negatives: np.ndarray) -> np.ndarray:
         # 1e-9: 9 of 10 keeps a specificity of .9, whatever the last bit says
         return (self.specificity - 1e-9) * negatives
 
 
 Estimator = Ratio | Auc
+
+
+@dataclass(frozen=True)
+class Unresampled:
+    """A number of all images that draws would say nothing about.
+
+    Attributes:
+        point: the number; NaN where undefined.
+        counted: bool (images,), those that it is taken over.
+        why: reason for having no interval.
+    """
+
+    point: float
+    counted: np.ndarray
+    why: str
 
 
 def _quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -135,7 +139,7 @@ class Weighted:
 
     def __init__(self, estimators: Mapping[Hashable, Estimator], group: np.ndarray, groups: int):
         """Sum and sort once. ``group``: int (images,), 0..groups-1."""
-        self._groups, self._number = groups, len(estimators)
+        self._number = len(estimators)
         numbered = list(enumerate(estimators.values()))
         # A ratio over the images of a draw needs only each group's two sums.
         self._ratios = [i for i, estimator in numbered if isinstance(estimator, Ratio)]
@@ -163,21 +167,3 @@ class Weighted:
                 for index, estimator in measured:
                     values[rows, index] = estimator.of_counts(curve, found, spared)
         return values
-
-    def without_each(self) -> np.ndarray:
-        """Float (groups, estimators): without each group in turn, the jackknife."""
-        values = np.full((self._groups, self._number), np.nan)
-        for column, index in enumerate(self._ratios):
-            values[:, index] = _quotient(*map(_sums_without, self._sums[:, :, column]))
-        for curve, measured in self._curves:
-            for index, estimator in measured:
-                values[:, index] = estimator.without_each(curve)
-        return values
-
-
-def _sums_without(values: np.ndarray) -> np.ndarray:
-    """Sum of all others, float (groups,): what is before and what is behind. All less one would leave rests of rounding."""
-    none = np.zeros(1)
-    before = np.concatenate([none, np.cumsum(values[:-1])])
-    behind = np.concatenate([np.cumsum(values[:0:-1])[::-1], none])
-    return before + behind

@@ -1,107 +1,100 @@
-"""What each number of a summary is, and which images it is taken over; from the per-image table."""
+"""The one table of metrics: what each number of a summary is, and which images it is taken over.
+
+A new number is one entry in ``METRICS``. The columns that a per-image table must have, the summary, the printed tables, the
+report, the comparison of two runs and the table in docs/evaluation.md all derive from the entries.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from bus_smp.classes import CLASSES, LABELS, MALIGNANT
-from bus_smp.measures.overlap import METRIC_COLUMNS, PIXEL_COLUMNS, TARGETS
-from bus_smp.measures.surfaces import SURFACE_COLUMNS
-from bus_smp.statistics.estimators import Auc, Estimator, Ratio, SensitivityAt
+from bus_smp.measures.overlap import PIXEL_COLUMNS, TARGETS
+from bus_smp.measures.surfaces import TOLERANCE
+from bus_smp.statistics.estimators import Auc, Estimator, Ratio, SensitivityAt, Unresampled
 
 NORMAL = LABELS[0]
 
-# Distances that are also given in millimetres, where pixels have a known size.
-MM = {f"{name}_mm": name for name in ("hd95_lesion", "asd_lesion")}
-
-# Ending of the calls at a threshold that was fitted on the validation split.
-_CALLS = ("", "_90", "_95")
-
-CALLED_COLUMNS = tuple(f"called_malignant{ending}" for ending in _CALLS)
+# The question that each metric answers; they head the parts of every table.
+FOUND = "Is a lesion found?"
+RECOGNISED = "Is malignancy recognised? (by image)"
+OUTLINED = "How well is it outlined? (images that show the target)"
+BELIEVED = "Can its probabilities be believed? (0 is best)"
 
 
 def pixel_counts(table: pd.DataFrame) -> np.ndarray:
-    """Int64 (images, 3, 3): pixels by true and predicted class."""
+    """Pixels by true and predicted class, int64 (images, 3, 3)."""
     return table[list(PIXEL_COLUMNS)].to_numpy(np.int64).reshape(-1, len(CLASSES), len(CLASSES))
 
 
-def metric_estimators(table: pd.DataFrame) -> dict[str, Estimator]:
-    """Means of the per-image metrics over the images that show the target.
+class Images:
+    """A checked per-image table as arrays with one element for each image."""
 
-    Keys: ``METRIC_COLUMNS``, ``SURFACE_COLUMNS`` and, where a pixel size is known, ``MM``.
+    def __init__(self, table: pd.DataFrame):
+        self._table = table
+        self._columns: dict[str, np.ndarray] = {}
+        label, predicted = table["label"].to_numpy(), table["predicted_label"].to_numpy()
+        self.normal, self.malignant = label == NORMAL, label == MALIGNANT.name
+        self.marked, self.called = predicted != NORMAL, predicted == MALIGNANT.name
 
-    For Dice, IoU, F1 and sensitivity nothing else is possible. Specificity and precision are defined on other images
-    too, and are left out there on purpose, so that the numbers in one row describe the same images; lesion predicted on normal
-    images is ``false_alarm_*``. Where nothing is predicted, precision and the distances are undefined and not counted: they
-    flatter a model that marks little, so read them beside ``miss_rate``, and surface Dice (0 there) beside HD95.
+    def column(self, name: str) -> np.ndarray:
+        """A column as float (images,); always the same array, so that scores are sorted once for all their metrics."""
+        if name not in self._columns:
+            self._columns[name] = self._table[name].to_numpy(float)
+        return self._columns[name]
+
+    @cached_property
+    def shows(self) -> dict[str, np.ndarray]:
+        """Target -> bool (images,): does the reference show it?"""
+        reference = pixel_counts(self._table).sum(axis=2)
+        return {target: reference[:, list(classes)].any(axis=1) for target, classes in TARGETS.items()}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a summary.
+
+    Attributes:
+        key: its name in ``summary.json``.
+        words: its row in the printed tables.
+        question: heading that it stands under.
+        formula: what it is. TP, FP, FN, TN: pixels of the target.
+        over: the images that it is taken over.
+        columns: columns of the per-image table that it is computed from.
+        estimator: called with ``Images`` and then an array for each of ``columns``; None where the data set lacks what it needs.
+        undefined: images of ``over`` that are not counted, because the number does not exist there.
+        better: "higher" or "lower".
+        target: the pixels it asks for, a key of ``TARGETS``; "" for a number about whole images or lesions.
+        headline: short words, if it is one of the few numbers that a reader sees first.
+        compared: part of the comparison of two runs: its denominator is of the reference, and so the same for both.
+        printed: False: in ``summary.json`` only.
+        optional: left out of the printed tables where no run has it.
+        digits: decimals when printed.
     """
-    reference = pixel_counts(table).sum(axis=2)
-    shows = {target: reference[:, list(classes)].any(axis=1) for target, classes in TARGETS.items()}
-    values = {
-        name: np.where(shows[name.rsplit("_", 1)[1]], table[name].to_numpy(float), np.nan)
-        for name in (*METRIC_COLUMNS, *SURFACE_COLUMNS)
-    }
-    pixel_mm = table["pixel_mm"].to_numpy(float)
-    if not np.isnan(pixel_mm).all():
-        values |= {name: values[pixels] * pixel_mm for name, pixels in MM.items()}
-    return {name: Ratio.mean(value) for name, value in values.items()}
 
+    key: str
+    words: str
+    question: str
+    formula: str
+    over: str
+    columns: tuple[str, ...]
+    estimator: Callable[..., Estimator | Unresampled | None]
+    undefined: str = ""
+    better: str = "higher"
+    target: str = ""
+    headline: str = ""
+    compared: bool = False
+    printed: bool = True
+    optional: bool = False
+    digits: int = 3
 
-def rate_estimators(table: pd.DataFrame) -> dict[str, Estimator]:
-    """Finding, calling and calibration. What is undefined in an image (no threshold, no score) is not counted.
-
-    - ``miss_rate``: of images with a lesion in the reference, those whose predicted lesion does not touch
-      it (lesion Dice = 0); a prediction elsewhere is a miss too.
-    - ``false_alarm_rate``: of images labelled normal, those with one or more lesion pixels predicted;
-      ``false_alarm_area``: mean share of the image predicted as lesion, on the same images.
-    - ``lesion_sensitivity_iou10``, ``_iou50``: hits / lesions of the reference, summed over all images: each lesion counts once.
-      ``false_lesions_per_image_iou10``, ``_iou50``: mean over all images, normal ones too. Matched as in ``match_lesions``.
-    - ``class_accuracy_given_detection``: hits at IoU >= .1 with the right class / all such hits.
-    - ``image_sensitivity_malignant``, ``image_specificity_malignant``: ``predicted_label`` against ``label``.
-    - ``auc_malignant``: AUC of ``malignant_score``, malignant against all other images; ``auc_malignant_among_lesions``:
-      against benign ones alone. ``sensitivity_at_90_specificity``, ``_95_``: on the same ROC curve. It is these images that
-      choose the threshold, so no one could have called them by it: descriptive.
-    - ``called_sensitivity``, ``called_specificity`` and the same with ``_90``, ``_95``: calls at thresholds fitted on the run's
-      validation split (best Youden's J; specificity 90 %, 95 %), of malignant and of all other images.
-    - ``image_brier``: mean of (score - malignant)^2 (Brier 1950, for one of two classes), 0..1; ``pixel_brier``: see
-      ``brier_score``, 0..2. With ``_raw``: before temperature.
-    """
-    label, seen = table["label"].to_numpy(), table["predicted_label"].to_numpy()
-    normal, malignant = label == NORMAL, label == MALIGNANT.name
-
-    def column(name: str) -> np.ndarray:
-        return table[name].to_numpy(float)
-
-    dice = column("dice_lesion")
-    called = (seen == MALIGNANT.name).astype(float)
-    means = {
-        "miss_rate": np.where(np.isnan(dice), np.nan, dice == 0),
-        "false_alarm_rate": np.where(normal, seen != NORMAL, np.nan),
-        "false_alarm_area": np.where(normal, column("false_alarm_area"), np.nan),
-        "false_lesions_per_image_iou10": column("false_lesions_iou10"),
-        "false_lesions_per_image_iou50": column("false_lesions_iou50"),
-        "image_sensitivity_malignant": np.where(malignant, called, np.nan),
-        "image_specificity_malignant": np.where(malignant, np.nan, 1 - called),
-    }
-    for ending in _CALLS:
-        calls = column(f"called_malignant{ending}")
-        means[f"called_sensitivity{ending}"] = np.where(malignant, calls, np.nan)
-        means[f"called_specificity{ending}"] = np.where(malignant, np.nan, 1 - calls)
-    for ending in ("", "_raw"):
-        means[f"image_brier{ending}"] = (column(f"malignant_score{ending}") - malignant) ** 2
-        means[f"pixel_brier{ending}"] = column(f"pixel_brier{ending}")
-    hits, lesions = column("hits_iou10"), column("lesions_true")
-    score = column("malignant_score")
-    scored = ~np.isnan(score)
-    curve = (score, malignant & scored, ~malignant & scored)
-    return {name: Ratio.mean(values) for name, values in means.items()} | {
-        "lesion_sensitivity_iou10": Ratio(hits, lesions),
-        "lesion_sensitivity_iou50": Ratio(column("hits_iou50"), lesions),
-        "class_accuracy_given_detection": Ratio(column("right_class_iou10"), hits),
-        "auc_malignant": Auc(*curve),
-        "auc_malignant_among_lesions": Auc(*curve).within(~normal),
-        "sensitivity_at_90_specificity": SensitivityAt(*curve, 0.90),
-        "sensitivity_at_95_specificity": SensitivityAt(*curve, 0.95),
-    }
+    @property
+    def part(self) -> str:
+        """Key of a summary that the metric stands under."""
+        return "metrics" if self.target else "rates"
 
 
 def calibration_error(score: np.ndarray, malignant: np.ndarray, bins: int = 10) -> float:
@@ -120,3 +113,254 @@ def calibration_error(score: np.ndarray, malignant: np.ndarray, bins: int = 10) 
     excess = (score - malignant)[scored]
     place = np.minimum((score[scored] * bins).astype(int), bins - 1)
     return float(np.abs(np.bincount(place, excess)).sum() / len(excess))
+
+
+def _mean(images: Images, values: np.ndarray) -> Ratio:
+    return Ratio.mean(values)
+
+
+def _mean_where_shown(target: str) -> Callable[..., Ratio]:
+    return lambda images, values: Ratio.mean(np.where(images.shows[target], values, np.nan))
+
+
+def _mean_in_mm(target: str) -> Callable[..., Ratio | None]:
+    def estimator(images: Images, pixels: np.ndarray, pixel_mm: np.ndarray) -> Ratio | None:
+        if np.isnan(pixel_mm).all():
+            return None
+        return Ratio.mean(np.where(images.shows[target], pixels, np.nan) * pixel_mm)
+
+    return estimator
+
+
+def _curve(images: Images, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, malignant images and all others, of those that have a score."""
+    scored = ~np.isnan(score)
+    return score, images.malignant & scored, ~images.malignant & scored
+
+
+def _sensitivity_at(specificity: float) -> Callable[..., SensitivityAt]:
+    return lambda images, score: SensitivityAt(*_curve(images, score), specificity)
+
+
+def _brier(images: Images, score: np.ndarray) -> Ratio:
+    return Ratio.mean((score - images.malignant) ** 2)
+
+
+def _image_ece(images: Images, score: np.ndarray) -> Unresampled:
+    # Simulated: its percentile interval covers the truth in 0 to 94 % of samples of 10 to 400 groups, never where that is 0.
+    point = calibration_error(score, images.malignant)
+    return Unresampled(point, ~np.isnan(score), "biased upwards")
+
+
+_WITH_LESION, _NORMAL, _MALIGNANT, _OTHERS = (
+    "images with a lesion",
+    "normal images",
+    "malignant images",
+    "all others",
+)
+_EMPTY = "the truth does not show the target"
+_NOTHING_TO_MEASURE = "truth or prediction is empty"
+
+_FOUND = (
+    Metric(
+        "miss_rate", "Missed lesions, by image", FOUND,
+        "share of images whose prediction does not touch the lesion (lesion Dice = 0)", _WITH_LESION,
+        ("dice_lesion",), lambda images, dice: Ratio.mean(np.where(np.isnan(dice), np.nan, dice == 0)),
+        better="lower", headline="missed lesions", compared=True,
+    ),
+    *(
+        Metric(
+            f"lesion_sensitivity_iou{iou}", f"Lesions found, IoU >= .{iou // 10}", FOUND,
+            f"share of all lesions matched by a predicted one with IoU >= .{iou // 10}; each lesion counts once", "all images",
+            (f"hits_iou{iou}", "lesions_true"), lambda images, hits, lesions: Ratio(hits, lesions), compared=iou == 10,
+        )
+        for iou in (10, 50)
+    ),
+    *(
+        Metric(
+            f"false_lesions_per_image_iou{iou}", "False lesions per image" + (", IoU >= .5" if iou == 50 else ""), FOUND,
+            f"predicted lesions that match none with IoU >= .{iou // 10}", "all images",
+            (f"false_lesions_iou{iou}",), _mean, better="lower", compared=iou == 10, printed=iou == 10,
+        )
+        for iou in (10, 50)
+    ),
+    Metric(
+        "false_alarm_rate", "False alarms, normal images", FOUND, "share of images with a predicted lesion pixel", _NORMAL,
+        (), lambda images: Ratio.mean(np.where(images.normal, images.marked, np.nan)),
+        better="lower", headline="false alarms", compared=True,
+    ),
+    Metric(
+        "false_alarm_area", "False-alarm area, normal", FOUND, "mean share of the image predicted as lesion", _NORMAL,
+        ("false_alarm_area",), lambda images, area: Ratio.mean(np.where(images.normal, area, np.nan)), better="lower",
+    ),
+)  # fmt: skip
+
+_CALLS = (
+    ("", "threshold", "the highest Youden's J"),
+    ("_90", "threshold 90 %", "90 % specificity"),
+    ("_95", "threshold 95 %", "95 % specificity"),
+)
+
+_RECOGNISED = (
+    Metric(
+        "auc_malignant", "AUC malignant vs all others", RECOGNISED,
+        "chance that a malignant image has a higher malignant score than another one; .5 is a coin", "all images",
+        ("malignant_score",), lambda images, score: Auc(*_curve(images, score)), headline="AUC malignant", compared=True,
+    ),
+    Metric(
+        "auc_malignant_among_lesions", "AUC malignant vs benign", RECOGNISED, "the same against benign images only",
+        "malignant and benign images", ("malignant_score",),
+        lambda images, score: Auc(*_curve(images, score)).within(~images.normal),
+    ),
+    Metric(
+        "image_sensitivity_malignant", "Sensitivity, larger class", RECOGNISED,
+        "share called malignant by the class with more predicted pixels (a tie is malignant)", _MALIGNANT,
+        (), lambda images: Ratio.mean(np.where(images.malignant, images.called, np.nan)),
+    ),
+    Metric(
+        "image_specificity_malignant", "Specificity, larger class", RECOGNISED, "share not called malignant by it", _OTHERS,
+        (), lambda images: Ratio.mean(np.where(images.malignant, np.nan, 1.0 - images.called)),
+    ),
+    *(
+        metric
+        for ending, words, chosen in _CALLS
+        for metric in (
+            Metric(
+                f"called_sensitivity{ending}", f"Sensitivity, {words}", RECOGNISED,
+                f"share called malignant by the threshold with {chosen} on the validation split", _MALIGNANT,
+                (f"called_malignant{ending}",), lambda images, call: Ratio.mean(np.where(images.malignant, call, np.nan)),
+                optional=True,
+            ),
+            Metric(
+                f"called_specificity{ending}", f"Specificity, {words}", RECOGNISED, "share not called malignant by it", _OTHERS,
+                (f"called_malignant{ending}",), lambda images, call: Ratio.mean(np.where(images.malignant, np.nan, 1 - call)),
+                optional=True,
+            ),
+        )
+    ),
+    *(
+        Metric(
+            f"sensitivity_at_{percent}_specificity", f"ROC: sens. at {percent} % spec.", RECOGNISED,
+            f"highest sensitivity of any threshold that keeps {percent} % specificity on these very images: descriptive", "all images",
+            ("malignant_score",), _sensitivity_at(percent / 100),
+        )
+        for percent in (90, 95)
+    ),
+    Metric(
+        "class_accuracy_given_detection", "Right class, lesions found", RECOGNISED,
+        "share of the lesions found with IoU >= .1 that have the right class", "all images",
+        ("right_class_iou10", "hits_iou10"), lambda images, right, hits: Ratio(right, hits),
+    ),
+)  # fmt: skip
+
+_OVERLAP = (
+    ("dice", "Dice", "2 TP / (2 TP + FP + FN) = F1 of the pixels", _EMPTY),
+    ("iou", "IoU", "TP / (TP + FP + FN)", _EMPTY),
+    ("sensitivity", "Sensitivity", "TP / (TP + FN)", _EMPTY),
+    ("specificity", "Specificity", "TN / (TN + FP)", "the truth fills the image"),
+    ("precision", "Precision", "TP / (TP + FP)", "nothing is predicted"),
+)  # fmt: skip
+
+
+def _distances(target: str) -> tuple[Metric, ...]:
+    shown, printed = f"images that show {target}", target == "lesion"
+    in_mm = {"optional": True, "digits": 2} | {"better": "lower", "target": target}
+    in_px = {"printed": printed, "digits": 1, "better": "lower", "target": target}
+    hd95 = "larger of the two 95th percentiles of the distances from one outline to the other"
+    asd = "mean distance between the outlines, both ways together"
+    known = f"{_NOTHING_TO_MEASURE}, or the size of a pixel is not known"
+    pixels = (
+        Metric(
+            f"hd95_{target}", f"HD95 {target}, px", OUTLINED, hd95, shown, (f"hd95_{target}",), _mean_where_shown(target),
+            _NOTHING_TO_MEASURE, compared=printed, **in_px,
+        ),
+        Metric(
+            f"asd_{target}", f"Surface distance {target}, px", OUTLINED, asd, shown, (f"asd_{target}",),
+            _mean_where_shown(target), _NOTHING_TO_MEASURE, **in_px,
+        ),
+    )  # fmt: skip
+    surface_dice = Metric(
+        f"surface_dice_{target}", f"Surface Dice {target}, {TOLERANCE} px", OUTLINED,
+        f"share of both outlines within {TOLERANCE} pixels of the other; 0 where only the prediction is empty", shown,
+        (f"surface_dice_{target}",), _mean_where_shown(target), _EMPTY, target=target, compared=printed, printed=printed,
+    )  # fmt: skip
+    if not printed:
+        return *pixels, surface_dice
+    millimetres = (
+        Metric(
+            f"{metric.key}_mm", metric.words.replace("px", "mm"), OUTLINED, f"{metric.formula}, in mm", shown,
+            (*metric.columns, "pixel_mm"), _mean_in_mm(target), known, **in_mm,
+        )
+        for metric in pixels
+    )  # fmt: skip
+    return *(metric for pair in zip(pixels, millimetres, strict=True) for metric in pair), surface_dice
+
+
+_OUTLINED = (
+    *(
+        Metric(
+            f"{name}_{target}", f"{words} {target}", OUTLINED, formula, f"images that show {target}",
+            (f"{name}_{target}",), _mean_where_shown(target), undefined, target=target,
+            headline="Dice lesion" if (name, target) == ("dice", "lesion") else "",
+            compared=(name, target) in (("dice", "lesion"), ("dice", MALIGNANT.name), ("iou", "lesion")),
+        )
+        for target in TARGETS
+        for name, words, formula, undefined in _OVERLAP
+    ),
+    *(metric for target in TARGETS for metric in _distances(target)),
+)  # fmt: skip
+
+_BELIEVED = tuple(
+    Metric(
+        f"{key}{ending}", f"{words}{', raw' if ending else ''}", BELIEVED,
+        "the same before temperature" if ending else formula, "all images", (f"{column}{ending}",), estimator,
+        better="lower", compared=compared and not ending,
+    )
+    for key, words, formula, column, estimator, compared in (
+        (
+            "image_brier", "Brier score, malignant", "mean of (malignant score - malignant)^2, 0 to 1",
+            "malignant_score", _brier, True,
+        ),
+        (
+            "image_ece", "ECE, malignant", "mean distance of the malignant score from the share that is malignant, in ten bins",
+            "malignant_score", _image_ece, False,
+        ),
+        (
+            "pixel_brier", "Brier score, pixels", "mean over pixels of the squared error, summed over three classes, 0 to 2",
+            "pixel_brier", _mean, True,
+        ),
+    )
+    for ending in ("", "_raw")
+)  # fmt: skip
+
+METRICS: tuple[Metric, ...] = (*_FOUND, *_RECOGNISED, *_OUTLINED, *_BELIEVED)
+
+BY_KEY = {metric.key: metric for metric in METRICS}
+
+# Chosen before any result; the others are secondary, and count by their adjusted p.
+PRIMARY = "dice_lesion"
+
+
+def _primary_first(keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(keys, key=lambda key: key != PRIMARY))
+
+
+COMPARED = _primary_first(metric.key for metric in METRICS if metric.compared)
+
+# What a reader sees first, and what is shown of each subgroup: key -> short words.
+HEADLINES = {key: BY_KEY[key].headline for key in _primary_first(m.key for m in METRICS if m.headline)}
+
+
+def estimators(
+    table: pd.DataFrame, keys: Iterable[str] = tuple(BY_KEY)
+) -> dict[str, Estimator | Unresampled]:
+    """The estimators of metrics over a checked per-image table, by key; metrics that the table cannot give are left out.
+
+    Where a number is not defined in an image, it is not counted. Means over a target are taken over the images that show it:
+    specificity and precision are defined on other images too, and are left out there on purpose, so that the numbers in
+    one row describe the same images. Where nothing is predicted, precision and the distances are undefined: they
+    flatter a model that marks little, so read them next to ``miss_rate``, and surface Dice (0 there) next to HD95.
+    """
+    images = Images(table)
+    found = {key: BY_KEY[key].estimator(images, *map(images.column, BY_KEY[key].columns)) for key in keys}
+    return {key: estimator for key, estimator in found.items() if estimator is not None}

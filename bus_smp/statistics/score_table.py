@@ -2,63 +2,8 @@
 
 from collections.abc import Mapping
 
-from bus_smp.measures.overlap import TARGETS
-from bus_smp.measures.surfaces import TOLERANCE
 from bus_smp.statistics.bootstrap import NO_INTERVAL, SAME
-
-# The rows of the table people read: heading -> (words, where in the summary).
-_ROWS = {
-    "Is a lesion found?": [
-        ("Missed lesions, by image", "rates", "miss_rate"),
-        ("Lesions found, IoU >= .1", "rates", "lesion_sensitivity_iou10"),
-        ("Lesions found, IoU >= .5", "rates", "lesion_sensitivity_iou50"),
-        ("False lesions per image", "rates", "false_lesions_per_image_iou10"),
-        ("False alarms, normal images", "rates", "false_alarm_rate"),
-        ("False-alarm area, normal", "rates", "false_alarm_area"),
-    ],
-    "Is malignancy recognised? (by image)": [
-        ("AUC malignant vs all others", "rates", "auc_malignant"),
-        ("AUC malignant vs benign", "rates", "auc_malignant_among_lesions"),
-        ("Sensitivity, larger class", "rates", "image_sensitivity_malignant"),
-        ("Specificity, larger class", "rates", "image_specificity_malignant"),
-        ("Sensitivity, threshold", "rates", "called_sensitivity"),
-        ("Specificity, threshold", "rates", "called_specificity"),
-        ("Sensitivity, threshold 90 %", "rates", "called_sensitivity_90"),
-        ("Specificity, threshold 90 %", "rates", "called_specificity_90"),
-        ("Sensitivity, threshold 95 %", "rates", "called_sensitivity_95"),
-        ("Specificity, threshold 95 %", "rates", "called_specificity_95"),
-        ("ROC: sens. at 90 % spec.", "rates", "sensitivity_at_90_specificity"),
-        ("ROC: sens. at 95 % spec.", "rates", "sensitivity_at_95_specificity"),
-        ("Right class, lesions found", "rates", "class_accuracy_given_detection"),
-    ],
-    "How well is it outlined? (images that show the target)": [
-        *(
-            (f"{words} {target}", "metrics", f"{metric}_{target}")
-            for target in TARGETS
-            for words, metric in (
-                ("Dice", "dice"), ("IoU", "iou"), ("Sensitivity", "sensitivity"),
-                ("Specificity", "specificity"), ("Precision", "precision"),
-            )
-        ),
-        ("HD95 lesion, px", "metrics", "hd95_lesion"),
-        ("HD95 lesion, mm", "metrics", "hd95_lesion_mm"),
-        ("Surface distance lesion, px", "metrics", "asd_lesion"),
-        ("Surface distance lesion, mm", "metrics", "asd_lesion_mm"),
-        (f"Surface Dice lesion, {TOLERANCE} px", "metrics", "surface_dice_lesion"),
-    ],
-    "Can its probabilities be believed? (0 is best)": [
-        ("Brier score, malignant", "rates", "image_brier"),
-        ("Brier score, malignant, raw", "rates", "image_brier_raw"),
-        ("ECE, malignant", "rates", "image_ece"),
-        ("ECE, malignant, raw", "rates", "image_ece_raw"),
-        ("Brier score, pixels", "rates", "pixel_brier"),
-        ("Brier score, pixels, raw", "rates", "pixel_brier_raw"),
-    ],
-}  # fmt: skip
-# What not every run or data set has: thresholds, a pixel size.
-_OPTIONAL = ("called_", "hd95_lesion_mm", "asd_lesion_mm")
-
-WORDS = {key: words for rows in _ROWS.values() for words, _, key in rows}
+from bus_smp.statistics.metrics import BY_KEY, METRICS
 
 
 def format_estimate(estimate: Mapping, digits: int = 3) -> str:
@@ -84,24 +29,24 @@ def estimate_over_runs(spread: Mapping) -> dict:
 
 
 def digits_of(name: str) -> int:
-    """Decimals of an estimate: nobody reads a thousandth of a pixel."""
-    return (2 if name.endswith("_mm") else 1) if name.startswith(("hd95_", "asd_")) else 3
+    """Decimals of an estimate when printed; 3 for one that the table of metrics does not have (any more)."""
+    return BY_KEY[name].digits if name in BY_KEY else 3
 
 
 def table_rows(summaries: Mapping[str, Mapping]) -> list[tuple[str, str, list[str]]]:
     """The table people read, as (heading, row name, one cell per summary in their order).
 
-    Rows of thresholds and of millimetres are left out where none of the summaries has them.
+    Optional rows (thresholds, millimetres) are left out where none of the summaries has them.
     """
     rows = []
-    for heading, of_heading in _ROWS.items():
-        for words, part, key in of_heading:
-            found = [summary[part].get(key) for summary in summaries.values()]
-            known = any(estimate is not None and estimate["mean"] is not None for estimate in found)
-            if known or not key.startswith(_OPTIONAL):
-                digits = digits_of(key)
-                cells = ["-" if estimate is None else format_estimate(estimate, digits) for estimate in found]
-                rows.append((heading, words, cells))
+    for metric in METRICS:
+        found = [summary[metric.part].get(metric.key) for summary in summaries.values()]
+        known = any(estimate is not None and estimate["mean"] is not None for estimate in found)
+        if metric.printed and (known or not metric.optional):
+            cells = [
+                "-" if estimate is None else format_estimate(estimate, metric.digits) for estimate in found
+            ]
+            rows.append((metric.question, metric.words, cells))
     return rows
 
 

@@ -8,10 +8,7 @@ import pandas as pd
 
 from bus_smp.classes import LABELS
 from bus_smp.statistics.estimators import Estimator
-from bus_smp.statistics.metrics import pixel_counts
-
-# What is shown of each level.
-SHOWN = ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")
+from bus_smp.statistics.metrics import HEADLINES, pixel_counts
 
 SIZES = ("small", "medium", "large")
 
@@ -33,7 +30,7 @@ class Level:
 
     def estimators(self, of_table: Mapping[str, Estimator]) -> dict[str, Estimator]:
         """The estimators of the whole table, over these images alone."""
-        return {name: of_table[name].within(self.images) for name in SHOWN}
+        return {name: of_table[name].within(self.images) for name in HEADLINES}
 
 
 def levels(table: pd.DataFrame) -> dict[str, dict[str, Level]]:

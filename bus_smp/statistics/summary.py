@@ -8,48 +8,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bus_smp.classes import CLASSES, LABELS, MALIGNANT
+from bus_smp.classes import CLASSES, LABELS
 from bus_smp.errors import EvaluationError
 from bus_smp.measures.lesions import DETECTION_COLUMNS
-from bus_smp.measures.overlap import METRIC_COLUMNS, PIXEL_COLUMNS, TARGETS
+from bus_smp.measures.overlap import PIXEL_COLUMNS, TARGETS
 from bus_smp.measures.shape import SHAPE_COLUMNS, SHAPES, agreement
-from bus_smp.measures.surfaces import SURFACE_COLUMNS
 from bus_smp.statistics.bootstrap import MIN_GROUPS, Resampled, bootstrap, estimate, rare_labels
-from bus_smp.statistics.metrics import (
-    CALLED_COLUMNS,
-    calibration_error,
-    metric_estimators,
-    pixel_counts,
-    rate_estimators,
-)
-from bus_smp.statistics.subgroups import SHOWN, levels
+from bus_smp.statistics.estimators import Estimator, Unresampled
+from bus_smp.statistics.metrics import HEADLINES, METRICS, estimators, pixel_counts
+from bus_smp.statistics.subgroups import levels
 from bus_smp.text import restored_table
 
 TEXT_COLUMNS = ("dataset", "image_id", "patient_id", "group_id", "label", "flags", "predicted_label")
 
-_NEEDED = (
-    "dataset",
-    "image_id",
-    "group_id",
-    "label",
-    "flags",
-    "pixel_mm",
-    "predicted_label",
-    "malignant_score",
-    "malignant_score_raw",
-    *CALLED_COLUMNS,
-    "pixel_brier",
-    "pixel_brier_raw",
-    "false_alarm_area",
-    *METRIC_COLUMNS,
-    *PIXEL_COLUMNS,
-    *SURFACE_COLUMNS,
-    *DETECTION_COLUMNS,
-    *SHAPE_COLUMNS,
-)
-
-# Simulated: its percentile interval covers the truth in 0 to 94 % of samples of 10 to 400 groups, never where that is 0.
-_ECE_IS_BIASED = "biased upwards"
+# Columns that every summary is made from, next to those of the metrics.
+_ALWAYS = (
+    "dataset", "image_id", "group_id", "label", "flags", "predicted_label", *PIXEL_COLUMNS, *DETECTION_COLUMNS, *SHAPE_COLUMNS,
+)  # fmt: skip
+NEEDED = tuple(dict.fromkeys((*_ALWAYS, *(column for metric in METRICS for column in metric.columns))))
 
 
 def read_per_image(path: Path) -> pd.DataFrame:
@@ -82,7 +58,7 @@ def check_per_image(table: pd.DataFrame) -> None:
     Raises:
         EvaluationError: on missing columns, no rows, an image twice, no group, or an unknown label.
     """
-    missing = [c for c in _NEEDED if c not in table.columns]
+    missing = [c for c in NEEDED if c not in table.columns]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise EvaluationError(
@@ -129,12 +105,10 @@ def summarise(
 ) -> dict[str, Any]:
     """Summarise a per-image table. The result does not depend on the order of its rows.
 
-    Every estimate is ``{mean, low, high, bca_low, bca_high, n, n_undefined, groups, undefined_draws, no_interval}``:
-    the point estimate; its interval from widened percentiles (see ``tail``) and, to compare, the same by BCa (all None
-    where there is none, ``no_interval`` says why); the images and groups it is taken over; the other images, which it
-    is *not* taken over; and how many bootstrap draws were left out because it was undefined in them.
-
-    Which images each number is taken over: ``metric_estimators`` and ``rate_estimators``.
+    Every estimate is ``{mean, low, high, n, n_undefined, groups, undefined_draws, no_interval}``: the point estimate; its
+    interval from widened percentiles (see ``tail``; None where there is none, ``no_interval`` gives the reason); the
+    images and groups it is taken over; the other images, which it is *not* taken over; and how many bootstrap draws were
+    left out because it was undefined in them. What each number is: ``statistics.metrics.METRICS``.
 
     Args:
         per_image: the table of ``per_image.csv``, one row per image.
@@ -146,9 +120,9 @@ def summarise(
 
         - ``counts``: images and groups, both by label too (a group has the label of each of its images), images
           whose reference shows each target, lesions in the reference.
-        - ``metrics``, ``rates``: name -> estimate. ``image_ece`` (see ``calibration_error``) has no interval: resampling adds to
-          its upward bias.
-        - ``strata``: way -> level (``levels``) -> images, groups, the estimates ``SHOWN`` and, of sizes, ``bounds``.
+        - ``metrics`` (of a target), ``rates`` (of images and lesions): key of ``METRICS`` -> estimate. ``image_ece`` has no interval:
+          resampling adds to its upward bias.
+        - ``strata``: way -> level (``levels``) -> images, groups, the estimates ``HEADLINES`` and, of sizes, ``bounds``.
         - ``agreement``: area (pixels), depth_to_width, circularity, solidity -> ``agreement`` of reference and
           prediction over the images whose lesion was found (lesion Dice > 0); NaN as None.
         - ``image_confusion``, ``pixel_confusion``: rows truth, columns prediction.
@@ -160,18 +134,22 @@ def summarise(
     """
     check_per_image(per_image)
     table, group, stratum, rare = sorted_by_group(per_image)
-    metrics, rates = metric_estimators(table), rate_estimators(table)
+    of_all = estimators(table)
     divided = levels(table)
-    estimators = {(name,): estimator for name, estimator in (metrics | rates).items()}
+    known: dict[tuple[str, ...], Estimator | Unresampled] = {(key,): one for key, one in of_all.items()}
     for by, parts in divided.items():
         for name, level in parts.items():
-            found = level.estimators(metrics | rates)
-            estimators |= {(by, name, key): estimator for key, estimator in found.items()}
-    resampled = bootstrap(estimators, group, stratum, draws, seed)
+            known |= {(by, name, key): one for key, one in level.estimators(of_all).items()}
+    drawn = {key: one for key, one in known.items() if not isinstance(one, Unresampled)}
+    resampled = bootstrap(drawn, group, stratum, draws, seed)
 
     def estimated(key: tuple[str, ...], images: int) -> dict[str, Any]:
-        kinds = estimators[key].kinds
-        return estimate(resampled[key], kinds, group, stratum, confidence, images)
+        one = known[key]
+        if isinstance(one, Unresampled):
+            point, kinds, why = Resampled(one.point, np.empty(0)), (one.counted.astype(float),), one.why
+        else:
+            point, kinds, why = resampled[key], one.kinds, ""
+        return estimate(point, kinds, group, stratum, confidence, images, unreliable=why)
 
     strata = {
         by: {
@@ -179,15 +157,16 @@ def summarise(
                 "images": int(level.images.sum()),
                 "groups": len(np.unique(group[level.images])),
                 **({"bounds": list(level.bounds)} if level.bounds else {}),
-                **{key: estimated((by, name, key), int(level.images.sum())) for key in SHOWN},
+                **{key: estimated((by, name, key), int(level.images.sum())) for key in HEADLINES},
             }
             for name, level in parts.items()
         }
         for by, parts in divided.items()
     }
-    all_rates = {name: estimated((name,), len(table)) for name in rates}
-    for ending in ("", "_raw"):
-        all_rates[f"image_ece{ending}"] = _image_ece(table, ending, group, stratum, confidence)
+    found: dict[str, dict[str, Any]] = {"metrics": {}, "rates": {}}
+    for metric in METRICS:
+        if metric.key in of_all:
+            found[metric.part][metric.key] = estimated((metric.key,), len(table))
 
     label, seen = table["label"].to_numpy(), table["predicted_label"].to_numpy()
     pixels = pixel_counts(table)
@@ -204,8 +183,7 @@ def summarise(
             },
             "lesions_true": int(table["lesions_true"].sum()),
         },
-        "metrics": {name: estimated((name,), len(table)) for name in metrics},
-        "rates": all_rates,
+        **found,
         "strata": strata,
         "agreement": _agreement(table),
         "image_confusion": [[int(((label == t) & (seen == p)).sum()) for p in LABELS] for t in LABELS],
@@ -220,16 +198,6 @@ def summarise(
             "stratified_by": [LABELS[severity] for severity in rare],
         },
     }
-
-
-def _image_ece(
-    table: pd.DataFrame, ending: str, group: np.ndarray, stratum: np.ndarray, confidence: float
-) -> dict[str, Any]:
-    score = table[f"malignant_score{ending}"].to_numpy(float)
-    malignant = (table["label"] == MALIGNANT.name).to_numpy()
-    point = Resampled(calibration_error(score, malignant), np.empty(0), np.empty(0))
-    kinds = ((~np.isnan(score)).astype(float),)
-    return estimate(point, kinds, group, stratum, confidence, len(table), unreliable=_ECE_IS_BIASED)
 
 
 def _agreement(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
