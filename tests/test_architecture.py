@@ -30,7 +30,18 @@ ROWS = (
 )
 
 # Rooms that read tables and images only, and load no torch.
-TORCH_FREE = ("report", "statistics", "measures", "figures", "config", "errors", "classes", "text", "data")
+TORCH_FREE = (
+    "report",
+    "runs",
+    "statistics",
+    "measures",
+    "figures",
+    "config",
+    "errors",
+    "classes",
+    "text",
+    "data",
+)
 USES_TORCH = ("data.loading", "data.sampler", "data.augment", "data.augment_albumentations")
 
 

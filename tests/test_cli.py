@@ -99,9 +99,9 @@ def test_an_error_of_the_user_is_short_and_ends_with_one(tmp_path):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    from bus_smp.commands import info
+    from bus_smp.runs import describe
 
-    monkeypatch.setattr(info, "describe", lambda path: 1 / 0)
+    monkeypatch.setattr(describe, "describe", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         invoke("info", "x", catch=False)
 

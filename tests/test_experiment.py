@@ -13,14 +13,8 @@ from bus_smp.config import load_settings
 from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.errors import ConfigError, EvaluationError, ManifestError, TrainingError
 from bus_smp.evaluation.pooling import cells, pool_folds, spread
-from bus_smp.runs.experiment import (
-    Experiment,
-    Member,
-    begin_experiment,
-    find_scored,
-    plan_members,
-    read_experiment,
-)
+from bus_smp.runs.experiment import Experiment, Member, begin_experiment, plan_experiment, read_experiment
+from bus_smp.runs.find import find_trained
 from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import read_per_image, summarise
 from bus_smp.training.cross_validation import count_folds, fold_manifest
@@ -336,7 +330,7 @@ def test_repeats_without_folds_are_compared_on_the_test_split(out, repeats):
 
 
 def test_without_a_name_the_newest_run_is_taken_and_no_experiment(out):
-    found = find_scored(None, out)
+    found = find_trained(None, out)
     assert isinstance(found, Run)
     newest = max(path.stat().st_mtime_ns for path in out.glob("*/best.safetensors"))
     assert found.best_path.stat().st_mtime_ns == newest
@@ -344,10 +338,13 @@ def test_without_a_name_the_newest_run_is_taken_and_no_experiment(out):
 
 def test_names_of_members_say_what_was_asked_for():
     settings = load_settings(None, ["train.seed=7"])
-    assert [m.run for m in plan_members("x", settings)] == ["x"]
-    assert plan_members("x", settings, range(2)) == (Member("x-fold0", 7, 0), Member("x-fold1", 7, 1))
-    assert plan_members("x", settings, (), [1, 2]) == (Member("x-seed1", 1, None), Member("x-seed2", 2, None))
-    assert [m.run for m in plan_members("x", load_settings(None, ["data.fold=2"]))] == ["x-fold2"]
+    assert [m.run for m in plan_experiment("x", settings)] == ["x"]
+    assert plan_experiment("x", settings, range(2)) == (Member("x-fold0", 7, 0), Member("x-fold1", 7, 1))
+    assert plan_experiment("x", settings, (), [1, 2]) == (
+        Member("x-seed1", 1, None),
+        Member("x-seed2", 2, None),
+    )
+    assert [m.run for m in plan_experiment("x", load_settings(None, ["data.fold=2"]))] == ["x-fold2"]
 
 
 def test_the_spread_counts_what_is_undefined_and_one_run_has_no_sd():

@@ -18,6 +18,7 @@ from bus_smp.runs.evaluations import read_summary
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
 from bus_smp.system.engine import make_engine
+from bus_smp.training.resume import read_state
 
 
 def torchrun(*arguments: object, restarts: int = 0, processes: int = 2, wait: bool = True, **options):
@@ -144,7 +145,7 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_continues_it(manifests, 
     for name in ("best.safetensors", "metrics.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     engine = make_engine("cpu", "fp32")
-    states = [Run(tmp_path / run).read_state(engine)["model"] for run in ("killed", "whole")]
+    states = [read_state(Run(tmp_path / run).state_path, engine)["model"] for run in ("killed", "whole")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 

@@ -63,7 +63,7 @@ def test_nothing_in_the_package_unpickles_evaluates_or_starts_a_shell():
         if name in ("np.load", "numpy.load"):
             assert keywords.get("allow_pickle") == "False", path
         if name == "torch.load":
-            assert path == "model/tensors.py" and keywords["weights_only"] == "True", (
+            assert path == "model/tensor_files.py" and keywords["weights_only"] == "True", (
                 path
             )  # where sizes are checked
         if name == "yaml.load":
@@ -85,7 +85,7 @@ def test_every_table_is_written_harmless():
     """Numbers alone (metrics.csv) need it not."""
     for path, name, _, node in _calls():
         if name.endswith(".to_csv"):
-            assert "harmless_table(" in ast.unparse(node.func) or path in ("training/journal.py",), (
+            assert "harmless_table(" in ast.unparse(node.func) or path in ("runs/run.py",), (
                 path,
                 ast.unparse(node),
             )

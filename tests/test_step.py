@@ -13,6 +13,7 @@ from bus_smp.model.checkpoint import weights_sha256
 from bus_smp.runs.run import Run
 from bus_smp.system.engine import make_engine, set_determinism
 from bus_smp.training.average import WeightAverage
+from bus_smp.training.resume import read_state
 from bus_smp.training.step import TrainingStep
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
@@ -111,22 +112,21 @@ def test_a_run_with_an_average_keeps_the_average_as_its_best_weights(manifests, 
     options = settings_options(manifests, "train.ema=0.5", "train.accumulate=3", "train.epochs=1")
     result = invoke("train", "--out", tmp_path, "--run", "x", *options)
     assert result.exit_code == 0, result.stderr
-    journal = Run(tmp_path / "x")
+    run = Run(tmp_path / "x")
     engine = make_engine("cpu", "fp32")
-    state = journal.read_state(engine)
+    state = read_state(run.state_path, engine)
     step = TrainingStep(load_settings(tmp_path / "x" / "config.yaml"), engine)
     step.restore(state)
-    steps = -(-_batches(tmp_path / "x") // 3)
+    steps = -(-_batches(run) // 3)
     assert state["average"]["updates"] == steps, (
         "one change of the weights for three batches, the last for fewer"
     )
-    assert weights_sha256(journal.best_path) == weights_sha256(step.best_model)
-    assert weights_sha256(journal.best_path) != weights_sha256(step.model)
+    assert weights_sha256(run.best_path) == weights_sha256(step.best_model)
+    assert weights_sha256(run.best_path) != weights_sha256(step.model)
 
 
-def _batches(run) -> int:
-    journal = Run(run)
-    return len(journal.manifest().used("train")) // journal.settings().train.batch_size
+def _batches(run: Run) -> int:
+    return len(run.manifest().used("train")) // run.settings().train.batch_size
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -22,14 +22,19 @@ from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.engine import make_engine
 from bus_smp.training.loop import cosine_rate
 from bus_smp.training.preflight import check_disk, check_trainable, explained_memory
+from bus_smp.training.resume import read_state, write_state
 
 
 def _sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _state(run):
+    return read_state(Run(run).state_path, make_engine("cpu", "fp32"))
+
+
 def _weights(run):
-    return Run(run).read_state(make_engine("cpu", "fp32"))["model"]
+    return _state(run)["model"]
 
 
 def _same_weights(a, b):
@@ -79,7 +84,7 @@ def test_killed_and_started_again_the_run_ends_with_the_same_bytes(manifests, tm
 
 
 def _history(run):
-    return Run(run).read_state(make_engine("cpu", "fp32"))["history"]
+    return _state(run)["history"]
 
 
 def test_another_seed_gives_another_run(manifests, trained, tmp_path):
@@ -190,14 +195,13 @@ def test_a_damaged_state_is_named_and_nothing_in_it_is_run(trained, tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(marker),))
 
-    journal = Run(tmp_path / "run")
-    journal.folder.mkdir()
-    torch.save({"format": 2, "model": Hostile()}, journal.state_path)
+    path = tmp_path / "last.ckpt"
+    torch.save({"format": 2, "model": Hostile()}, path)
     for damage in (None, b"\x00" * 100):
         if damage:
-            journal.state_path.write_bytes(damage)
+            path.write_bytes(damage)
         with pytest.raises(Exception, match=r"last\.ckpt cannot be read"):
-            journal.read_state(make_engine("cpu", "fp32"))
+            read_state(path, make_engine("cpu", "fp32"))
     assert not marker.exists()
 
 
@@ -206,8 +210,7 @@ def test_a_damaged_state_is_named_and_nothing_in_it_is_run(trained, tmp_path):
 )
 def test_a_state_of_something_else_is_one_clear_error(manifests, trained, tmp_path, wrong):
     run = shutil.copytree(trained, tmp_path / "first")
-    journal = Run(run)
-    journal.write_state(journal.read_state(make_engine("cpu", "fp32")) | wrong)
+    write_state(Run(run).state_path, _state(run) | wrong)
     result = invoke("train", "--out", tmp_path, "--run", "first", *settings_options(manifests))
     assert result.exit_code == 1, result.output
     assert "last.ckpt does not hold the state of this run" in result.stderr
@@ -336,10 +339,12 @@ def test_the_weights_of_a_run_are_no_start_for_another(manifests, trained, tmp_p
 def test_a_run_goes_on_in_another_precision_with_a_warning(manifests, tmp_path):
     options = settings_options(manifests, "train.precision=auto")
     assert invoke("train", "--out", tmp_path, "--run", "x", *options).exit_code == 0
-    journal = Run(tmp_path / "x")
-    state = journal.read_state(make_engine("cpu", "fp32"))
+    state = _state(tmp_path / "x")
     state["history"] = state["history"][:1]
-    journal.write_state(state | {"place": state["place"] | {"precision": "fp16", "threads": "64"}})
+    write_state(
+        Run(tmp_path / "x").state_path,
+        state | {"place": state["place"] | {"precision": "fp16", "threads": "64"}},
+    )
     again = invoke("train", "--out", tmp_path, "--run", "x", *options)
     assert again.exit_code == 0, again.stderr
     assert "precision fp16, now" in again.stderr

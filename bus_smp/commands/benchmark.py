@@ -75,18 +75,18 @@ def command(
     from bus_smp.benchmark.profile import measure_profile
     from bus_smp.benchmark.table import markdown, write_table
     from bus_smp.config import load_settings
-    from bus_smp.runs.run import find_run
+    from bus_smp.runs.find import find_run
 
     config = checkpoint = None
     images = "synthetic"
     if run is not None:
-        journal = find_run(run, out)
-        config, checkpoint = journal.folder / "config.yaml", journal.best_path
-        images = f"training images of the run {journal.folder.name}"
+        trained = find_run(run, out)
+        config, checkpoint = trained.settings_path, trained.best_path
+        images = f"training images of the run {trained.name}"
     if manifest is not None:
         images = f"training images of {manifest.stem}"
     elif run is not None:
-        manifest = journal.folder / "manifest.csv"
+        manifest = trained.manifest_path
     if device is not None:
         overrides = (*overrides, f"runtime.device={device}")
     if quick:

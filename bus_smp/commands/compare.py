@@ -1,16 +1,10 @@
 """``bus-smp compare``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from bus_smp.commands.options import out_option
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-_SPLITS = ("all", "test", "oof", "val")
 
 
 @click.command("compare")
@@ -19,7 +13,7 @@ _SPLITS = ("all", "test", "oof", "val")
 @click.option("--target", required=True, help="Data set that both were scored on, e.g. busi.")
 @click.option(
     "--split",
-    type=click.Choice(_SPLITS),
+    type=click.Choice(["all", "test", "oof", "val"]),
     help="Which evaluation of it.  [default: the first that both have, in this order]",
 )
 @out_option
@@ -32,66 +26,19 @@ def command(run_a: str, run_b: str, target: str, split: str | None, out: Path, a
     """
     import json
 
-    from bus_smp.errors import EvaluationError
+    from bus_smp.evaluation.compare_runs import compare_runs
     from bus_smp.runs.find import find_folder
-    from bus_smp.statistics.compare import compare, format_comparison
+    from bus_smp.statistics.compare import format_comparison
 
     folders = [find_folder(run, out) for run in (run_a, run_b)]
-    split = split or _shared_split(folders, target)
-    tables, summaries = zip(*(_evaluation(folder, target, split) for folder in folders), strict=True)
-    again = " and ".join(_scoring(folder, target, split) for folder in folders)
-    if summaries[0].get("rows_sha256") != summaries[1].get("rows_sha256"):
-        raise EvaluationError(
-            f"the runs were scored on other manifests of {target}",
-            hint=f"score both on the same one: {again}",
-        )
-    try:
-        comparison = compare(*tables)
-    except EvaluationError as error:
-        raise EvaluationError(error.what, hint=f"score both on the same manifest: {again}") from None
-    known = all(summary["patient_known"] for summary in summaries)
+    names = [folder.name for folder in folders]
+    comparison = compare_runs(folders, target, split)
     if as_json:
-        about = {"a": folders[0].name, "b": folders[1].name, "target": target, "split": split}
-        click.echo(json.dumps({**about, "patient_known": known, **comparison}, indent=2, allow_nan=False))
+        about = {"a": names[0], "b": names[1], "target": target, "split": comparison.split}
+        document = {**about, "patient_known": comparison.patient_known, **comparison.found}
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
         return
-    click.echo(f"{target}, {split}\n")
-    click.echo(format_comparison(comparison, [folder.name for folder in folders]))
-    if not known:
+    click.echo(f"{target}, {comparison.split}\n")
+    click.echo(format_comparison(comparison.found, names))
+    if not comparison.patient_known:
         click.echo("Warning: the data set publishes no patient ids: intervals and p may be too small")
-
-
-def _shared_split(folders: list[Path], target: str) -> str:
-    found = [
-        [split for split in _SPLITS if (folder / f"eval-{target}-{split}").is_dir()] for folder in folders
-    ]
-    return next((split for split in found[0] if split in found[1]), (*found[0], *found[1], _SPLITS[0])[0])
-
-
-def _scoring(folder: Path, target: str, split: str) -> str:
-    if split == "all":
-        return f"bus-smp crosseval --run {folder.name} --target {target}"
-    return f"bus-smp evaluate --run {folder.name}" + (" --split val" if split == "val" else "")
-
-
-def _evaluation(folder: Path, target: str, split: str) -> tuple["pd.DataFrame", dict[str, Any]]:
-    from bus_smp.errors import EvaluationError
-    from bus_smp.runs.evaluations import read_summary
-    from bus_smp.runs.find import BEST
-    from bus_smp.statistics.summary import read_per_image
-    from bus_smp.system.files import file_sha256
-
-    scored = folder / f"eval-{target}-{split}"
-    try:
-        summary = read_summary(scored)
-        if "members" in summary:
-            raise EvaluationError(
-                f"{scored}: is a mean over runs",
-                hint=f"compare one of them: {', '.join(summary['runs'])}",
-            )
-        weights = (summary.get("checkpoint") or {}).get("sha256")
-        if weights and (folder / BEST).is_file() and file_sha256(folder / BEST) != weights:
-            raise EvaluationError(f"{scored} is of other weights than {folder} holds now")
-        return read_per_image(scored / "per_image.csv"), summary
-    except EvaluationError as error:
-        hint = error.hint if "mean over runs" in error.what else _scoring(folder, target, split)
-        raise EvaluationError(error.what, hint=hint) from None

@@ -1,15 +1,16 @@
 """``bus-smp evaluate``."""
 
+import sys
 from pathlib import Path
 
 import click
 
-from bus_smp.commands.options import Root, check_root, scored_option, scoring_options
-from bus_smp.evaluation.scoring import Scorer
+from bus_smp.commands.options import Root, check_root, scoring_options, trained_option
+from bus_smp.commands.printing import print_summaries
 
 
 @click.command("evaluate")
-@scored_option
+@trained_option
 @scoring_options
 @click.option(
     "--split",
@@ -31,18 +32,20 @@ def command(
 ) -> None:
     """Score a run on its own test split.
 
-    The images come from the same hospital and scanner as the training images; how the model does
-    elsewhere is what crosseval tells. Whole images at native size; beside the model stand the
+    The images come from the same hospital and scanner as the training images. crosseval shows how
+    the model does elsewhere. Whole images are scored at native size; next to the model stand the
     trivial baselines. Writes outputs/<run>/eval-<data set>-<split>/.
 
     Of an experiment every run is scored, unless it was already. The test folds of a cross-validation
     become one table of out-of-fold predictions, eval-<data set>-oof/; several seeds, mean and sd.
     """
-    from bus_smp.runs.experiment import find_scored
+    from bus_smp.evaluation.scoring import Scorer
+    from bus_smp.runs.find import find_trained
 
-    scored = find_scored(run, out)
-    root = check_root(root, scored.manifest().datasets)
-    scorer = Scorer(device, backend, precision, legacy, as_json)
-    for summary in scorer.score_own(scored, split, root):
-        scorer.show(summary)
-    scorer.finish()
+    trained = find_trained(run, out)
+    manifest = trained.manifest()
+    manifest = manifest.at(check_root(root, manifest.datasets))
+    scorer = Scorer(
+        backend, device, precision, legacy, lambda text: click.echo(text, err=True), sys.stderr.isatty()
+    )
+    print_summaries(scorer.score_own(trained, manifest, split), legacy=legacy, as_json=as_json)

@@ -42,14 +42,14 @@ def command(
     import json
 
     from bus_smp.inference.export import describe_parity, export_run
-    from bus_smp.runs.run import find_run
+    from bus_smp.runs.find import find_run
 
-    journal = find_run(run, out)
+    trained = find_run(run, out)
     if root is not None:
-        root = check_root(root, journal.manifest(_named(root)).datasets)
-    click.echo(f"Run: {journal.folder}", err=True)
+        root = check_root(root, trained.manifest(_named(root)).datasets)
+    click.echo(f"Run: {trained.folder}", err=True)
     path, record = export_run(
-        journal.folder, kind, int8=int8, check=check, root=root, say=lambda text: click.echo(text, err=True)
+        trained.folder, kind, int8=int8, check=check, root=root, say=lambda text: click.echo(text, err=True)
     )
     if as_json:
         click.echo(json.dumps({"path": str(path), **record}, indent=2))

@@ -16,6 +16,7 @@ def command(path: Path, as_json: bool) -> None:
     PATH is a .safetensors file, a run folder, or a manifest's .csv file.
     """
     from bus_smp.errors import BusSmpError
+    from bus_smp.runs.describe import describe
     from bus_smp.text import printable
 
     kind, about = describe(path)
@@ -24,55 +25,11 @@ def command(path: Path, as_json: bool) -> None:
         return
     lines = {"experiment": _experiment_lines, "manifest": _manifest_lines}.get(kind, _checkpoint_lines)
     try:
-        told = list(lines(path, about))
+        shown = list(lines(path, about))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BusSmpError(f"{path}: what its header says cannot be told ({error!r})") from None
-    for line in told:
+        raise BusSmpError(f"{path}: its header cannot be shown ({error!r})") from None
+    for line in shown:
         click.echo(printable(line))
-
-
-def describe(path: Path) -> tuple[str, dict[str, Any]]:
-    """What ``path`` is (``checkpoint``, ``run``, ``experiment`` or ``manifest``), and everything its header says.
-
-    Raises:
-        BusSmpError: if it is none of these, missing or damaged.
-    """
-    from bus_smp.errors import CheckpointError
-    from bus_smp.model.checkpoint import read_header
-    from bus_smp.runs.find import BEST, EXPERIMENT
-
-    if path.is_dir():
-        if (path / EXPERIMENT).is_file():
-            return "experiment", _read_experiment(path)
-        if not (path / BEST).is_file():
-            raise CheckpointError(f"{path} holds no {BEST}", hint="name a run folder, e.g. outputs/bus-uclm")
-        return "run", read_header(path / BEST)
-    if path.suffix.lower() == ".csv":
-        return "manifest", _read_manifest(path)
-    return "checkpoint", read_header(path)
-
-
-def _read_experiment(path: Path) -> dict[str, Any]:
-    """The members of an experiment, each with the epoch and validation scores of its weights; None where untrained."""
-    from bus_smp.errors import CheckpointError, TrainingError
-    from bus_smp.model.checkpoint import read_header
-    from bus_smp.runs.find import BEST, EXPERIMENT
-
-    try:
-        members = json.loads((path / EXPERIMENT).read_text(encoding="utf-8"))["members"]
-        names = [member["run"] for member in members]
-        if any(Path(name).name != name for name in names):
-            raise ValueError("members must be names of run folders")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path / EXPERIMENT}: cannot be read as an experiment ({error})") from None
-    found = {}
-    for name in names:
-        try:
-            header = read_header(path.parent / name / BEST)
-            found[name] = {key: header.get(key) for key in ("epoch", "score", "calibration")}
-        except CheckpointError:
-            found[name] = None
-    return {"members": found}
 
 
 def _experiment_lines(path: Path, about: dict[str, Any]) -> list[str]:
@@ -86,42 +43,6 @@ def _experiment_lines(path: Path, about: dict[str, Any]) -> list[str]:
         known = "" if dice is None else f", validation lesion Dice {dice:.3f}"
         lines.append(f"  {name}: {state}, best epoch {run['epoch']}{known}")
     return lines
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    import csv
-    import io
-    from collections import Counter
-
-    from bus_smp.errors import ManifestError
-    from bus_smp.system.files import open_regular
-
-    try:
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-        sidecar = path.with_suffix(".json")
-        about = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
-        if not rows:
-            raise ValueError("it has no rows")
-        used = [row for row in rows if row["excluded"] == ""]
-        splits = {
-            split: dict(Counter(row["label"] for row in used if row["split"] == split))
-            for split in ("train", "val", "test")
-        }
-        return {
-            "images": len(rows),
-            "used": len(used),
-            "groups": len({row["group_id"] for row in used}),
-            "splits": splits,
-            "excluded": dict(Counter(row["excluded"] for row in rows if row["excluded"])),
-            "about": about,
-        }
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such file", hint="bus-smp make-manifest") from None
-    except (KeyError, TypeError, ValueError, OSError, RecursionError, csv.Error) as error:
-        raise ManifestError(
-            f"{path}: is not a manifest of bus-smp ({error})", hint="bus-smp make-manifest"
-        ) from None
 
 
 def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
@@ -146,22 +67,19 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _export_lines(path: Path) -> list[str]:
-    """One line for each export of a run folder, from the record beside it."""
-    from bus_smp.errors import BusSmpError
-    from bus_smp.runs.find import BEST, EXPORTS
-    from bus_smp.system.files import file_sha256
+    """One line for each export of a run folder."""
+    from bus_smp.runs.describe import describe_exports
 
     lines = []
-    records = sorted((path / EXPORTS).glob("*.json")) if path.is_dir() else []
-    weights = file_sha256(path / BEST) if records else ""
-    for record in records:
+    for name, record in describe_exports(path).items() if path.is_dir() else ():
         try:
-            about = json.loads(record.read_text(encoding="utf-8"))
-            agreement = f"{about['parity']['argmax_agreement']:.2%} of pixels as the weights"
-            stale = "" if about["checkpoint_sha256"] == weights else "; out of date: made from other weights"
-            lines.append(f"  export     {record.stem} ({about['precision']}), {agreement}{stale}")
-        except (BusSmpError, OSError, ValueError, KeyError, TypeError) as error:
-            lines.append(f"  export     {record.name} cannot be read ({type(error).__name__})")
+            if isinstance(record, Exception):
+                raise record
+            agreement = f"{record['parity']['argmax_agreement']:.2%} of pixels as the weights"
+            stale = "" if record["current"] else "; out of date: made from other weights"
+            lines.append(f"  export     {name} ({record['precision']}), {agreement}{stale}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            lines.append(f"  export     {name}.json cannot be read ({type(error).__name__})")
     return lines
 
 

@@ -60,7 +60,7 @@ def check_root(root: Root, datasets: list[str], also: Sequence[str] = ()) -> Roo
 
 
 run_option = click.option("--run", help="Name or folder of the run.  [default: the newest]")
-scored_option = click.option(
+trained_option = click.option(
     "--run",
     help="Name or folder of the run, or of an experiment (train --folds, --seeds).  [default: the newest run]",
 )

@@ -49,14 +49,14 @@ def command(
     from bus_smp.inference.backends import check_backend, open_predictor
     from bus_smp.inference.predict_files import check_targets, find_images, predict_files
     from bus_smp.inference.predictor import describe_computing
-    from bus_smp.runs.run import find_run
+    from bus_smp.runs.find import find_run
 
     check_backend(backend, device, precision)
     images = find_images(inputs, skip=folder)
     check_targets(images, folder)
-    journal = find_run(run, out)
+    trained = find_run(run, out)
     predictor, header = open_predictor(
-        journal.folder,
+        trained.folder,
         backend=backend,
         device=device,
         precision=precision,
@@ -64,7 +64,7 @@ def command(
     )
     how = describe_computing(predictor.computed_in)
     click.echo(
-        f"Run: {journal.folder}, weights of epoch {header['epoch']}, {how}; {len(images)} images", err=True
+        f"Run: {trained.folder}, weights of epoch {header['epoch']}, {how}; {len(images)} images", err=True
     )
     with tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
         threshold = (header.get("calibration") or {}).get("threshold")

@@ -84,8 +84,8 @@ def command(
 
     from bus_smp.data.manifest import combine, manifest_path, read_manifest
     from bus_smp.errors import ConfigError
-    from bus_smp.runs.experiment import Experiment, begin_experiment, plan_members
-    from bus_smp.training.cross_validation import count_folds, train_members
+    from bus_smp.runs.experiment import Experiment, begin_experiment, plan_experiment
+    from bus_smp.training.cross_validation import count_folds, train_experiment
 
     if folds and settings.data.fold is not None:
         raise ConfigError("--folds trains every fold, --fold (data.fold) one", hint="leave one of them away")
@@ -102,7 +102,7 @@ def command(
         raise ConfigError(
             f"--run {name}: a name, not a path", hint="use --out FOLDER for another parent folder"
         )
-    members = plan_members(name, settings, range(folds or 0), seeds)
+    members = plan_experiment(name, settings, range(folds or 0), seeds)
     # one fold with several seeds is a part of the experiment that --folds will make of it
     whole = folds or (seeds and settings.data.fold is None)
     experiment = Experiment(out / name, members) if whole else None
@@ -114,7 +114,7 @@ def command(
     click.echo(
         f"Settings: {config or 'built-in defaults'}. Data: {', '.join(map(str, paths))}. {what}", err=True
     )
-    for member, outcome in train_members(
+    for member, outcome in train_experiment(
         settings,
         manifest,
         out,

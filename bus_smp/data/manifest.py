@@ -75,6 +75,30 @@ class Manifest:
             keep &= self.frame["split"] == split
         return self.frame[keep].reset_index(drop=True)
 
+    def at(self, root: Path | Mapping[str, Path] | None) -> "Manifest":
+        """The same rows with their images in other folders; ``root`` as for ``read_manifest``."""
+        if root is None:
+            return self
+        moved = root if isinstance(root, Mapping) else dict.fromkeys(self.roots, root)
+        roots = {name: Path(moved.get(name, folder)).expanduser() for name, folder in self.roots.items()}
+        return Manifest(self.frame, roots, self.about)
+
+    def require_images(self, path: Path) -> None:
+        """Refuse to go on where a folder of images is missing.
+
+        Args:
+            path: of the manifest, to be named.
+
+        Raises:
+            ManifestError: naming every folder that is missing.
+        """
+        gone = [
+            f"{name}: folder {folder} is not there"
+            for name, folder in self.roots.items()
+            if not folder.is_dir()
+        ]
+        _raise(str(path), gone, "say where the images are: --root FOLDER")
+
     def image_path(self, row: pd.Series | Mapping | tuple) -> Path:
         """File of the row's image; ``row`` comes from ``iloc``, ``to_dict`` or ``itertuples``.
 
@@ -168,12 +192,10 @@ def read_manifest(
     frame = _typed(text)
     about = _read_sidecar(path.with_suffix(".json"))
     roots = _roots(path, frame["dataset"].unique(), about.pop("roots"), root)
+    manifest = Manifest(frame, roots, about)
     if images:
-        gone = [
-            f"{name}: folder {folder} is not there" for name, folder in roots.items() if not folder.is_dir()
-        ]
-        _raise(str(path), gone, "say where the images are: --root FOLDER")
-    return Manifest(frame, roots, about)
+        manifest.require_images(path)
+    return manifest
 
 
 def _read_sidecar(path: Path) -> dict:

@@ -1,6 +1,5 @@
 """Evaluating a run: score, write the tables, summarise and draw from them."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +17,19 @@ from bus_smp.evaluation.score_images import score_images
 from bus_smp.inference.predictor import Predictor
 from bus_smp.measures.baselines import BASELINES
 from bus_smp.measures.reliability import Reliability
-from bus_smp.runs.evaluations import MODEL, Tables, mask_path, read_summary, read_tables
+from bus_smp.runs.evaluations import (
+    MODEL,
+    Tables,
+    mask_path,
+    read_summary,
+    read_tables,
+    remove_summary,
+    write_data,
+    write_summary,
+)
 from bus_smp.statistics.legacy import legacy_metrics
 from bus_smp.statistics.summary import summarise, warnings_of
 from bus_smp.system import ranks
-from bus_smp.system.files import write_text
 
 NOT_CALIBRATED = "the run is not calibrated (bus-smp train, typed again, does it): no operating point"
 
@@ -90,8 +97,7 @@ def write_evaluation(
         ImageError: if an image to be drawn cannot be read (any more).
     """
     folder = Path(folder)
-    # The old summary must not stand beside new tables, whenever this stops.
-    (folder / "summary.json").unlink(missing_ok=True)
+    remove_summary(folder)
     tables.write(folder)
     models = {MODEL: tables.model, **tables.baselines}
     summaries = {name: summarise(table) for name, table in models.items()}
@@ -113,10 +119,9 @@ def write_evaluation(
     }
     if legacy:
         summary["legacy"] = {name: legacy_metrics(table) for name, table in models.items()}
-    write_text(folder / "data.json", json.dumps(describe_data(manifest), indent=2, ensure_ascii=False) + "\n")
+    write_data(folder, describe_data(manifest))
     draw(folder, tables, summary, manifest)
-    # last: it says that the folder is whole
-    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_summary(folder, summary)
     return summary
 
 

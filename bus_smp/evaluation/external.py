@@ -10,13 +10,14 @@ in one folder: they then share a group, and that is refused here.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from bus_smp.data.images import pixel_sha256, read_image
-from bus_smp.data.manifest import Manifest
+from bus_smp.data.manifest import Manifest, list_manifests, read_manifest
 from bus_smp.data.near_duplicates.search import Fingerprint, find_near_duplicates, fingerprint
 from bus_smp.errors import BusSmpError, EvaluationError, ImageError
 from bus_smp.system.threads import read_ahead
@@ -65,6 +66,35 @@ def check_external(training: Manifest, target: Manifest) -> None:
                 hint="a target that overlaps with the training data is no external test; choose another",
             )
     _check_near_duplicates(training, seen, target, new)
+
+
+def read_external(
+    training: Manifest,
+    folder: Path,
+    root: Path | Mapping[str, Path] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[Path, Manifest]:
+    """Every manifest of ``folder`` that passes ``check_external``; the reason for each other one goes to ``say``.
+
+    Their folders of images need not exist, as in ``read_manifest(..., images=False)``.
+
+    Raises:
+        EvaluationError: if there is none.
+    """
+    found = {}
+    for path in list_manifests(folder):
+        try:
+            manifest = read_manifest(path, root, images=False)
+            check_external(training, manifest)
+            found[path] = manifest
+        except BusSmpError as error:
+            say(f"Not scored: {path}: {error.what.splitlines()[0]}")
+    if not found:
+        raise EvaluationError(
+            f"{folder} holds no manifest that this run can be tested on",
+            hint="make one: bus-smp make-manifest --dataset NAME --root FOLDER",
+        )
+    return found
 
 
 def near_pairs(first: Sequence[str], second: Sequence[str], most: int = NEAR) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Train set against test set: one cell for each pair of a run and a data set, and why a cell is empty."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,14 @@ from typing import Any
 import pandas as pd
 
 from bus_smp import __version__
+from bus_smp.data.manifest import Manifest, read_manifest
+from bus_smp.errors import BusSmpError, CheckpointError, DataError, EvaluationError, TrainingError
+from bus_smp.evaluation.external import check_external
 from bus_smp.evaluation.pooling import MAIN, PARTS, cells, estimates_of, format_lines
+from bus_smp.evaluation.scoring import Scorer
 from bus_smp.runs.evaluations import write_table
+from bus_smp.runs.experiment import Experiment
+from bus_smp.runs.run import Run
 from bus_smp.statistics.metrics import BY_KEY
 from bus_smp.system import ranks
 from bus_smp.system.files import write_text
@@ -37,6 +44,60 @@ class Cell:
     kind: str
     summary: Mapping[str, Any] | None = None
     reason: str = ""
+
+
+# What makes a cell empty. Any other error is none of one run or one target.
+_REASONS = (CheckpointError, DataError, EvaluationError, TrainingError)
+
+
+def score_matrix(
+    scorer: Scorer,
+    rows: Sequence[tuple[Run | Experiment, Manifest]],
+    targets: Sequence[Path],
+    root: Mapping[str, Path] | None = None,
+) -> list[Cell]:
+    """Score every run on every target. Evaluations that are current are kept; an error empties only its own cell.
+
+    Args:
+        rows: runs and experiments, each with the manifest it was trained on.
+        targets: files of manifests; each is read once.
+        root: data set -> folder of its images, where they have moved.
+    """
+    read: dict[Path, Manifest | BusSmpError] = {}
+    for path in targets:
+        try:
+            read[path] = read_manifest(path, root)
+        except _REASONS as error:
+            read[path] = error
+    return [cell for trained, training in rows for cell in _row(scorer, trained, training.at(root), read)]
+
+
+def _row(
+    scorer: Scorer,
+    trained: Run | Experiment,
+    training: Manifest,
+    targets: Mapping[Path, Manifest | BusSmpError],
+) -> Iterator[Cell]:
+    own = set(training.datasets)
+    for path, target in targets.items():
+        kind, summary, reason = REFUSED, None, ""
+        try:
+            if isinstance(target, BusSmpError):
+                raise target
+            if len(target.datasets) == 1 and own >= set(target.datasets):
+                (summary,) = scorer.score_own(
+                    trained, training, "test", datasets=target.datasets, again=False
+                )
+                kind = IN_DOMAIN
+            else:
+                check_external(training, target)
+                summary = scorer.score_target(trained, target, again=False)
+                kind = EXTERNAL
+        except _REASONS as error:
+            # the table is passed on, so files are named without the folders of this machine
+            reason = re.sub(r"(?<!\S)/(?:[^/\n:,;]+/)+", "", " ".join(error.what.split()))
+            scorer.say(f"{trained.name} on {path.stem}: {reason}")
+        yield Cell(trained.name, "+".join(training.datasets), path.stem, kind, summary, reason)
 
 
 def matrix_frame(matrix: Sequence[Cell]) -> pd.DataFrame:

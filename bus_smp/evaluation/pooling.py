@@ -5,7 +5,6 @@ the standard deviation over runs, how far it moves when the same training is rep
 patients (folds). Neither holds the other.
 """
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,19 @@ from bus_smp import __version__
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.evaluate import describe_data, write_evaluation
-from bus_smp.runs.evaluations import MODEL, Tables, mask_path, read_tables, write_table
+from bus_smp.runs import layout
+from bus_smp.runs.evaluations import (
+    MODEL,
+    Tables,
+    mask_path,
+    read_tables,
+    write_data,
+    write_summary,
+    write_table,
+)
 from bus_smp.statistics.metrics import BY_KEY, HEADLINES
 from bus_smp.statistics.score_table import estimate_over_runs, format_estimate, format_table
 from bus_smp.system import ranks
-from bus_smp.system.files import write_text
 
 PARTS = ("metrics", "rates")
 
@@ -142,9 +149,9 @@ def write_members(
         "members": spread(models.values()),
         "summaries": models | {name: one for name, one in first["summaries"].items() if name != MODEL},
     }
-    write_table(table, folder / "members.csv")
-    write_text(folder / "data.json", json.dumps(describe_data(manifest), indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_table(table, folder / layout.MEMBERS)
+    write_data(folder, describe_data(manifest))
+    write_summary(folder, document)
     return document
 
 

@@ -13,7 +13,7 @@ from bus_smp.inference.export import describe_parity, export_run, find_export
 from bus_smp.inference.predictor import Predictor, load_predictor, temperature_of
 from bus_smp.inference.read_formats import load_onnx, load_openvino
 from bus_smp.model.checkpoint import read_header
-from bus_smp.runs.find import BEST
+from bus_smp.runs.run import Run
 from bus_smp.system.engine import make_engine
 from bus_smp.system.files import file_sha256
 
@@ -107,7 +107,7 @@ def open_predictor(
         EvaluationError, DataError: as ``export_run``.
     """
     check_backend(backend, device, precision)
-    best = Path(run) / BEST
+    best = Run(run).best_path
     header = read_header(best)
     if backend == "torch":
         return load_predictor(best, make_engine(device, precision, header["precision"]), batch_size)

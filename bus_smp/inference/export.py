@@ -13,7 +13,7 @@ import torch
 
 from bus_smp.data.examples import read_example
 from bus_smp.data.images import read_image, resize_image, resize_mask
-from bus_smp.data.manifest import Manifest, read_manifest
+from bus_smp.data.manifest import Manifest
 from bus_smp.errors import CheckpointError, ConfigError, EvaluationError
 from bus_smp.inference import read_formats as exported
 from bus_smp.inference import write_formats as export
@@ -27,9 +27,9 @@ from bus_smp.inference.parity import (
 )
 from bus_smp.inference.predict_files import find_images
 from bus_smp.inference.predictor import temperature_of
-from bus_smp.model.checkpoint import check_trained_on, load_model
+from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50
-from bus_smp.runs.find import BEST, EXPORTS
+from bus_smp.runs.run import Run
 from bus_smp.system.files import explained, file_sha256, write_text
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "pth": ".pth"}
@@ -41,7 +41,7 @@ _BATCH = 8
 
 def export_path(run: Path, kind: str, int8: bool = False) -> Path:
     """Where the export of a run folder lies; its record is beside it, with ``.json`` behind the name."""
-    return Path(run) / EXPORTS / f"model{'-int8' if int8 else ''}{SUFFIXES[kind]}"
+    return Run(run).exports_path / f"model{'-int8' if int8 else ''}{SUFFIXES[kind]}"
 
 
 def record_path(path: Path) -> Path:
@@ -104,12 +104,12 @@ def export_run(
         raise ConfigError(f"{kind} has no int8", hint=f"use --format {' or '.join(QUANTISED)}")
     run = Path(run)
     path = export_path(run, kind, int8)
-    model, header = load_model(run / BEST)
-    checkpoint = file_sha256(run / BEST)
+    best = Run(run).best_path
+    model, header = load_model(best)
+    checkpoint = file_sha256(best)
     manifest = None
     if int8 or check is None:
-        manifest = read_manifest(run / "manifest.csv", root, images=True)
-        check_trained_on(run / BEST, header, manifest)
+        manifest = Run(run).manifest(root, images=True)
     examples = _check_examples(manifest, check, header["size"])
     about = _about(header, checkpoint, kind, int8)
     with explained(path):

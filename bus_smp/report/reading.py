@@ -18,7 +18,7 @@ from bus_smp.report.evaluation_section import FIGURES
 from bus_smp.report.provenance import evaluation_command
 from bus_smp.report.records import Evaluation, Run
 from bus_smp.runs.evaluations import read_summary
-from bus_smp.runs.find import BEST, EXPERIMENT
+from bus_smp.runs.layout import BEST, EXPERIMENT
 from bus_smp.statistics.score_table import digits_of, estimate_over_runs, format_estimate, table_rows
 from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.files import file_sha256

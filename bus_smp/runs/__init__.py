@@ -1,1 +1,1 @@
-"""A run on disk: its files, its experiments, its evaluations. Only this room knows their names."""
+"""Runs on disk: the names of their files, one run, one experiment, one evaluation. No torch."""

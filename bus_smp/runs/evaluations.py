@@ -1,7 +1,4 @@
-"""The evaluation folder: its tables and masks are all that was measured; everything else is made from them.
-
-Nothing here needs the model, or torch.
-"""
+"""The files of an evaluation folder. Its tables and masks are all that was measured; everything else is made from them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,13 +14,17 @@ from bus_smp.measures.baselines import BASELINES
 from bus_smp.measures.lesions import COMPONENT_COLUMNS
 from bus_smp.measures.pixel_roc import PixelHistograms
 from bus_smp.measures.reliability import Reliability
+from bus_smp.runs import layout
 from bus_smp.statistics.summary import TEXT_COLUMNS, read_per_image
-from bus_smp.system.files import replacing, short_name
+from bus_smp.system.files import replacing, short_name, write_text
 from bus_smp.text import harmless_table, restored_table
 
-MODEL = "model"  # the first of a summary's ``summaries``, before the baselines
+# Key of the model in a summary's ``summaries``; it is the first, before the baselines.
+MODEL = "model"
 COMPONENT_KEYS = ("dataset", "image_id", "group_id")
-_LONGEST_NAME = 150  # file systems take 255 bytes
+
+# Bytes of a mask's name; file systems take 255.
+_LONGEST_NAME = 150
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Tables:
 
     @classmethod
     def joined(cls, parts: Sequence["Tables"]) -> "Tables":
-        """The tables of several sets of images as those of one; that no image is there twice is the caller's to check.
+        """The tables of several sets of images as those of one set. The caller checks that no image is in two of them.
 
         Raises:
-            EvaluationError: if they hold other baselines.
+            EvaluationError: if they do not hold the same baselines.
         """
         first, *rest = parts
         if any(list(part.baselines) != list(first.baselines) for part in rest):
             raise EvaluationError(
-                "the evaluations hold other baselines", hint="evaluate again to write them anew"
+                "the evaluations hold different baselines", hint="evaluate again to write them anew"
             )
         pixel_roc, reliability = first.pixel_roc, first.reliability
         for part in rest:
@@ -71,13 +72,13 @@ class Tables:
         )
 
     def write(self, folder: Path) -> None:
-        """Write the five files, each all or nothing, over those that are there."""
-        write_table(self.model, folder / "per_image.csv")
+        """Write the five files; each replaces the one that is there only when it is complete."""
+        write_table(self.model, folder / layout.PER_IMAGE)
         named = [table.assign(baseline=name) for name, table in self.baselines.items()]
-        write_table(pd.concat(named, ignore_index=True), folder / "baselines.csv")
-        write_table(self.components, folder / "components.csv")
-        write_table(self.pixel_roc.to_frame(), folder / "pixel_roc.csv")
-        write_table(self.reliability.to_frame(), folder / "reliability.csv")
+        write_table(pd.concat(named, ignore_index=True), folder / layout.BASELINE_ROWS)
+        write_table(self.components, folder / layout.COMPONENTS)
+        write_table(self.pixel_roc.to_frame(), folder / layout.PIXEL_ROC)
+        write_table(self.reliability.to_frame(), folder / layout.RELIABILITY)
 
 
 def read_tables(folder: Path) -> Tables:
@@ -87,31 +88,31 @@ def read_tables(folder: Path) -> Tables:
         EvaluationError: if a table is missing or damaged, or the tables are not of the same images.
     """
     folder = Path(folder)
-    model = read_per_image(folder / "per_image.csv")
-    both = _read(folder / "baselines.csv", ("baseline", *model.columns))
+    model = read_per_image(folder / layout.PER_IMAGE)
+    both = _read(folder / layout.BASELINE_ROWS, ("baseline", *model.columns))
     baselines = {
         name: both.loc[both["baseline"] == name, model.columns].reset_index(drop=True) for name in BASELINES
     }
-    components = _read(folder / "components.csv", (*COMPONENT_KEYS, *COMPONENT_COLUMNS))
+    components = _read(folder / layout.COMPONENTS, (*COMPONENT_KEYS, *COMPONENT_COLUMNS))
     keys = ["dataset", "image_id"]
     images = pd.MultiIndex.from_frame(model[keys])
     for name, table in baselines.items():
         if not pd.MultiIndex.from_frame(table[keys]).equals(images):
-            raise _of_other_images(folder, f"baselines.csv ({name})")
+            raise _of_other_images(folder, f"{layout.BASELINE_ROWS} ({name})")
     if not pd.MultiIndex.from_frame(components[keys]).isin(images).all():
-        raise _of_other_images(folder, "components.csv")
+        raise _of_other_images(folder, layout.COMPONENTS)
     return Tables(
         model,
         baselines,
         components,
-        PixelHistograms.from_frame(_read(folder / "pixel_roc.csv")),
-        Reliability.from_frame(_read(folder / "reliability.csv")),
+        PixelHistograms.from_frame(_read(folder / layout.PIXEL_ROC)),
+        Reliability.from_frame(_read(folder / layout.RELIABILITY)),
     )
 
 
 def _of_other_images(folder: Path, name: str) -> EvaluationError:
     return EvaluationError(
-        f"{folder}: {name} and per_image.csv are not of the same images",
+        f"{folder}: {name} and {layout.PER_IMAGE} are not of the same images",
         hint="evaluate again to write both anew",
     )
 
@@ -135,7 +136,7 @@ def _read(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, UTF-8 with LF, all or nothing; NaN becomes an empty cell, no spreadsheet runs a text."""
+    """Write a table as CSV, UTF-8 with LF, all or nothing. NaN becomes an empty cell; a spreadsheet runs no text as a formula."""
     with replacing(path) as temporary:
         harmless_table(table).to_csv(temporary, index=False, lineterminator="\n")
 
@@ -143,16 +144,16 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 def mask_path(folder: Path, row: Mapping[str, Any]) -> Path:
     """Where the predicted mask of a row lies; any id becomes a file name that stays in the folder."""
     name = short_name(quote(row["image_id"], safe=" ()"), _LONGEST_NAME)
-    return Path(folder) / "masks" / row["dataset"] / f"{name}.png"
+    return Path(folder) / layout.MASKS / row["dataset"] / f"{name}.png"
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What ``summary.json`` of an evaluation folder holds.
+    """The summary of a finished evaluation.
 
     Raises:
         EvaluationError: if it is missing (the evaluation did not end) or damaged.
     """
-    path = Path(folder) / "summary.json"
+    path = Path(folder) / layout.SUMMARY
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(summary, dict) or "summaries" not in summary:
@@ -167,3 +168,18 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{path}: cannot be read as a summary ({error})", hint="evaluate again to write it anew"
         ) from None
     return summary
+
+
+def remove_summary(folder: Path) -> None:
+    """Mark an evaluation as unfinished, before its tables are written anew: an old summary must not describe new tables."""
+    (Path(folder) / layout.SUMMARY).unlink(missing_ok=True)
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write ``summary.json``; the last file of an evaluation, because it means that the folder is complete."""
+    write_text(Path(folder) / layout.SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def write_data(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write ``data.json``, the description of the scored data."""
+    write_text(Path(folder) / layout.DATA, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

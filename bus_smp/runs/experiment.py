@@ -1,22 +1,25 @@
 """Several runs that belong together: the folds of a cross-validation, repeats with other seeds, or both.
 
-Each member is an ordinary run folder, ``<experiment>-seed43-fold0``. The experiment's own folder beside them
-holds ``experiment.json``, which says who they are, and what is found over all of them.
+Each member is an ordinary run folder, for example ``<experiment>-seed43-fold0``. The experiment's own folder, next to
+them, holds ``experiment.json``, which lists the members, and the evaluations over all of them.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bus_smp import __version__
-from bus_smp.config import Settings
-from bus_smp.data.manifest import Manifest
-from bus_smp.errors import CheckpointError, TrainingError
-from bus_smp.runs.find import BEST, EXPERIMENT
-from bus_smp.runs.run import Run, find_run
+from bus_smp.errors import TrainingError
+from bus_smp.runs.layout import EXPERIMENT
+from bus_smp.runs.run import Run
 from bus_smp.system import ranks
 from bus_smp.system.files import write_text
+
+if TYPE_CHECKING:
+    from bus_smp.config import Settings
+    from bus_smp.data.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder with an ``experiment.json``; its members' folders lie beside it."""
+    """A folder with an ``experiment.json``; the folders of its members are next to it."""
 
     folder: Path
     members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment: its folder's name."""
+        return self.folder.name
 
     @property
     def folds(self) -> int | None:
@@ -51,37 +59,41 @@ class Experiment:
         several = len(self.seeds) > 1 or self.folds is None
         return " and ".join(["folds"] * (self.folds is not None) + ["seeds"] * several)
 
-    def manifest(self, root: Path | Mapping[str, Path] | None = None, *, images: bool = False) -> Manifest:
-        """The manifest of the runs, with the splits of the first; arguments as of ``read_manifest``."""
-        return self.journal(self.members[0]).manifest(root, images=images)
-
-    def journal(self, member: Member) -> Run:
-        """The run folder of a member."""
+    def run(self, member: Member) -> Run:
+        """The run of a member."""
         return Run(self.folder.parent / member.run)
 
-    def trained(self) -> list[Run]:
-        """The run folders of all members.
+    def runs(self) -> list[Run]:
+        """The runs of all members, trained or not."""
+        return [self.run(member) for member in self.members]
+
+    def trained_runs(self) -> list[Run]:
+        """The runs of all members.
 
         Raises:
             TrainingError: if one is not trained to its end.
         """
-        journals = [self.journal(member) for member in self.members]
-        waiting = [journal.folder.name for journal in journals if not journal.is_finished()]
+        runs = self.runs()
+        waiting = [run.name for run in runs if not run.is_finished()]
         if waiting:
             raise TrainingError(
                 f"{self.folder} is not finished: {', '.join(waiting)} not trained to the end",
                 hint="its own `bus-smp train` command, typed again, continues it",
             )
-        return journals
+        return runs
+
+    def manifest(self, root: Path | Mapping[str, Path] | None = None, *, images: bool = False) -> "Manifest":
+        """The manifest of the runs, with the splits of the first; arguments as for ``Run.manifest``."""
+        return self.run(self.members[0]).manifest(root, images=images)
 
 
-def plan_members(
-    name: str, settings: Settings, folds: Sequence[int] = (), seeds: Sequence[int] = ()
+def plan_experiment(
+    name: str, settings: "Settings", folds: Sequence[int] = (), seeds: Sequence[int] = ()
 ) -> tuple[Member, ...]:
-    """Every seed with every fold, seeds outermost; one member alone where neither is given.
+    """Every seed with every fold, seeds outermost; one member where neither is given.
 
-    A name ends in what was asked for, so that a fold trained on its own is the run that ``--folds`` would
-    train: ``-seed43`` with ``seeds``, ``-fold0`` with ``folds`` or where the settings name a fold.
+    A member's name ends in what was asked for: ``-seed43`` with ``seeds``, ``-fold0`` with ``folds`` or where the
+    settings name a fold. So a fold that was trained on its own is the run that ``--folds`` would train.
     """
     members = []
     for seed in seeds or [settings.train.seed]:
@@ -99,7 +111,6 @@ def begin_experiment(experiment: Experiment) -> None:
         TrainingError: if the folder holds something else: a run, files, or an experiment with other members.
     """
     folder = experiment.folder
-    known = folder / EXPERIMENT
     if folder.name in [member.run for member in experiment.members]:
         raise TrainingError(
             f"{folder.name} would be the experiment and one of its runs at once",
@@ -109,7 +120,7 @@ def begin_experiment(experiment: Experiment) -> None:
         raise TrainingError(
             f"{folder} is a run, no experiment", hint="choose another name for the experiment: --run NAME"
         )
-    if not known.is_file():
+    if not is_experiment(folder):
         Run(folder).check_unused()
     elif not set(before := read_experiment(folder).members) <= set(experiment.members):
         raise TrainingError(
@@ -123,14 +134,19 @@ def begin_experiment(experiment: Experiment) -> None:
         "seeds": experiment.seeds,
         "members": [asdict(member) for member in experiment.members],
     }
-    write_text(known, json.dumps(about, indent=2) + "\n")
+    write_text(folder / EXPERIMENT, json.dumps(about, indent=2) + "\n")
+
+
+def is_experiment(folder: Path) -> bool:
+    """Whether the folder is that of an experiment."""
+    return (Path(folder) / EXPERIMENT).is_file()
 
 
 def read_experiment(folder: Path) -> Experiment:
     """The experiment of a folder with an ``experiment.json``.
 
     Raises:
-        TrainingError: if the file is damaged.
+        TrainingError: if the file is missing or damaged.
     """
     path = Path(folder) / EXPERIMENT
     try:
@@ -144,40 +160,3 @@ def read_experiment(folder: Path) -> Experiment:
             hint=f"delete {folder}; the command that trained its runs writes it again, and trains nothing twice",
         ) from None
     return Experiment(Path(folder), members)
-
-
-def find_scored(name: str | None, out: Path) -> Run | Experiment:
-    """The experiment or run called ``name`` (below ``out``, or a folder); None: the newest run.
-
-    Raises:
-        CheckpointError: as ``find_run``.
-    """
-    for folder in () if name is None else (Path(out) / name, Path(name)):
-        if (folder / EXPERIMENT).is_file():
-            return read_experiment(folder)
-    return find_run(name, out)
-
-
-def list_scored(out: Path) -> tuple[list[Run | Experiment], list[str]]:
-    """The experiments and runs in ``out`` by name, without the runs of experiments; why some are left out."""
-    found, reasons, members = {}, [], set()
-    for path in Path(out).glob(f"*/{EXPERIMENT}"):
-        experiment = read_experiment(path.parent)
-        members |= {member.run for member in experiment.members}
-        try:
-            experiment.trained()
-            found[experiment.folder.name] = experiment
-        except TrainingError as error:
-            reasons.append(error.what)
-    for path in Path(out).glob(f"*/{BEST}"):
-        journal = Run(path.parent)
-        try:
-            if path.parent.name in members:
-                continue
-            if journal.is_finished():
-                found[path.parent.name] = journal
-            else:
-                reasons.append(f"{path.parent} is not trained to the end")
-        except CheckpointError as error:
-            reasons.append(error.what)
-    return [found[name] for name in sorted(found)], sorted(reasons)

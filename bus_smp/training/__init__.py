@@ -1,1 +1,1 @@
-"""Training: the loop, and the journal that lets it be killed at any moment."""
+"""A run being made: the loop, its step, the checks before it, cross-validation. It can be killed at any moment."""

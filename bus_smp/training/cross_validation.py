@@ -88,7 +88,7 @@ def _of_fold(about: Mapping[str, Any], fold: int, count: int) -> dict[str, Any]:
     return {**about, "splits": {**about.get("splits", {}), "how": how}}
 
 
-def train_members(
+def train_experiment(
     settings: Settings,
     manifest: Manifest,
     out: Path,
@@ -113,11 +113,11 @@ def train_members(
         for member in members
     }
     for member, (own, part) in runs.items():
-        journal = Run(out / member.run)
-        if journal.exists():
-            journal.check_same(own, part)
+        run = Run(out / member.run)
+        if run.exists():
+            run.check_same(own, part)
         elif len(members) > 1:
-            journal.check_unused()
+            run.check_unused()
             try:
                 check_trainable(part)
             except TrainingError as error:

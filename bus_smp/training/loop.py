@@ -29,13 +29,14 @@ from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.score_images import score_images
 from bus_smp.figures.curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import Predictor, load_predictor
-from bus_smp.model.checkpoint import FORMAT, read_header, weights_sha256, write_checkpoint
+from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import summarise
 from bus_smp.system import ranks
 from bus_smp.system.engine import Engine, make_engine, set_determinism
-from bus_smp.system.environment import git_commit, package_versions
+from bus_smp.system.environment import describe_environment, git_commit, package_versions
+from bus_smp.system.files import write_text
 from bus_smp.training.preflight import (
     check_disk,
     check_processes,
@@ -44,9 +45,9 @@ from bus_smp.training.preflight import (
     explained_memory,
 )
 from bus_smp.training.progress import SCORE, Progress
-from bus_smp.training.resume import check_best, identity_of, place_of
+from bus_smp.training.resume import check_best, describe_place, read_state, run_identity, write_state
 from bus_smp.training.step import TrainingStep
-from bus_smp.training.tensorboard import Board
+from bus_smp.training.tensorboard import EventFile
 
 HEADS = ("main", "aux_2", "aux_4", "aux_8")
 
@@ -82,39 +83,39 @@ def train(
         TrainingError: on data that cannot train, other settings than the run's, a loss that is not
             finite, or too little memory or disk.
     """
-    journal = Run(folder)
+    run = Run(folder)
     if not ranks.is_first():
         say, bar = (lambda text: None), False
     for warning in check_trainable(manifest):
         say(f"Warning: {warning}")
     check_processes(settings, len(manifest.used("train")))
     with contextlib.ExitStack() as stack:
-        ranks.on_first(lambda: stack.enter_context(journal.locked()) and None)
-        begun = ranks.on_first(lambda: _check_folder(journal, settings, manifest))
+        ranks.on_first(lambda: stack.enter_context(run.locked()) and None)
+        begun = ranks.on_first(lambda: _check_folder(run, settings, manifest))
         with explained_memory(settings), explained_workers(), explained_compile(settings):
-            run = _Run(settings, manifest, journal, say, bar)
+            training = _Training(settings, manifest, run, say, bar)
             if not begun:  # only now: what stopped a start must not bind the next one to its settings
-                ranks.on_first(lambda: journal.begin(settings, manifest))
-            return run.finish()
+                ranks.on_first(lambda: run.begin(settings, manifest))
+            return training.finish()
 
 
-def _check_folder(journal: Run, settings: Settings, manifest: Manifest) -> bool:
+def _check_folder(run: Run, settings: Settings, manifest: Manifest) -> bool:
     """Whether the folder holds this very run already; errors as ``train``."""
-    if journal.exists():
-        journal.check_same(settings, manifest)
+    if run.exists():
+        run.check_same(settings, manifest)
         return True
-    journal.check_unused()
-    check_disk(journal.folder)
+    run.check_unused()
+    check_disk(run.folder)
     return False
 
 
-class _Run:
+class _Training:
     """The parts of one run, and the way through them in ``finish``."""
 
     def __init__(
-        self, settings: Settings, manifest: Manifest, journal: Run, say: Callable[[str], None], bar: bool
+        self, settings: Settings, manifest: Manifest, run: Run, say: Callable[[str], None], bar: bool
     ) -> None:
-        self.settings, self.manifest, self.journal = settings, manifest, journal
+        self.settings, self.manifest, self.run = settings, manifest, run
         self.say, self.bar = say, bar
         plan = settings.train
         set_determinism(plan.deterministic)
@@ -135,7 +136,7 @@ class _Run:
         self.steps = len(self.loader)
 
         torch.manual_seed(plan.seed)
-        resuming = journal.state_path.exists()
+        resuming = run.state_path.exists()
         weights = None if resuming else settings.model.encoder_weights  # the state holds them all
         self.step = TrainingStep(settings, self.engine, weights)
         self.predictor = Predictor(
@@ -148,7 +149,7 @@ class _Run:
         )
 
         self.progress = Progress()
-        self.identity, self.place = identity_of(settings, manifest), place_of(self.engine)
+        self.identity, self.place = run_identity(settings, manifest), describe_place(self.engine)
         self._restore()
 
     def _open_cache(self) -> Cache:
@@ -182,28 +183,31 @@ class _Run:
 
         After the last epoch, once: a kill before it is made up for by the next start of the same command.
         """
-        if read_header(self.journal.best_path).get("calibration"):
+        if self.run.header().get("calibration"):
             return
         self.say("Calibrating on the validation split")
-        predictor, header = load_predictor(
-            self.journal.best_path, self.engine, self.settings.train.batch_size
-        )
+        predictor, header = load_predictor(self.run.best_path, self.engine, self.settings.train.batch_size)
         calibration = calibrate(predictor, self.manifest)
         about = {key: value for key, value in header.items() if key != "sha256"} | {
             "calibration": calibration
         }
-        write_checkpoint(self.journal.best_path, predictor.model, about)
+        write_checkpoint(self.run.best_path, predictor.model, about)
         threshold = calibration["threshold"]
         called = (
             f"no threshold: {calibration['reason']}" if threshold is None else f"threshold {threshold:.3f}"
         )
         self.say(f"Temperature {calibration['temperature']:.3f}, {called}")
 
+    def _write_environment(self) -> None:
+        """Record what someone needs to repeat the run."""
+        about = describe_environment(self.engine)
+        write_text(self.run.environment_path, json.dumps(about, indent=2) + "\n")
+
     def _announce(self) -> None:
-        ranks.on_first(lambda: self.journal.write_environment(self.engine))
+        ranks.on_first(self._write_environment)
         done, epochs = self.progress.done, self.settings.train.epochs
         self.say(
-            f"{'Continuing' if done else 'Training'} {self.journal.folder} on {self.engine.device.type} "
+            f"{'Continuing' if done else 'Training'} {self.run.folder} on {self.engine.device.type} "
             f"{self.engine.precision}: {len(self.rows)} images, {self.steps} steps per epoch, epoch {done + 1} of {epochs}"
         )
 
@@ -290,20 +294,16 @@ class _Run:
         if not ranks.is_first():
             return
         if is_best:
-            write_checkpoint(self.journal.best_path, self.step.best_model, self._about(row))
-            self.progress.best_weights = weights_sha256(self.journal.best_path)
-        table = self.journal.write_metrics(self.progress.history)
-        write_loss_curves(table, self.journal.folder / "loss_curves.png")
-        write_dice_curve(table, self.journal.folder / "dice_curve.png")
+            write_checkpoint(self.run.best_path, self.step.best_model, self._about(row))
+            self.progress.best_weights = weights_sha256(self.run.best_path)
+        table = self.run.write_metrics(self.progress.history)
+        write_loss_curves(table, self.run.loss_curves_path)
+        write_dice_curve(table, self.run.dice_curve_path)
         values = {name.replace("_", "/", 1): value for name, value in row.items() if name != "epoch"}
         board.add(values, row["epoch"])
-        self.journal.write_state(
-            {
-                **self.step.state(),
-                **self.progress.state(),
-                "place": self.place,
-                **self.identity,
-            }
+        write_state(
+            self.run.state_path,
+            {**self.step.state(), **self.progress.state(), "place": self.place, **self.identity},
         )
 
     def _about(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -328,7 +328,7 @@ class _Run:
         }
 
     def _restore(self) -> None:
-        state = self.journal.read_state(self.engine)
+        state = read_state(self.run.state_path, self.engine)
         if state is None:
             return
         try:
@@ -336,7 +336,7 @@ class _Run:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise CheckpointError(
-                f"{self.journal.state_path} does not hold the state of this run ({type(error).__name__}: {reason})",
+                f"{self.run.state_path} does not hold the state of this run ({type(error).__name__}: {reason})",
                 hint="delete the run folder to start again, or use --run NAME",
             ) from None
 
@@ -355,14 +355,14 @@ class _Run:
             raise ValueError("it is of a run with other data or settings")
         self.step.restore(state)
         self.progress = Progress.from_state(state)
-        check_best(self.journal.best_path, self.identity, self.progress)
+        check_best(self.run.best_path, self.identity, self.progress)
 
     @contextlib.contextmanager
     def _tensorboard(self) -> Iterator[Any]:
         if not ranks.is_first():
             yield None
             return
-        with contextlib.closing(Board(self.journal.folder, self.progress.done + 1)) as board:
+        with contextlib.closing(EventFile(self.run.folder, self.progress.done + 1)) as board:
             yield board
 
 

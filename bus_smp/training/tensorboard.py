@@ -14,7 +14,7 @@ from typing import Any
 from bus_smp.system.files import explained
 
 
-class Board:
+class EventFile:
     """An event file of one process; a record that a kill cut short is skipped by its readers.
 
     Args:

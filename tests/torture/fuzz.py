@@ -429,15 +429,10 @@ def _state_seeds() -> list[bytes]:
 
 
 def _read_state(path: Path) -> None:
-    from bus_smp.runs.run import Run
     from bus_smp.system.engine import make_engine
+    from bus_smp.training.resume import read_state
 
-    journal = Run(path.parent)
-    path.replace(journal.state_path)
-    try:
-        journal.read_state(make_engine("cpu", "fp32"))
-    finally:
-        journal.state_path.replace(path)
+    read_state(path, make_engine("cpu", "fp32"))
 
 
 def _read_encoder(path: Path) -> None:

@@ -15,18 +15,18 @@ from bus_smp.data.cache_files import is_whole
 from bus_smp.model.checkpoint import load_model
 from bus_smp.runs.run import Run
 from bus_smp.system.engine import make_engine
+from bus_smp.training.resume import read_state
 
 SAME = ("best.safetensors", "metrics.csv", "loss_curves.png", "dice_curve.png", "manifest.csv")
 
 
 def check_run(run: Path) -> None:
     """Every file under its final name is whole, and they agree with each other; AssertionError where not."""
-    journal = Run(run)
-    state = journal.read_state(make_engine("cpu", "fp32"))
+    state = read_state(Run(run).state_path, make_engine("cpu", "fp32"))
     done = [] if state is None else state["history"]
     metrics, best = run / "metrics.csv", None
-    if journal.best_path.exists():
-        _, best = load_model(journal.best_path)
+    if Run(run).has_weights():
+        _, best = load_model(Run(run).best_path)
     if metrics.exists():
         text = metrics.read_text()
         rows = pd.read_csv(metrics)
@@ -43,8 +43,8 @@ def check_run(run: Path) -> None:
         assert best["epoch"] in (state["best_epoch"], len(done) + 1), "best.safetensors: of another epoch"
     for path in run.glob("[!.]*.png"):
         Image.open(path).load()
-    if journal.exists():
-        journal.settings(), journal.manifest()
+    if Run(run).exists():
+        Run(run).settings(), Run(run).manifest()
     for path in run.glob("[!.]*.json"):
         json.loads(path.read_text())
 
@@ -76,7 +76,7 @@ def is_free(run: Path) -> bool:
 def differences(run: Path, other: Path) -> list[str]:
     """In what two finished runs are not the same to the last bit."""
     found = [name for name in SAME if (run / name).read_bytes() != (other / name).read_bytes()]
-    states = [Run(folder).read_state(make_engine("cpu", "fp32")) for folder in (run, other)]
+    states = [read_state(Run(folder).state_path, make_engine("cpu", "fp32")) for folder in (run, other)]
     found += [f"last.ckpt: {name}" for name in _unequal("", *states)]
     evaluations = sorted(other.glob("eval-*/*"))
     for path in (path for path in evaluations if path.suffix in (".json", ".csv")):

@@ -31,7 +31,8 @@ from bus_smp.model.checkpoint import write_checkpoint
 from bus_smp.runs.run import Run
 from bus_smp.system.files import replacing
 from bus_smp.training.loop import train
-from bus_smp.training.tensorboard import Board
+from bus_smp.training.resume import write_state
+from bus_smp.training.tensorboard import EventFile
 
 SETTINGS = (*TINY, "train.epochs=2", "train.precision=fp32", "train.batch_size=16")
 
@@ -158,13 +159,13 @@ def test_a_disk_that_fills_up(lab, whole, disk, capfd, when, free, what):
 
 WRITERS = {
     "metrics.csv": lambda folder: Run(folder).write_metrics([{"epoch": 1, "train_loss": 0.5}]),
-    "last.ckpt": lambda folder: Run(folder).write_state({"history": ["x" * 10_000]}),
+    "last.ckpt": lambda folder: write_state(folder / "last.ckpt", {"history": ["x" * 10_000]}),
     "best.safetensors": lambda folder: write_checkpoint(folder / "best.safetensors", _small(), {}),
     "loss_curves.png": lambda folder: write_loss_curves(
         pd.DataFrame({"epoch": [1, 2], "train_loss": [2.0, 1.0], "lr": [1e-3, 1e-4], "val_dice_lesion": [0.1, 0.2]}),
         folder / "loss_curves.png",
     ),
-    "events": lambda folder: [Board(folder, 1).add({"val/dice": 0.5}, step) for step in range(1, 1000)],
+    "events": lambda folder: [EventFile(folder, 1).add({"val/dice": 0.5}, step) for step in range(1, 1000)],
 }  # fmt: skip
 
 

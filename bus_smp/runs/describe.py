@@ -1,0 +1,60 @@
+"""What a file or folder is, from headers and small files, so that ``bus-smp info`` answers at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bus_smp.data.manifest_counts import count_manifest
+from bus_smp.errors import CheckpointError
+from bus_smp.model.checkpoint import read_header
+from bus_smp.runs.experiment import is_experiment, read_experiment
+from bus_smp.runs.layout import BEST
+from bus_smp.runs.run import Run
+from bus_smp.system.files import file_sha256
+
+
+def describe(path: Path) -> tuple[str, dict[str, Any]]:
+    """What ``path`` is (``checkpoint``, ``run``, ``experiment`` or ``manifest``), and everything its header says.
+
+    Raises:
+        BusSmpError: if it is none of these, missing or damaged.
+    """
+    if path.is_dir():
+        if is_experiment(path):
+            return "experiment", {"members": _describe_members(path)}
+        run = Run(path)
+        if not run.has_weights():
+            raise CheckpointError(f"{path} holds no {BEST}", hint="name a run folder, e.g. outputs/bus-uclm")
+        return "run", run.header()
+    if path.suffix.lower() == ".csv":
+        return "manifest", count_manifest(path)
+    return "checkpoint", read_header(path)
+
+
+def _describe_members(folder: Path) -> dict[str, Any]:
+    """Each run's epoch and validation scores of its weights; None where it is not trained."""
+    found = {}
+    for run in read_experiment(folder).runs():
+        try:
+            header = run.header()
+            found[run.name] = {key: header.get(key) for key in ("epoch", "score", "calibration")}
+        except CheckpointError:
+            found[run.name] = None
+    return found
+
+
+def describe_exports(folder: Path) -> dict[str, dict[str, Any] | Exception]:
+    """The record of each export of a run folder by its file's stem, or why it cannot be read.
+
+    A record is JSON as ``export_run`` returns it, with ``current``: whether it was made from the run's weights of now.
+    """
+    run, found = Run(folder), {}
+    records = sorted(run.exports_path.glob("*.json"))
+    weights = file_sha256(run.best_path) if records else ""
+    for path in records:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            found[path.stem] = record | {"current": record["checkpoint_sha256"] == weights}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            found[path.stem] = error
+    return found

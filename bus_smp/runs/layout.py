@@ -1,0 +1,53 @@
+"""The names of all files that a run, an experiment and an evaluation consist of. No other module spells them.
+
+outputs/<run>/              a run: one training (``Run``)
+outputs/<experiment>/       an experiment: its runs are folders next to it (``Experiment``)
+.../eval-<data>-<split>/    an evaluation, in the folder of what was scored (``runs.evaluations``)
+"""
+
+from pathlib import Path
+
+# A run. SETTINGS makes a folder a run and is therefore written after the manifest.
+SETTINGS = "config.yaml"
+MANIFEST = "manifest.csv"
+MANIFEST_SIDECAR = "manifest.json"
+BEST = "best.safetensors"
+STATE = "last.ckpt"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.csv"
+LOSS_CURVES = "loss_curves.png"
+DICE_CURVE = "dice_curve.png"
+LOCK = ".lock"
+EXPORTS = "export"
+
+# An experiment. The file makes a folder an experiment.
+EXPERIMENT = "experiment.json"
+
+# An evaluation. SUMMARY is written last and means that the folder is complete.
+SUMMARY = "summary.json"
+DATA = "data.json"
+PER_IMAGE = "per_image.csv"
+BASELINE_ROWS = "baselines.csv"
+COMPONENTS = "components.csv"
+PIXEL_ROC = "pixel_roc.csv"
+RELIABILITY = "reliability.csv"
+MEMBERS = "members.csv"
+MASKS = "masks"
+
+_EVALUATION = "eval-"
+
+
+def evaluation_folder(folder: Path, dataset: str, split: str, network: str = "") -> Path:
+    """Folder of one evaluation of a run or experiment.
+
+    Args:
+        folder: of the run or experiment.
+        split: ``test``, ``val``, ``oof`` (out-of-fold) or ``all``.
+        network: ``-int8`` for the quantised network, whose results never replace the run's own.
+    """
+    return Path(folder) / f"{_EVALUATION}{dataset}-{split}{network}"
+
+
+def list_evaluations(folder: Path) -> list[Path]:
+    """The evaluation folders of a run or experiment, sorted by name."""
+    return sorted(path for path in Path(folder).glob(f"{_EVALUATION}*") if path.is_dir())
