@@ -194,7 +194,7 @@ def test_notes_that_cannot_be_written_stop_nothing(bus_uclm_tree, tmp_path, pyth
 def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
     """What anybody prints would go into it."""
     code = (
-        "import os\nfrom bus_smp import streams\nstreams.prepare()\n"
+        "import os\nfrom bus_smp.system import streams\nstreams.prepare()\n"
         f"file = open({str(tmp_path / 'data')!r}, 'w')\nassert file.fileno() > 2\nos.write(1, b'x')\nos.write(2, b'x')\n"
         "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import os; os.write(2, b\"x\")'], check=True)\nprint('x')"
     )

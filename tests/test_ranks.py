@@ -168,7 +168,7 @@ def test_an_error_is_told_once_and_ends_the_job(manifests, tmp_path, setting, wo
 
 def test_an_error_of_the_first_process_reaches_all():
     code = (
-        "import os\nfrom bus_smp import ranks\nfrom bus_smp.errors import ConfigError\n"
+        "import os\nfrom bus_smp.system import ranks\nfrom bus_smp.errors import ConfigError\n"
         "def fail(): raise ConfigError('no room', hint='make some')\n"
         "with ranks.together():\n"
         "    try: ranks.on_first(fail)\n"
