@@ -310,7 +310,7 @@ def test_the_rate_falls_along_half_a_cosine():
     assert 0 < cosine_rate(1e-4, 99, 100) < 1e-7
 
 
-def test_without_a_network_imagenet_weights_are_one_clear_error(manifests, tmp_path, monkeypatch):
+def test_without_a_network_imagenet_weights_are_refused_with_a_way_out(manifests, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     code = "import sys; from bus_smp.cli import main; main(sys.argv[1:])"  # a new process: the hub reads its settings once
@@ -360,7 +360,7 @@ def test_what_a_killed_write_left_behind_is_removed(manifests, trained, tmp_path
     assert (run / ".notes").exists()
 
 
-def test_too_little_memory_is_explained_and_other_errors_pass():
+def test_too_little_memory_is_explained_and_anything_else_passes():
     settings = load_settings(None, [])
     words = "not enough memory for batches of 8 images at 256 px"
     with pytest.raises(TrainingError, match=words) as caught, explained_memory(settings):
