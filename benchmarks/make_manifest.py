@@ -20,7 +20,7 @@ from processes import peak_mb, repeated, told
 
 from bus_smp.classes import LABELS
 from bus_smp.data import exclusions as policies
-from bus_smp.data.audit import survey
+from bus_smp.data.audit import audit_folder
 from bus_smp.data.make_manifests import SplitPlan, make_manifests
 from bus_smp.data.manifest import write_manifest
 from bus_smp.data.sources import bus_uclm, find_known
@@ -62,7 +62,7 @@ def measure(folder: Path, search: bool) -> dict[str, float]:
 
     ((_, root),) = timed("find the data set", lambda: find_known(folder))
     records = timed("list files and table", lambda: list(bus_uclm.records(root)))
-    looked = timed("look at every file", lambda: survey(bus_uclm.NAME, records, root))
+    looked = timed("look at every file", lambda: audit_folder(bus_uclm.NAME, records, root))
     (manifest,) = timed("judge and split", lambda: make_manifests([looked], plan=SplitPlan(folds=5)))
     timed("write", lambda: write_manifest(manifest, folder / "made.csv"))
     assert (manifest.frame["excluded"] == "").sum() == len(records)

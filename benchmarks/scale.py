@@ -60,7 +60,7 @@ def make_frame(rows: int, seed: int = 0) -> pd.DataFrame:
         "sha256": [both[:64] for both in hashes],
         "phash": [both[64:] for both in hashes],
         "flags": np.where(several, "several_masks|marks", ""),
-        "excluded": np.where(rng.random(rows) < 0.01, "empty mask: the image is labelled benign", ""),
+        "excluded": np.where(rng.random(rows) < 0.01, "empty-mask: the image is labelled benign", ""),
     }
     return pd.DataFrame(columns)[list(COLUMNS)]
 

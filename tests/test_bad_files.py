@@ -256,14 +256,14 @@ def test_make_manifest_names_each_bad_mask(tmp_path):
     for number, kind in enumerate(corpus.MASKS):
         row = frame.loc[f"i{number:02}"]
         if kind.name == "of another size":
-            assert row["excluded"].startswith("size mismatch")
+            assert row["excluded"].startswith("size-mismatch")
         elif kind.reason:
             assert re.search(kind.reason, row["excluded"]), (kind.name, row["excluded"])
         else:
             assert row["excluded"] == "", (kind.name, row["excluded"])
             _, mask = read_example(manifest, row.to_dict() | {"image_id": row.name})
             assert np.array_equal(mask, corpus.lesion(kind.name))
-    assert frame.loc["full", "excluded"] == "full mask: every pixel is marked"
+    assert frame.loc["full", "excluded"] == "full-mask: every pixel is marked"
 
 
 @pytest.fixture(scope="module")

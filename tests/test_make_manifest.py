@@ -77,7 +77,7 @@ def test_the_table_tells_what_was_found_and_what_to_do_next(made):
         "BUS-UCLM",
         "patient-level",
         "same pictures under CHCO and CHVI",
-        "excluded     2  size mismatch",
+        "excluded     2  mask of another size than its image [size-mismatch]",
         "HESN_000",
     ):
         assert text in result.stdout
@@ -102,7 +102,7 @@ def test_json_is_one_document_with_every_image_of_every_finding(tree, tmp_path):
     (document,) = json.loads(result.stdout)["manifests"]
     assert document["dataset"] == "bus-uclm"
     assert document["audit"]["findings"]["size_mismatch"]["images"] == ["HESN_000", "HESN_001"]
-    assert document["audit"]["excluded"]["size mismatch"]["count"] == 2
+    assert document["audit"]["excluded"]["size-mismatch"]["count"] == 2
     assert document["source"]["cite"]
     sidecar = json.loads((tmp_path / "bus-uclm.json").read_text(encoding="utf-8"))
     assert sidecar["audit"] == document["audit"]
@@ -141,7 +141,7 @@ def test_a_manifest_that_changes_says_how_many_rows_differ(tree, tmp_path):
 
 def test_a_file_that_is_no_manifest_is_not_overwritten(tree, tmp_path):
     (tmp_path / "bus-bra.csv").write_text("mine\n1\n")
-    with pytest.raises(ManifestError, match="is no manifest"):
+    with pytest.raises(ManifestError, match="is not a manifest"):
         run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
     assert (tmp_path / "bus-bra.csv").read_text() == "mine\n1\n"
 
@@ -151,7 +151,7 @@ def test_a_json_that_is_no_sidecar_is_not_overwritten(own, tmp_path, text):
     table, rows = own
     write_table(table, rows)
     (tmp_path / "clinic.json").write_text(text)
-    with pytest.raises(ManifestError, match="clinic.json: is there and is no manifest's sidecar"):
+    with pytest.raises(ManifestError, match="clinic.json: exists and is not a manifest's sidecar"):
         run("--csv", table, "--name", "clinic", "--out", tmp_path)
     assert (tmp_path / "clinic.json").read_text() == text
     assert not (tmp_path / "clinic.csv").exists()
@@ -160,7 +160,7 @@ def test_a_json_that_is_no_sidecar_is_not_overwritten(own, tmp_path, text):
 def test_a_table_with_one_of_a_manifests_columns_is_not_overwritten_and_one_with_all_is(tree, tmp_path):
     for data in (b"image;label;group_id\na.png;benign;1\n", b"image,group_id\ra.png,1\r", b"\0\xff\r\0"):
         (tmp_path / "bus-bra.csv").write_bytes(data)
-        with pytest.raises(ManifestError, match="bus-bra.csv: is there and is no manifest"):
+        with pytest.raises(ManifestError, match="bus-bra.csv: exists and is not a manifest"):
             run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
         assert written(tmp_path) == {"bus-bra.csv": data}
 
@@ -175,7 +175,7 @@ def test_a_table_with_one_of_a_manifests_columns_is_not_overwritten_and_one_with
 def test_a_folder_of_the_manifests_name_is_an_error_before_any_image_is_looked_at(tree, tmp_path):
     for name in ("bus-bra.csv", "bus-bra.json"):
         (tmp_path / name).mkdir()
-        with pytest.raises(ManifestError, match=f"{name}: is there and is no"):
+        with pytest.raises(ManifestError, match=f"{name}: exists and is not a"):
             run("--dataset", "bus-bra", "--root", tree, "--out", tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [name]
         (tmp_path / name).rmdir()
@@ -362,7 +362,7 @@ def test_a_table_of_several_data_sets_and_mask_formats_makes_a_manifest_for_each
     south = read_manifest(tmp_path / "out" / "south.csv").frame
     assert list(north["mask_format"]) == ["color", "binary", "color", "binary"]
     assert set(south["mask_format"]) == {"color", "binary", "index"}
-    assert list(north["excluded"]) == ["--exclude marks", "", "", ""]
+    assert list(north["excluded"]) == ["flagged: --exclude marks", "", "", ""]
 
 
 def test_all_faults_of_a_table_are_told_at_once(own, tmp_path):

@@ -28,6 +28,11 @@ def read(name, root):
     return {r.image_id: r for r in found}
 
 
+def problem(record):
+    """The first problem of a record as a manifest shows it, "" for none."""
+    return str(record.problems[0]) if record.problems else ""
+
+
 @pytest.fixture
 def uclm(bus_uclm_tree, tmp_path):
     return Path(shutil.copytree(bus_uclm_tree, tmp_path / "BUS-UCLM"))
@@ -93,7 +98,7 @@ def test_every_image_and_mask_exists_and_no_path_is_absolute(name, tree):
         for path in (record.image, *record.masks):
             assert not path.startswith("/") and "\\" not in path and ".." not in path
             assert (tree / path).is_file()
-        if not record.excluded and "HESN" not in record.image_id:
+        if not problem(record) and "HESN" not in record.image_id:
             shape = read_image(tree / record.image).shape[:2]
             mask = read_mask([tree / m for m in record.masks], record.mask_format, record.label, shape)
             assert mask.max() == ("normal", "benign", "malignant").index(record.label)
@@ -192,10 +197,10 @@ def test_the_case_of_names_does_not_matter(name, tree, tmp_path):
     assert [r.image_id.lower() for r in after] == [r.image_id.lower() for r in before]
     for one, other in zip(before, after, strict=True):
         assert (other.label, other.patient_id.lower()) == (one.label, one.patient_id.lower())
-        assert (len(other.masks), other.flags, bool(other.excluded)) == (
+        assert (len(other.masks), other.flags, bool(problem(other))) == (
             len(one.masks),
             one.flags,
-            bool(one.excluded),
+            bool(problem(one)),
         )
 
 
@@ -230,19 +235,19 @@ def test_bus_uclm_is_read_with_all_its_oddities(bus_uclm_tree):
 def test_a_copy_beside_its_original_is_kept_with_the_reason_and_one_in_its_place_is_used(bus_uclm_tree):
     found = read("bus-uclm", bus_uclm_tree)
     copy = found["SIBA_001 (1)"]
-    assert copy.excluded == "copy of SIBA_001.png" and copy.image == "images/SIBA_001 (1).png"
+    assert problem(copy) == "copy: copy of SIBA_001.png" and copy.image == "images/SIBA_001 (1).png"
     assert copy.patient_id == "SIBA" and copy.label == found["SIBA_001"].label and copy.flags[0] == "copy"
-    assert found["SIBA_001"].excluded == "" and "copy" not in found["SIBA_001"].flags
+    assert problem(found["SIBA_001"]) == "" and "copy" not in found["SIBA_001"].flags
     instead = found["SIBA_003"]
     assert (instead.image, instead.masks) == ("images/SIBA_003 (1).png", ("masks/SIBA_003 (1).png",))
-    assert instead.excluded == "" and "copy" in instead.flags and "SIBA_003 (1)" not in found
+    assert problem(instead) == "" and "copy" in instead.flags and "SIBA_003 (1)" not in found
 
 
 def test_a_file_in_small_letters_belongs_to_the_same_woman(uclm):
     (uclm / "images/COPE_001.png").rename(uclm / "images/cope_001.png")
     record = read("bus-uclm", uclm)["cope_001"]
     assert (record.patient_id, record.official_split, record.label) == ("COPE", "test", "benign")
-    assert record.masks == ("masks/COPE_001.png",) and not record.excluded
+    assert record.masks == ("masks/COPE_001.png",) and not problem(record)
 
 
 def test_a_copy_of_one_half_finds_the_other_half(uclm):
@@ -250,10 +255,13 @@ def test_a_copy_of_one_half_finds_the_other_half(uclm):
     (uclm / "masks/ALWI_001.png").rename(uclm / "masks/ALWI_001 (2).png")
     shutil.copy(uclm / "masks/ALWI_002.png", uclm / "masks/ALWI_002 (1).png")
     found = read("bus-uclm", uclm)
-    assert found["ALWI_000"].masks == ("masks/ALWI_000.png",) and not found["ALWI_000"].excluded
-    assert found["ALWI_001"].masks == ("masks/ALWI_001 (2).png",) and not found["ALWI_001"].excluded
-    assert found["ALWI_002"].masks == ("masks/ALWI_002.png",) and not found["ALWI_002"].excluded
-    assert found["ALWI_002 (1)"].excluded == "copy of mask ALWI_002.png" and not found["ALWI_002 (1)"].image
+    assert found["ALWI_000"].masks == ("masks/ALWI_000.png",) and not problem(found["ALWI_000"])
+    assert found["ALWI_001"].masks == ("masks/ALWI_001 (2).png",) and not problem(found["ALWI_001"])
+    assert found["ALWI_002"].masks == ("masks/ALWI_002.png",) and not problem(found["ALWI_002"])
+    assert (
+        problem(found["ALWI_002 (1)"]) == "copy: copy of mask ALWI_002.png"
+        and not found["ALWI_002 (1)"].image
+    )
 
 
 def test_halves_and_rows_without_image_are_kept_with_the_reason(uclm):
@@ -262,9 +270,9 @@ def test_halves_and_rows_without_image_are_kept_with_the_reason(uclm):
     (uclm / "images/ALWI_002.png").unlink()
     (uclm / "masks/ALWI_002.png").unlink()
     found = read("bus-uclm", uclm)
-    assert (found["ALWI_000"].image, found["ALWI_000"].excluded) == ("", "mask without image")
-    assert (found["ALWI_001"].masks, found["ALWI_001"].excluded) == ((), "image without mask")
-    assert found["ALWI_002"].excluded == "row in INFO.csv without image"
+    assert (found["ALWI_000"].image, problem(found["ALWI_000"])) == ("", "no-image: mask without image")
+    assert (found["ALWI_001"].masks, problem(found["ALWI_001"])) == ((), "no-mask: image without mask")
+    assert problem(found["ALWI_002"]) == "no-image: row in INFO.csv without image"
     assert found["ALWI_001"].label == "benign" and found["ALWI_002"].patient_id == "ALWI"
 
 
@@ -314,8 +322,8 @@ def test_an_image_without_row_is_labelled_by_its_mask_and_says_so(uclm):
     (uclm / "masks/RODU_002.png").write_bytes(b"\x89PNG broken")
     found = read("bus-uclm", uclm)
     assert (found["RODU_000"].label, found["RODU_000"].flags) == ("malignant", ("label_from_mask",))
-    assert (found["RODU_001"].label, found["RODU_001"].excluded) == ("", "image without mask")
-    assert found["RODU_002"].label == "" and "masks/RODU_002.png" in found["RODU_002"].excluded
+    assert (found["RODU_001"].label, problem(found["RODU_001"])) == ("", "no-mask: image without mask")
+    assert found["RODU_002"].label == "" and "masks/RODU_002.png" in problem(found["RODU_002"])
     assert not any(r.flags == ("label_from_mask",) for r in found.values() if r.patient_id != "RODU")
 
 
@@ -323,8 +331,8 @@ def test_an_unknown_label_excludes_its_row_alone(uclm):
     text = (uclm / "INFO.csv").read_text(encoding="utf-8-sig")
     (uclm / "INFO.csv").write_text(text.replace("HUBL_000.png;96x72;Benign", "HUBL_000.png;96x72;Bening"))
     found = read("bus-uclm", uclm)
-    assert found["HUBL_000"].excluded == "unknown label 'Bening' in INFO.csv"
-    assert sum(bool(r.excluded) for r in found.values()) == 2
+    assert problem(found["HUBL_000"]) == "unknown-label: unknown label 'Bening' in INFO.csv"
+    assert sum(bool(problem(r)) for r in found.values()) == 2
 
 
 @pytest.mark.parametrize(
@@ -341,8 +349,8 @@ def test_rows_that_contradict_each_other_exclude_their_image(uclm):
     with (uclm / "INFO.csv").open("a") as file:
         file.write("HUBL_000.png;96x72;Malignant;No;No;No\nHUBL_001.png;96x72;benign;No;No;No\n")
     found = read("bus-uclm", uclm)
-    assert found["HUBL_000"].excluded == "unknown label 'Benign / Malignant' in INFO.csv"
-    assert found["HUBL_001"].label == "benign" and not found["HUBL_001"].excluded
+    assert problem(found["HUBL_000"]) == "unknown-label: unknown label 'Benign / Malignant' in INFO.csv"
+    assert found["HUBL_001"].label == "benign" and not problem(found["HUBL_001"])
 
 
 def test_the_original_table_comes_before_its_copy(uclm, bus_uclm_tree):
@@ -358,7 +366,7 @@ def test_names_with_spaces_and_umlauts_work(uclm, tmp_path):
     (root / "masks" / "MÜLL_000.png").rename(root / "masks" / "MU\u0308LL_000.png")
     found = read("bus-uclm", root)
     assert found["MÜLL_000"].label == "benign" and found["MÜLL_000"].patient_id == "MÜLL"
-    assert found["ALWI_000"].excluded == "row in INFO.csv without image"
+    assert problem(found["ALWI_000"]) == "no-image: row in INFO.csv without image"
 
 
 # ---- BUSI
@@ -372,7 +380,7 @@ def test_busi_is_read_with_all_its_oddities(busi_tree):
     assert found["malignant (4)"].masks == tuple(
         f"malignant/malignant (4)_mask{suffix}.png" for suffix in ("", "_1", "_2")
     )
-    assert not any(r.patient_known or r.excluded or r.flags for r in found.values())
+    assert not any(r.patient_known or problem(r) or r.flags for r in found.values())
     assert all(r.patient_id == i for i, r in found.items())
     modes = {i: Image.open(busi_tree / r.masks[0]).mode for i, r in found.items()}
     assert {i for i, mode in modes.items() if mode == "RGBA"} == set(synthetic.BUSI_RGBA_MASKS)
@@ -387,10 +395,10 @@ def test_a_copy_in_busi_is_told_from_its_own_numbers(busi):
     (inside / "benign (2).png").rename(inside / "benign (2) (1).png")
     found = read("busi", busi)
     assert len(found) == 24
-    assert found["benign (1) (1)"].excluded == "copy of benign (1).png"
+    assert problem(found["benign (1) (1)"]) == "copy: copy of benign (1).png"
     assert found["benign (1) (1)"].masks == ("benign/benign (1)_mask (1).png",)
-    assert found["benign (1)"].masks == ("benign/benign (1)_mask.png",) and not found["benign (1)"].excluded
-    assert found["benign (2)"].image == "benign/benign (2) (1).png" and not found["benign (2)"].excluded
+    assert found["benign (1)"].masks == ("benign/benign (1)_mask.png",) and not problem(found["benign (1)"])
+    assert found["benign (2)"].image == "benign/benign (2) (1).png" and not problem(found["benign (2)"])
 
 
 def test_halves_in_busi_are_kept_with_the_reason(busi):
@@ -399,11 +407,11 @@ def test_halves_in_busi_are_kept_with_the_reason(busi):
     (busi / "normal/normal (1).png").unlink()
     shutil.copy(busi / "benign/benign (1).png", busi / "malignant/benign (1).png")
     found = read("busi", busi)
-    assert found["benign (3)"].masks == ("benign/benign (3)_mask_1.png",) and not found["benign (3)"].excluded
-    assert found["benign (4)"].excluded == "image without mask"
-    assert (found["normal (1)"].image, found["normal (1)"].excluded) == ("", "mask without image")
-    assert "benign (1)" in found and not found["benign (1)"].excluded
-    assert found["malignant - benign (1)"].excluded
+    assert found["benign (3)"].masks == ("benign/benign (3)_mask_1.png",) and not problem(found["benign (3)"])
+    assert problem(found["benign (4)"]) == "no-mask: image without mask"
+    assert (found["normal (1)"].image, problem(found["normal (1)"])) == ("", "no-image: mask without image")
+    assert "benign (1)" in found and not problem(found["benign (1)"])
+    assert problem(found["malignant - benign (1)"])
 
 
 def test_busi_with_jpeg_images_is_busi(busi):
@@ -413,7 +421,7 @@ def test_busi_with_jpeg_images_is_busi(busi):
             path.unlink()
     found = read("busi", busi)
     assert found["benign (1)"].image == "benign/benign (1).JPG"
-    assert len(found) == 23 and not any(r.excluded for r in found.values())
+    assert len(found) == 23 and not any(problem(r) for r in found.values())
 
 
 # ---- UDIAT
@@ -427,7 +435,7 @@ def test_udiat_is_read_in_both_layouts(udiat_tree, udiat_refoldered_tree):
     assert original["000001"].masks == ("GT/000001.png",)
     assert refoldered["000001"].masks == ("all_masks/000001.png",)
     assert refoldered["000003"].masks == ("Malignant_mask/000003.png",)
-    assert not any(r.patient_known or r.excluded for r in (*original.values(), *refoldered.values()))
+    assert not any(r.patient_known or problem(r) for r in (*original.values(), *refoldered.values()))
 
 
 @pytest.mark.parametrize(
@@ -464,8 +472,8 @@ def test_rows_and_images_of_udiat_that_do_not_meet_are_kept_with_the_reason(udia
     (udiat / "original/000006.png").rename(udiat / "original/000007.png")
     (udiat / "GT/000006.png").rename(udiat / "GT/000007.png")
     found = read("udiat", udiat)
-    assert found["000006"].excluded == "row in DatasetB.xlsx without image"
-    assert (found["000007"].label, found["000007"].excluded) == ("", "no row in DatasetB.xlsx")
+    assert problem(found["000006"]) == "no-image: row in DatasetB.xlsx without image"
+    assert (found["000007"].label, problem(found["000007"])) == ("", "unknown-label: no row in DatasetB.xlsx")
 
 
 def test_udiat_masks_of_both_classes_in_all_masks_are_not_mixed_up(udiat2):
@@ -474,7 +482,7 @@ def test_udiat_masks_of_both_classes_in_all_masks_are_not_mixed_up(udiat2):
         shutil.copy(path, udiat2 / "all_masks")
     (udiat2 / "Malignant_mask/000006.png").unlink()
     found = read("udiat", udiat2)
-    assert len(found) == 6 and not any(r.excluded for r in found.values())
+    assert len(found) == 6 and not any(problem(r) for r in found.values())
     assert found["000003"].masks == ("Malignant_mask/000003.png",)
     assert found["000006"].masks == ("all_masks/000006.png",)
 
@@ -485,7 +493,7 @@ def test_udiat_images_numbered_anew_in_each_class_keep_their_own_masks(udiat2):
     found = read("udiat", udiat2)
     assert found["malignant 000001"].masks == ("Malignant_mask/000001.png",)
     assert found["benign 000001"].masks == ("all_masks/000001.png",)
-    assert len(found) == 6 and not any(r.excluded for r in found.values())
+    assert len(found) == 6 and not any(problem(r) for r in found.values())
 
 
 # ---- BUS-BRA
@@ -497,7 +505,7 @@ def test_bus_bra_patients_are_cases(bus_bra_tree):
     assert found["bus_0001-l"].patient_id == found["bus_0001-r"].patient_id == "1"
     assert found["bus_0001-l"].masks == ("Masks/mask_0001-l.png",)
     assert (found["bus_0004-s"].label, found["bus_0004-s"].patient_id) == ("malignant", "4")
-    assert all(r.patient_known and not r.excluded for r in found.values())
+    assert all(r.patient_known and not problem(r) for r in found.values())
 
 
 def test_bus_bra_without_or_with_half_a_table(bra):
@@ -507,8 +515,8 @@ def test_bus_bra_without_or_with_half_a_table(bra):
         "\r\n".join([*lines[:-1], lines[1].replace("bus_0001-l", "bus_0099-l")])
     )
     found = read("bus-bra", bra)
-    assert found["bus_0004-s"].excluded == "no row in bus_data.csv"
-    assert found["bus_0099-l"].excluded == "row in bus_data.csv without image"
+    assert problem(found["bus_0004-s"]) == "unknown-label: no row in bus_data.csv"
+    assert problem(found["bus_0099-l"]) == "no-image: row in bus_data.csv without image"
     (bra / "bus_data.csv").write_text(text.replace("Case", "Woman"))
     with pytest.raises(DataError, match="expected the columns id, case, pathology; found ID, Woman"):
         read("bus-bra", bra)
@@ -527,7 +535,7 @@ def test_breast_other_findings_are_no_lesions_and_normals_need_no_mask(breast_tr
     assert (found["case003"].label, found["case003"].masks) == ("normal", ())
     assert found["case004"].masks == ("case004_tumor1.png", "case004_tumor2.png")
     assert [r.patient_id for r in found.values()] == ["1", "2", "3", "4", "5"]
-    assert all(r.patient_known and not r.excluded for r in found.values())
+    assert all(r.patient_known and not problem(r) for r in found.values())
 
 
 def test_breast_pixel_sizes_are_in_mm_whichever_unit_the_table_has(breast):
@@ -558,9 +566,9 @@ def test_breast_masks_that_are_missing_exclude_their_image(breast):
     (breast / "case004_tumor2.png").unlink()
     (breast / "case005.png").unlink()
     found = read("breast", breast)
-    assert found["case001"].excluded == "image without mask"
-    assert found["case004"].excluded == "mask case004_tumor2 is missing"
-    assert (found["case005"].image, found["case005"].excluded) == ("", "mask without image")
+    assert problem(found["case001"]) == "no-mask: image without mask"
+    assert problem(found["case004"]) == "no-mask: mask case004_tumor2 is missing"
+    assert (found["case005"].image, problem(found["case005"])) == ("", "no-image: mask without image")
 
 
 # ---- the synthetic trees themselves
@@ -616,7 +624,7 @@ def test_real_bus_uclm(real_data):
     assert len({r.patient_id for r in found.values() if r.label == "malignant"}) == 17
     official = Counter(r.label for r in found.values() if r.official_split == "test")
     assert official == {"normal": 37, "benign": 7, "malignant": 19}
-    assert all(r.image and len(r.masks) == 1 and not r.excluded for r in found.values())
+    assert all(r.image and len(r.masks) == 1 and not problem(r) for r in found.values())
 
 
 @pytest.mark.real
@@ -625,4 +633,4 @@ def test_real_busi(real_data):
     assert Counter(r.label for r in found.values()) == {"benign": 437, "malignant": 210, "normal": 133}
     assert sum(len(r.masks) > 1 for r in found.values()) == 17
     assert sum(len(r.masks) for r in found.values()) == 798
-    assert all(r.image and r.masks and not r.excluded for r in found.values())
+    assert all(r.image and r.masks and not problem(r) for r in found.values())

@@ -1,6 +1,6 @@
-"""Looks at every file of a data set once and writes down what it finds; decides nothing.
+"""Read every file of a data set once and record what is found.
 
-What follows from the findings (who is excluded, who belongs together) is in ``policies.py``.
+What follows from the findings is decided elsewhere: ``rows.py`` excludes images, ``copies.py`` forms groups.
 """
 
 import re
@@ -11,20 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from bus_smp.classes import LABELS
+from bus_smp.data.exclusions import Problem
 from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask
+from bus_smp.data.manifest import record_root
 from bus_smp.data.manifest_checks import CLIMBING
 from bus_smp.data.near_duplicates.search import Fingerprint, fingerprint
 from bus_smp.data.near_duplicates.shelf import Shelf
-from bus_smp.data.sources import Record
+from bus_smp.data.sources import Record, find_known, find_root, load_source, packed, source_names
 from bus_smp.data.sources._tree import natural_key
-from bus_smp.errors import ImageError
+from bus_smp.errors import DataError, ImageError
 from bus_smp.system.threads import read_ahead
 from bus_smp.text import printable
 
 # Decoding, resizing and hashing leave the interpreter lock; more threads than this only queue.
 THREADS = 4
 
-# What a flag means, in the order in which a report lists them. `duplicate:<id>` carries a name.
+# What a flag means, in the order in which a report lists them. The flag `duplicate:<id>` carries a name.
 FLAGS = {
     "unreadable": "files that cannot be read",
     "no_mask": "images without mask",
@@ -48,11 +50,12 @@ Progress = Callable[[Iterable, int, str], Iterable]
 
 
 @dataclass(frozen=True)
-class Look:
+class AuditedImage:
     """One record after all its files were decoded.
 
-    ``width``, ``height`` in pixels (0 where there is no readable image); ``sha256`` of the pixels;
-    ``excluded`` is why the row cannot be used as it stands, whatever the policies say.
+    ``width``, ``height`` in pixels, 0 where there is no readable image. ``sha256`` of the decoded pixels.
+    ``problems``: those of the record, then those found here; the first that the policy does not waive excludes
+    the image.
     """
 
     record: Record
@@ -60,52 +63,101 @@ class Look:
     width: int = 0
     height: int = 0
     sha256: str = ""
-    print: Fingerprint | None = None
+    fingerprint: Fingerprint | None = None
     flags: tuple[str, ...] = ()
-    excluded: str = ""
-    mismatch: str = ""
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
-class Survey:
-    """All looks at one data set, in natural order of the image ids.
+class AuditedFolder:
+    """All images of one data set, in natural order of their ids.
 
-    ``split_given``: every record brings its split along. ``about``: title, licence, ... for the sidecar.
+    ``split_given``: every record has its split. ``about``: title, licence and so on, for the sidecar.
     """
 
     dataset: str
     root: Path
-    looks: list[Look]
+    images: list[AuditedImage]
     split_given: bool = False
     about: dict = field(default_factory=dict)
 
 
-def in_turn(items: Iterable, total: int, text: str) -> Iterable:
-    """The progress display of those who want none."""
+def no_progress(items: Iterable, total: int, text: str) -> Iterable:
+    """Show no progress: the items as they are."""
     return items
 
 
-def survey(
-    dataset: str, records: Iterable[Record], root: Path, progress: Progress = in_turn, **facts: object
-) -> Survey:
+def audit_folder(
+    dataset: str, records: Iterable[Record], root: Path, progress: Progress = no_progress, **facts: object
+) -> AuditedFolder:
     """Decode every image and mask of ``records`` once, in a few threads.
 
-    The result does not depend on the order of ``records``.
+    The result does not depend on the order of ``records``. ``facts``: further fields of the result.
 
     Raises:
         DataError: what the source raises while it lists the records.
     """
     ordered = sorted(records, key=lambda r: (natural_key(r.image_id), r.image, r.masks))
     shelf = Shelf()
-    looks = read_ahead(lambda record: _look(record, root, shelf), ordered, threads=THREADS)
-    return Survey(dataset, root, list(progress(looks, len(ordered), dataset)), **facts)
+    images = read_ahead(lambda record: _audit_record(record, root, shelf), ordered, threads=THREADS)
+    return AuditedFolder(dataset, root, list(progress(images, len(ordered), dataset)), **facts)
 
 
-def fingerprints(
-    paths: list[Path], progress: Progress = in_turn, text: str = ""
+def audit_known(
+    names: Sequence[str],
+    root: Path,
+    out: Path,
+    progress: Progress = no_progress,
+    announce: Callable[[str], object] = lambda text: None,
+) -> list[AuditedFolder]:
+    """Find and audit known data sets in ``root`` or below it.
+
+    Args:
+        names: the data sets to find; none for all that are there.
+        out: folder of the manifests, which must be able to record the data sets' folders.
+        announce: called with a line for each data set that is found.
+
+    Raises:
+        DataError: if none is found, a named one is missing, or one is there twice.
+        ManifestError: if the name of a folder is not UTF-8.
+    """
+    if names:
+        sources = {source.NAME: source for source in map(load_source, names)}
+        found = [(source, find_root(source, root)) for source in sources.values()]
+    else:
+        found = find_known(root)
+    if not found:
+        archives = packed(root)
+        raise DataError(
+            f"{root}: no known data set in it or below it ({', '.join(source_names())})",
+            hint=f"unpack {archives[0]}, then run the same command again"
+            if archives
+            else "name the folder with --root DIR, or describe your own images in a table: --csv FILE",
+        )
+    # A folder that cannot be recorded is refused now, not after all images were read.
+    for _, place in found:
+        record_root(place, out)
+    audited = []
+    for source, place in found:
+        places = [str(other_place) for other, other_place in found if other is source]
+        if len(places) > 1:
+            raise DataError(
+                f"{root}: {source.TITLE} is there {len(places)} times: {', '.join(places)}",
+                hint=f'name the one to use: bus-smp make-manifest --dataset {source.NAME} --root "{places[0]}"',
+            )
+        announce(f"{source.TITLE}: {place}")
+        about = {
+            "name": source.NAME, "title": source.TITLE, "cite": source.CITE,
+            "licence": source.LICENCE, "url": source.URL,
+        }  # fmt: skip
+        audited.append(audit_folder(source.NAME, source.records(place), place, progress, about=about))
+    return audited
+
+
+def fingerprint_files(
+    paths: list[Path], progress: Progress = no_progress, text: str = ""
 ) -> list[tuple[str, Fingerprint] | None]:
-    """Pixel sha256 and fingerprint of image files; None where one cannot be read (any more)."""
-
+    """Pixel sha256 and fingerprint of image files; None for a file that cannot be read."""
     shelf = Shelf()
 
     def one(path: Path) -> tuple[str, Fingerprint] | None:
@@ -118,84 +170,100 @@ def fingerprints(
     return list(progress(read_ahead(one, paths, threads=THREADS), len(paths), text))
 
 
-def _look(record: Record, root: Path, shelf: Shelf) -> Look:
+def _audit_record(record: Record, root: Path, shelf: Shelf) -> AuditedImage:
     if wrong := [name for name in (record.image, *record.masks) if not _can_be_listed(name)]:
-        # kept, but without paths: what stands in a manifest must be there under that very name
+        # The row is kept without paths: a path in a manifest must name a file exactly.
         listed = replace(record, image="", masks=(), mask_format="", image_id=printable(record.image_id))
         listed = replace(listed, patient_id=printable(record.patient_id))
-        reason = f"unreadable: the name {printable(wrong[0])} cannot stand in a manifest; rename the file"
-        return _add(Look(listed, flags=record.flags, excluded=record.excluded), "unreadable", reason)
-    look = Look(record, mask_format=record.mask_format, flags=record.flags, excluded=record.excluded)
+        words = f"the name {printable(wrong[0])} cannot stand in a manifest; rename the file"
+        image = AuditedImage(listed, flags=record.flags, problems=record.problems)
+        return _found(image, "unreadable", Problem("unreadable", words))
+    image = AuditedImage(record, mask_format=record.mask_format, flags=record.flags, problems=record.problems)
+    needs_mask = record.label != "normal" or any(problem.code == "no-mask" for problem in record.problems)
     if not record.image:
-        look = _add(look, "no_image", "mask without image")
-    elif not record.masks and (record.label != "normal" or "without mask" in record.excluded):
-        look = _add(look, "no_mask", "image without mask")
+        image = _found(image, "no_image", Problem("no-image", "mask without image"))
+    elif not record.masks and needs_mask:
+        image = _found(image, "no_mask", Problem("no-mask"))
     if len(record.masks) > 1:
-        look = _add(look, "several_masks")
+        image = _found(image, "several_masks")
     if record.image:
         try:
-            image = read_image(root / record.image)
+            pixels = read_image(root / record.image)
         except ImageError as error:
-            look = _add(look, "unreadable", f"unreadable: {_told(error, root, record.image)}")
+            image = _found(image, "unreadable", Problem("unreadable", _named(error, root, record.image)))
         else:
-            look = replace(
-                look,
-                height=image.shape[0],
-                width=image.shape[1],
-                sha256=pixel_sha256(image),
-                print=fingerprint(image).on(shelf),
+            image = replace(
+                image,
+                height=pixels.shape[0],
+                width=pixels.shape[1],
+                sha256=pixel_sha256(pixels),
+                fingerprint=fingerprint(pixels).on(shelf),
             )
-    return _look_at_masks(look, root)
+    return _audit_masks(image, root)
 
 
 def _can_be_listed(name: str) -> bool:
     return printable(name) == name and "|" not in name and not re.search(CLIMBING, name)
 
 
-def _look_at_masks(look: Look, root: Path) -> Look:
-    record = look.record
+def _audit_masks(image: AuditedImage, root: Path) -> AuditedImage:
+    record = image.record
     paths = [root / mask for mask in record.masks]
-    worst = 0  # the worst class that any mask marks
+    # the worst class that any mask marks
+    worst = 0
     full = False
     sizes = []
-    if not look.mask_format:
+    if not image.mask_format:
         try:
-            look = replace(look, mask_format=guess_mask_format(paths))
+            image = replace(image, mask_format=guess_mask_format(paths))
         except ImageError as error:
-            return _add(look, "unreadable", f"unreadable: {_told(error, root, *record.masks)}")
+            problem = Problem("unreadable", _named(error, root, *record.masks))
+            return _found(image, "unreadable", problem)
     for path in paths:
         try:
-            # a lesion on a normal image is a finding here, not an error
+            # A lesion on a normal image is a finding here, not an error.
             label = "benign" if record.label not in LABELS[1:] else record.label
-            mask = read_mask([path], look.mask_format, label)
+            mask = read_mask([path], image.mask_format, label)
         except ImageError as error:
-            problem = "mask_colours" if _decodes(path) else "unreadable"
-            reason = "unlisted mask colour" if problem == "mask_colours" else "unreadable"
-            look = _add(look, problem, f"{reason}: {_told(error, root, *record.masks)}")
+            words = _named(error, root, *record.masks)
+            if _decodes(path):
+                image = _found(image, "mask_colours", Problem("mask-colours", words))
+            else:
+                image = _found(image, "unreadable", Problem("unreadable", words))
             continue
         sizes.append(mask.shape)
         full = full or bool(mask.all())
         worst = max(worst, int(mask.max(initial=0)))
+    # What cannot be read cannot be compared.
     if len(sizes) < len(paths):
-        return look  # what cannot be read cannot be compared
+        return image
 
-    wrong = [s for s in sizes if s != (look.height, look.width)]
-    if wrong and look.width:
-        text = f"size mismatch: mask {wrong[0][1]}x{wrong[0][0]}, image {look.width}x{look.height}"
-        look = replace(_add(look, "size_mismatch"), mismatch=text)
-    if not sizes or record.label not in LABELS:
-        return look
-    if worst == 0 and record.label != "normal":
-        return _add(look, "empty_mask", f"empty mask: the image is labelled {record.label}")
+    wrong = [size for size in sizes if size != (image.height, image.width)] if image.width else []
+    if wrong:
+        image = _found(image, "size_mismatch")
+    if sizes and record.label in LABELS:
+        image = _compare_label(image, worst, full)
+    if wrong:
+        # Last, because it excludes only where nothing else does: --on-mismatch resize waives it.
+        height, width = wrong[0]
+        words = f"mask {width}x{height}, image {image.width}x{image.height}"
+        image = _found(image, "size_mismatch", Problem("size-mismatch", words))
+    return image
+
+
+def _compare_label(image: AuditedImage, worst: int, full: bool) -> AuditedImage:
+    """Compare the label with the worst class that the masks mark; ``full``: a mask marks every pixel."""
+    label = image.record.label
+    if worst == 0 and label != "normal":
+        return _found(image, "empty_mask", Problem("empty-mask", f"the image is labelled {label}"))
     if full:
-        look = _add(look, "full_mask", "full mask: every pixel is marked")
+        image = _found(image, "full_mask", Problem("full-mask", "every pixel is marked"))
     marked = LABELS[worst]
-    if marked != record.label:
-        marked = "a lesion" if look.mask_format == "binary" else f"a {marked} lesion"
-        look = _add(
-            look, "label_mismatch", f"label mismatch: labelled {record.label}, but the mask marks {marked}"
-        )
-    return look
+    if marked != label:
+        lesion = "a lesion" if image.mask_format == "binary" else f"a {marked} lesion"
+        words = f"labelled {label}, but the mask marks {lesion}"
+        image = _found(image, "label_mismatch", Problem("label-mismatch", words))
+    return image
 
 
 def guess_mask_format(paths: Sequence[Path]) -> str:
@@ -213,9 +281,11 @@ def guess_mask_format(paths: Sequence[Path]) -> str:
     return "binary" if values <= {0, 255} or values <= {0, 1} else "index"
 
 
-def _add(look: Look, flag: str, reason: str = "") -> Look:
-    flags = look.flags if flag in look.flags else (*look.flags, flag)
-    return replace(look, flags=flags, excluded=look.excluded or reason)
+def _found(image: AuditedImage, flag: str, problem: Problem | None = None) -> AuditedImage:
+    """The image with a flag, once, and a problem."""
+    flags = image.flags if flag in image.flags else (*image.flags, flag)
+    problems = image.problems if problem is None else (*image.problems, problem)
+    return replace(image, flags=flags, problems=problems)
 
 
 def _decodes(path: Path) -> bool:
@@ -226,8 +296,8 @@ def _decodes(path: Path) -> bool:
     return True
 
 
-def _told(error: ImageError, root: Path, *files: str) -> str:
-    """The error's text with files named as the manifest names them, so that it is the same on every machine."""
+def _named(error: ImageError, root: Path, *files: str) -> str:
+    """The error's text with file names as in the manifest, so that it is the same on every machine."""
     text = error.what
     for file in files:
         text = text.replace(printable(str(root / file)), file)

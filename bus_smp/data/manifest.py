@@ -261,7 +261,7 @@ def write_manifest(manifest: Manifest, path: Path) -> Path:
             raise ManifestError(
                 f"{file}: cannot be written (is a folder)", hint="move it elsewhere, or choose another place"
             )
-    roots = {dataset: recorded_root(root, path.parent) for dataset, root in manifest.roots.items()}
+    roots = {dataset: record_root(root, path.parent) for dataset, root in manifest.roots.items()}
     about = {"version": bus_smp.__version__, **manifest.about, "roots": roots}
     told = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     # both are on the disk before either takes its name: rows with another manifest's account would look right
@@ -275,7 +275,7 @@ def write_manifest(manifest: Manifest, path: Path) -> Path:
     return path
 
 
-def recorded_root(root: Path, folder: Path) -> str:
+def record_root(root: Path, folder: Path) -> str:
     """A data set's root as the sidecar of a manifest in ``folder`` records it: relative where that is possible.
 
     Raises:

@@ -1,15 +1,16 @@
-"""A table that a user wrote: which image has which masks, label and patient. Becomes records like any source."""
+"""A user's own table: which image has which masks, label and patient. Its rows become records, as of any source."""
 
 import difflib
 import os
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from bus_smp.classes import parse_label
+from bus_smp.data.audit import AuditedFolder, Progress, audit_folder, no_progress
 from bus_smp.data.images import MASK_FORMATS
+from bus_smp.data.manifest import record_root
 from bus_smp.data.manifest_checks import LEAST_PIXEL_MM, MOST_PIXEL_MM, is_pixel_mm
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import natural_key, read_table
@@ -20,31 +21,54 @@ OPTIONAL = ("split", "mask_format", "dataset", "image_id", "flags", "pixel_mm")
 _LISTED = 20
 
 
-@dataclass(frozen=True)
-class Handwritten:
-    """The rows of one data set of a table; ``split_given`` if the table says each row's split."""
+def audit_own_table(
+    path: Path,
+    root: Path | None,
+    name: str | None,
+    out: Path,
+    progress: Progress = no_progress,
+) -> list[AuditedFolder]:
+    """Read the table and audit the images of each data set in it; arguments as in ``read_own_table``.
 
-    dataset: str
-    root: Path
-    records: list[Record]
-    split_given: bool
+    Args:
+        out: folder of the manifests, which must be able to record the images' folder.
+
+    Raises:
+        ManifestError: if the name of the images' folder is not UTF-8; and as ``read_own_table`` does.
+    """
+    records = read_own_table(path, root, name)
+    folder = _image_folder(path, root)
+    record_root(folder, out)
+    return [
+        audit_folder(
+            dataset, own, folder, progress,
+            split_given=all(record.official_split for record in own),
+            about={"name": dataset, "title": dataset},
+        )
+        for dataset, own in records.items()
+    ]  # fmt: skip
 
 
-def read_handwritten(path: Path, root: Path | None = None, name: str | None = None) -> list[Handwritten]:
+def _image_folder(path: Path, root: Path | None) -> Path:
+    return Path(root) if root is not None else Path(path).parent
+
+
+def read_own_table(path: Path, root: Path | None = None, name: str | None = None) -> dict[str, list[Record]]:
     """Read a user's own table, CSV or XLSX.
 
     Columns ``image, masks, label, patient_id``, and if wanted ``split, mask_format, dataset,
     image_id, flags, pixel_mm``. Several masks or flags are joined by ``|``. An empty patient id makes the
     image a patient of its own, not known. Without ``image_id`` it is the file's name without
-    suffix, or the path where names repeat. An empty ``mask_format`` is left to the audit. Patient ids stay as they
-    are written; those that differ in spelling alone get one ``person``.
+    suffix, or the path where names repeat. An empty ``mask_format`` is left to the audit. Patient ids stay as
+    they are written; those that differ only in spelling get one ``normalised_id``. The split that the table
+    gives becomes ``official_split``; either all rows have one or none.
 
     Args:
         root: folder that paths start from; default the table's own folder.
         name: of the data set where the table has no ``dataset``; default the table's file name.
 
     Returns:
-        one per data set in the table, sorted by name.
+        data set -> its records in natural order of their ids; data sets sorted by name.
 
     Raises:
         DataError: if the file is no table with these columns.
@@ -53,7 +77,7 @@ def read_handwritten(path: Path, root: Path | None = None, name: str | None = No
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such table", hint=f"give a CSV with the columns {', '.join(REQUIRED)}")
-    root = Path(root) if root is not None else path.parent
+    root = _image_folder(path, root)
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder", hint="name the folder that the table's paths start from: --root"
@@ -76,13 +100,10 @@ def read_handwritten(path: Path, root: Path | None = None, name: str | None = No
             f"{path}: {len(faults)} faults\n  " + "\n  ".join(listed) + more,
             hint=f"correct them and run the same command again (paths start from {root}; --root names another folder)",
         )
-    found = []
+    found = {}
     for dataset in sorted({row["dataset"] for row in rows}):
-        own = [row for row in rows if row["dataset"] == dataset]
-        records = sorted(
-            (row["record"](row["image_id"]) for row in own), key=lambda r: natural_key(r.image_id)
-        )
-        found.append(Handwritten(dataset, root, records, all(row["split"] for row in own)))
+        records = [row["record"](row["image_id"]) for row in rows if row["dataset"] == dataset]
+        found[dataset] = sorted(records, key=lambda record: natural_key(record.image_id))
     return found
 
 
@@ -131,7 +152,7 @@ def _read_row(number: int, row: dict[str, str], root: Path, name: str, faults: l
         return Record(
             image_id, image, masks, mask_format, label, patient or image_id,
             patient_known=bool(patient), flags=flags, official_split=split, pixel_mm=pixel_mm,
-            person=_person(patient),
+            normalised_id=_normalise_id(patient),
         )  # fmt: skip
 
     return {
@@ -140,17 +161,17 @@ def _read_row(number: int, row: dict[str, str], root: Path, name: str, faults: l
     }  # fmt: skip
 
 
-def _person(patient_id: str) -> str:
-    """What spellings of one patient's id have in common; "" for no id.
+def _normalise_id(patient_id: str) -> str:
+    """A patient's id without differences in spelling; "" for no id.
 
-    P01, p1, "P 01" and P-1 are one, and so are 007, 7 and 7.0, which Excel makes of each other. What parts numbers
-    (1-12 and 11-2) still does.
+    P01, p1, "P 01" and P-1 become one, and so do 007, 7 and 7.0, which Excel makes of each other. A sign between
+    two numbers stays, so that 1-12 and 11-2 are two.
     """
     text = unicodedata.normalize("NFKC", patient_id).casefold()
     text = re.sub(r"^(\d+)[.,]0+$", r"\1", text.strip())
     parts = re.findall(r"\d+|[^\W\d_]+|[^\w\s\u200b\ufeff\u2010-\u2015\u2212-]", text)
     parts = [part.lstrip("0") or "0" if part.isdecimal() else part for part in parts]
-    # a space parts two numbers and no words
+    # A space counts between two numbers only.
     return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(parts)) or patient_id
 
 

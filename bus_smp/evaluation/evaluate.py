@@ -9,7 +9,7 @@ import pandas as pd
 
 from bus_smp import __version__
 from bus_smp.classes import LABELS
-from bus_smp.data.make_manifests import reason_kind
+from bus_smp.data.exclusions import count_exclusions
 from bus_smp.data.manifest import SPLITS, Manifest, manifest_hash
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.draw import draw
@@ -151,7 +151,7 @@ def describe_data(manifest: Manifest) -> dict[str, Any]:
             }
             for split in SPLITS
         },
-        "excluded": frame.loc[frame["excluded"] != "", "excluded"].map(reason_kind).value_counts().to_dict(),
+        "excluded": count_exclusions(frame["excluded"]),
         "about": manifest.about,
     }
 

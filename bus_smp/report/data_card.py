@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bus_smp.classes import LABELS
-from bus_smp.data.make_manifests import reason_kind
+from bus_smp.data.exclusions import describe_code, exclusion_code
 from bus_smp.data.manifest import SPLITS, manifest_hash
 from bus_smp.report.blocks import Block, Bullets, Paragraph, Section, Table, Text, link
 from bus_smp.report.records import Evaluation, Run
@@ -99,9 +99,9 @@ def _exclusions(name: str, rows: pd.DataFrame) -> list[Block]:
     if excluded.empty:
         return [Paragraph(f"No image of {name} is excluded.")]
     cells: list[list[Text]] = []
-    for kind, part in excluded.groupby(excluded["excluded"].map(reason_kind), sort=True):
-        images = sorted(part["image_id"].astype(str))
-        cells.append([str(kind), f"{len(images):,}", _some(images)])
+    for code, part in excluded.groupby(excluded["excluded"].map(exclusion_code), sort=True):
+        shown = part["image_id"] if code != "other" else part["excluded"].drop_duplicates()
+        cells.append([describe_code(str(code)), f"{len(part):,}", _some(sorted(shown.astype(str)))])
     return [Table(f"{name}: excluded images, by reason", _EXCLUDED, cells, prose=True)]
 
 
@@ -162,7 +162,7 @@ def _scored(evaluation: Evaluation, digest: str, uses: Mapping[str, list[str]]) 
         for kind, of in ((about.get("audit") or {}).get("excluded") or {}).items()
     }
     excluded: list[list[Text]] = [
-        [str(kind), f"{number:,}", _some(examples.get(kind, [])) or "-"]
+        [describe_code(str(kind)), f"{number:,}", _some(examples.get(kind, [])) or "-"]
         for kind, number in (data.get("excluded") or {}).items()
     ]
     if excluded:

@@ -339,7 +339,7 @@ def _good_table() -> list[list[str]]:
 
 
 def _read_table(path: Path) -> None:
-    from bus_smp.data.own_table import read_handwritten
+    from bus_smp.data.own_table import read_own_table
 
     folder = path.parent / "in"
     if not folder.is_dir():
@@ -347,9 +347,9 @@ def _read_table(path: Path) -> None:
         for number in range(5):
             (folder / f"a{number}.png").touch()
             (folder / f"a{number}_m.png").touch()
-    for own in read_handwritten(path):
-        for record in own.records:
-            assert (own.root / record.image).is_file() and ".." not in Path(record.image).parts
+    for records in read_own_table(path).values():
+        for record in records:
+            assert (path.parent / record.image).is_file() and ".." not in Path(record.image).parts
 
 
 def _xlsx_seeds() -> list[bytes]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from bus_smp.data.exclusions import Problem
 from bus_smp.data.sources._tree import entries, names
 from bus_smp.errors import DataError
 
@@ -21,14 +22,14 @@ MAX_DEPTH = 4  # folders below the given one; zip inside zip inside a download f
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a data set as its files and tables describe it; nothing is judged yet.
+    """One image of a data set as its files and tables describe it, before any pixel is read.
 
     Paths are posix and relative to the data set's root; ``image`` is "" where there is no image
     file. ``label`` is normal, benign or malignant, and "" only where it is unknown, in which case
-    ``excluded`` says why. ``excluded`` is the reason not to use the image, "" to use it.
+    ``problems`` says why. ``problems`` lists what speaks against using the image, the most important first.
     ``official_split`` is "test" or "train" where the authors published a split, else "". ``pixel_mm``:
-    side of a pixel in mm as text, "" where it is not known. ``person``: what all spellings of a patient's id
-    have in common, "" where ids are taken as they are written.
+    side of a pixel in mm as text, "" where it is not known. ``normalised_id``: the patient's id without
+    differences in spelling, "" where ids are used as they are written.
     """
 
     image_id: str
@@ -39,10 +40,10 @@ class Record:
     patient_id: str
     patient_known: bool = True
     flags: tuple[str, ...] = ()
-    excluded: str = ""
+    problems: tuple[Problem, ...] = ()
     official_split: str = ""
     pixel_mm: str = ""
-    person: str = ""
+    normalised_id: str = ""
 
 
 def source_names() -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from bus_smp.data.exclusions import Problem
 from bus_smp.data.images import IMAGE_SUFFIXES
 from bus_smp.errors import DataError
 from bus_smp.system.files import open_regular
@@ -233,7 +234,7 @@ class Pair:
     image: Path | None
     masks: list[Path]
     flags: tuple[str, ...] = ()
-    excluded: str = ""
+    problems: tuple[Problem, ...] = ()
 
 
 def pair_masks(
@@ -244,8 +245,8 @@ def pair_masks(
 ) -> list[Pair]:
     """Pair image and mask files by name; every file given ends up in exactly one pair.
 
-    A copy beside its original is kept with the reason to exclude it; in its original's place it is
-    used under the original's name. The same goes for masks.
+    A copy next to its original gets the problem ``copy``; a copy without its original is used under the
+    original's name. The same holds for masks.
 
     Args:
         image_name: an image's stem without a copy's mark.
@@ -275,22 +276,24 @@ def pair_masks(
                 copy,
                 owned.pop(key(copy.stem), []),
                 ("copy",),
-                f"copy of {main.name}",
+                (Problem("copy", f"copy of {main.name}"),),
             )
     for owner, files in owned.items():
         pair = pairs.get(key(image_name(owner)))
         if pair is None:
             stem = unicodedata.normalize("NFC", mask_owner(files[0].stem))
-            pairs[owner] = Pair(stem, None, files, (), "mask without image")
+            pairs[owner] = Pair(stem, None, files, (), (Problem("no-image", "mask without image"),))
         elif not pair.masks:
             pair.masks = files
         else:
             stem = unicodedata.normalize("NFC", mask_owner(files[0].stem))
-            pairs[owner] = Pair(stem, None, files, ("copy",), f"copy of mask {pair.masks[0].name}")
+            pairs[owner] = Pair(
+                stem, None, files, ("copy",), (Problem("copy", f"copy of mask {pair.masks[0].name}"),)
+            )
     for pair in pairs.values():
         pair.image_id = pair.image_id.strip()  # as ``key`` compares them
-        if not pair.masks and not pair.excluded:
-            pair.excluded = "image without mask"
+        if not pair.masks and not pair.problems:
+            pair.problems = (Problem("no-mask"),)
     return sorted(pairs.values(), key=lambda p: natural_key(p.image_id))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bus_smp.classes import parse_label
+from bus_smp.data.exclusions import Problem
 from bus_smp.data.manifest_checks import is_pixel_mm
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import (
@@ -91,17 +92,17 @@ def records(root: Path) -> Iterator[Record]:
         name = key(original(pair.image_id))
         used.add(name)
         row = rows.get(name)
-        label, problem = _label(row, table.name)
+        label, unknown = _label(row, table.name)
         missing = [
             m
             for m in _listed(row or {}, "mask_tumor_filename")
             if key(m) not in {key(p.stem) for p in pair.masks}
         ]
-        excluded = pair.excluded
-        if excluded == "image without mask" and label == "normal":
-            excluded = ""
-        elif missing and not excluded:
-            excluded = f"mask {missing[0]} is missing"
+        problems = pair.problems
+        if label == "normal" and not pair.masks:
+            problems = tuple(problem for problem in problems if problem.code != "no-mask")
+        elif missing:
+            problems += (Problem("no-mask", f"mask {missing[0]} is missing"),)
         found.append(
             _record(
                 pair.image_id,
@@ -110,7 +111,7 @@ def records(root: Path) -> Iterator[Record]:
                 label,
                 row,
                 pair.flags,
-                excluded or problem,
+                problems + unknown,
             )
         )
     for name, row in rows.items():
@@ -124,7 +125,7 @@ def records(root: Path) -> Iterator[Record]:
                     label,
                     row,
                     (),
-                    f"row in {table.name} without image",
+                    (Problem("no-image", f"row in {table.name} without image"),),
                 )
             )
     yield from sorted(found, key=lambda r: natural_key(r.image_id))
@@ -135,14 +136,14 @@ def _listed(row: dict[str, str], column: str) -> list[str]:
     return [stem_of(part) for part in re.split(r"[&,;|\n]", row.get(column, "")) if is_yes(part)]
 
 
-def _label(row: dict[str, str] | None, table: str) -> tuple[str, str]:
-    """The label and "", or "" and the reason why it is unknown."""
+def _label(row: dict[str, str] | None, table: str) -> tuple[str, tuple[Problem, ...]]:
+    """The label and no problem, or "" and the problem."""
     if row is None:
-        return "", f"no row in {table}"
+        return "", (Problem("unknown-label", f"no row in {table}"),)
     try:
-        return parse_label(row["classification"]), ""
+        return parse_label(row["classification"]), ()
     except ValueError:
-        return "", f"unknown label {row['classification']!r} in {table}"
+        return "", (Problem("unknown-label", f"unknown label {row['classification']!r} in {table}"),)
 
 
 def _record(
@@ -152,12 +153,12 @@ def _record(
     label: str,
     row: dict[str, str] | None,
     flags: tuple[str, ...],
-    excluded: str,
+    problems: tuple[Problem, ...],
 ) -> Record:
     patient = (row or {}).get("caseid", "") or original(image_id)  # one image per patient
     return Record(
         image_id, image, masks, "binary", label, patient,
-        flags=flags, excluded=excluded, pixel_mm=_pixel_mm((row or {}).get("pixel_size", "")),
+        flags=flags, problems=problems, pixel_mm=_pixel_mm((row or {}).get("pixel_size", "")),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bus_smp.classes import parse_label
+from bus_smp.data.exclusions import Problem
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import (
     image_files,
@@ -81,11 +82,13 @@ def records(root: Path) -> Iterator[Record]:
                 tuple(relative(m, root) for m in pair.masks),
                 rows.get(name),
                 pair.flags,
-                pair.excluded,
+                pair.problems,
             )
         )
     found += [
-        _record(stem_of(row["id"]), "", (), row, (), "row in bus_data.csv without image")
+        _record(
+            stem_of(row["id"]), "", (), row, (), (Problem("no-image", "row in bus_data.csv without image"),)
+        )
         for name, row in rows.items()
         if name not in used
     ]
@@ -103,17 +106,17 @@ def _record(
     masks: tuple[str, ...],
     row: dict[str, str] | None,
     flags: tuple[str, ...],
-    excluded: str,
+    problems: tuple[Problem, ...],
 ) -> Record:
     label, patient = "", row.get("case", "") if row else ""
     word = row["pathology"] if row else ""
     try:
         label = parse_label(word)
     except ValueError:
-        problem = f"unknown label {word!r} in bus_data.csv" if row else "no row in bus_data.csv"
-        excluded = excluded or problem
+        words = f"unknown label {word!r} in bus_data.csv" if row else "no row in bus_data.csv"
+        problems += (Problem("unknown-label", words),)
     if not patient:
-        excluded = excluded or "no patient (Case) in bus_data.csv"
+        problems += (Problem("no-patient", "no patient (Case) in bus_data.csv"),)
     return Record(
         image_id,
         image,
@@ -123,5 +126,5 @@ def _record(
         patient or image_id,
         patient_known=bool(patient),
         flags=flags,
-        excluded=excluded,
+        problems=problems,
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bus_smp.classes import LABELS, parse_label
+from bus_smp.data.exclusions import Problem
 from bus_smp.data.images import read_mask
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import (
@@ -69,7 +70,7 @@ def records(root: Path) -> Iterator[Record]:
             pair.image is not None and name is None
         ):  # the table may name the copy that took its original's place
             name = next((n for n in [key(pair.image.stem)] if n in info), None)
-        flags, excluded, label = list(pair.flags), pair.excluded, ""
+        flags, problems, label = list(pair.flags), list(pair.problems), ""
         if name is not None:
             used.add(name)
             row = info[name]
@@ -77,18 +78,16 @@ def records(root: Path) -> Iterator[Record]:
             try:
                 label = parse_label(row["label"])
             except ValueError:
-                excluded = excluded or f"unknown label {row['label']!r} in INFO.csv"
+                problems.append(Problem("unknown-label", f"unknown label {row['label']!r} in INFO.csv"))
         elif pair.masks:
             flags.append("label_from_mask")
             try:
                 label = LABELS[int(read_mask(pair.masks, "color", "").max())]
             except ImageError as error:
-                excluded = (
-                    excluded
-                    or f"label unknown, its mask cannot be read: {error.what.replace(str(root), '.')}"
-                )
+                words = f"no table, and its mask cannot be read: {error.what.replace(str(root), '.')}"
+                problems.append(Problem("unknown-label", words))
         else:
-            excluded = excluded or "image without mask"
+            problems.append(Problem("no-mask"))
         found.append(
             _record(
                 pair.image_id,
@@ -96,7 +95,7 @@ def records(root: Path) -> Iterator[Record]:
                 tuple(relative(m, root) for m in pair.masks),
                 label,
                 tuple(flags),
-                excluded,
+                tuple(problems),
             )
         )
     for name, row in info.items():
@@ -105,12 +104,18 @@ def records(root: Path) -> Iterator[Record]:
                 label = parse_label(row["label"])
             except ValueError:
                 label = ""
-            found.append(_record(stem_of(row["image"]), "", (), label, (), "row in INFO.csv without image"))
+            problem = Problem("no-image", "row in INFO.csv without image")
+            found.append(_record(stem_of(row["image"]), "", (), label, (), (problem,)))
     yield from sorted(found, key=lambda r: natural_key(r.image_id))
 
 
 def _record(
-    image_id: str, image: str, masks: tuple[str, ...], label: str, flags: tuple[str, ...], excluded: str
+    image_id: str,
+    image: str,
+    masks: tuple[str, ...],
+    label: str,
+    flags: tuple[str, ...],
+    problems: tuple[Problem, ...],
 ) -> Record:
     # ABCD_000 -> ABCD; the codes are capitals, so a lower-case copy of a file is the same woman.
     patient = re.sub(r"[ _-]*\d+$", "", original(image_id)).upper() or image_id
@@ -122,7 +127,7 @@ def _record(
         label,
         patient,
         flags=flags,
-        excluded=excluded,
+        problems=problems,
         official_split="test" if patient in OFFICIAL_TEST else "train",
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bus_smp.classes import LABELS
+from bus_smp.data.exclusions import Problem
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import (
     image_files,
@@ -57,9 +58,10 @@ def records(root: Path) -> Iterator[Record]:
         images = [path for path in files if not _MASK_NAME.match(path.stem)]
         for pair in pair_masks(images, masks, _image_name, _mask_owner):
             named = _IMAGE_NAME.match(pair.image_id)
-            excluded = pair.excluded
+            problems = pair.problems
             if named and key(named[1]) != label:
-                excluded = excluded or f"file name says {named[1].lower()}, folder says {label}"
+                words = f"file name says {named[1].lower()}, folder says {label}"
+                problems += (Problem("wrong-folder", words),)
             # Ids must be unique: a file in the wrong folder may bear the name of one in the right folder.
             image_id = pair.image_id if key(pair.image_id) not in taken else f"{label} - {pair.image_id}"
             taken.add(key(image_id))
@@ -72,7 +74,7 @@ def records(root: Path) -> Iterator[Record]:
                 image_id,
                 patient_known=False,
                 flags=pair.flags,
-                excluded=excluded,
+                problems=problems,
             )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bus_smp.classes import parse_label
+from bus_smp.data.exclusions import Problem
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import (
     Pair,
@@ -69,7 +70,9 @@ def records(root: Path) -> Iterator[Record]:
     yield from sorted(found, key=lambda r: natural_key(r.image_id))
 
 
-def _record(root: Path, pair: Pair, label: str, image_id: str = "", excluded: str = "") -> Record:
+def _record(
+    root: Path, pair: Pair, label: str, image_id: str = "", problems: tuple[Problem, ...] = ()
+) -> Record:
     image_id = image_id or pair.image_id
     return Record(
         image_id,
@@ -80,7 +83,7 @@ def _record(root: Path, pair: Pair, label: str, image_id: str = "", excluded: st
         image_id,
         patient_known=False,
         flags=pair.flags,
-        excluded=pair.excluded or excluded,
+        problems=(*pair.problems, *problems),
     )
 
 
@@ -105,11 +108,12 @@ def _original(root: Path) -> Iterator[Record]:
         row = rows.get(_number(pair.image_id))
         word = row["type"] if row else ""
         try:
-            label, problem = parse_label(word), ""
+            label, problems = parse_label(word), ()
         except ValueError:
             label = ""
-            problem = f"unknown label {word!r} in {table.name}" if row else f"no row in {table.name}"
-        yield _record(root, pair, label, excluded=problem)
+            words = f"unknown label {word!r} in {table.name}" if row else f"no row in {table.name}"
+            problems = (Problem("unknown-label", words),)
+        yield _record(root, pair, label, problems=problems)
     with_image = {_number(pair.image_id) for pair in pairs}
     for number, row in rows.items():
         if number not in with_image:
@@ -117,9 +121,8 @@ def _original(root: Path) -> Iterator[Record]:
                 label = parse_label(row["type"])
             except ValueError:
                 label = ""
-            yield _record(
-                root, Pair(stem_of(row["image"]), None, [], (), f"row in {table.name} without image"), label
-            )
+            problem = Problem("no-image", f"row in {table.name} without image")
+            yield _record(root, Pair(stem_of(row["image"]), None, [], (), (problem,)), label)
 
 
 def _label_table(root: Path) -> Path:

@@ -1,23 +1,29 @@
-"""What follows from the findings: who is used, who belongs together, where shared pictures go."""
+"""What follows from the findings: which images are used, which patients form a group, and where shared pictures go."""
+
+import ast
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bus_smp.classes import LABELS
-from bus_smp.data.audit import survey
+from bus_smp.data.audit import audit_folder
+from bus_smp.data.copies import EarlierImage
 from bus_smp.data.examples import read_example
-from bus_smp.data.exclusions import Known, Policy, judge
+from bus_smp.data.exclusions import CODES, Problem, count_exclusions, exclusion_code
 from bus_smp.data.images import color_mask, read_image
-from bus_smp.data.make_manifests import SplitPlan, known_images, make_manifests
+from bus_smp.data.make_manifests import SplitPlan, make_manifests
 from bus_smp.data.manifest import Manifest, combine, write_manifest
+from bus_smp.data.manifest_folder import fingerprint_earlier
+from bus_smp.data.rows import Policy, make_rows
 from bus_smp.data.sources import Record
 from bus_smp.data.synthetic import draw
 from bus_smp.errors import ConfigError, DataError, ImageError, ManifestError
 
 
 def write_set(folder, rows, dataset="set", known=True, split_given=False, **changes):
-    """A surveyed data set. ``rows``: (image id, patient, label, picture, split); equal pictures are equal pixels."""
+    """An audited data set. ``rows``: (image id, patient, label, picture, split); equal pictures are equal pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for name, patient, label, picture, *split in rows:
@@ -31,7 +37,7 @@ def write_set(folder, rows, dataset="set", known=True, split_given=False, **chan
                 patient_known=known, official_split=split[0] if split else "", **changes,
             )
         )  # fmt: skip
-    return survey(dataset, records, folder, split_given=split_given)
+    return audit_folder(dataset, records, folder, split_given=split_given)
 
 
 COPIES = [
@@ -43,26 +49,26 @@ COPIES = [
 CONFLICT = [*COPIES, ("e", "T", "malignant", 2)]
 
 
-def excluded(judged):
-    return dict(zip(judged.frame["image_id"], judged.frame["excluded"], strict=True))
+def excluded(rows):
+    return dict(zip(rows.frame["image_id"], rows.frame["excluded"], strict=True))
 
 
-def groups(judged):
-    return dict(zip(judged.frame["image_id"], judged.frame["group_id"], strict=True))
+def groups(rows):
+    return dict(zip(rows.frame["image_id"], rows.frame["group_id"], strict=True))
 
 
 @pytest.mark.parametrize("duplicates", ["keep", "group", "drop"])
 def test_patients_who_share_a_picture_are_one_group_under_every_policy(tmp_path, duplicates):
-    (judged,) = judge([write_set(tmp_path, CONFLICT)], Policy(duplicates=duplicates))
-    found = groups(judged)
+    (rows,) = make_rows([write_set(tmp_path, CONFLICT)], Policy(duplicates=duplicates))
+    found = groups(rows)
     assert found["a"] == found["b"] == "set:P"
     assert found["c"] == found["e"] == "set:R"
     assert found["d"] == "set:S"
 
 
 def test_drop_keeps_the_first_in_natural_order_and_names_it(tmp_path):
-    (judged,) = judge([write_set(tmp_path, COPIES)], Policy(duplicates="drop"))
-    assert excluded(judged) == {"a": "", "b": "duplicate of a", "c": "", "d": ""}
+    (rows,) = make_rows([write_set(tmp_path, COPIES)], Policy(duplicates="drop"))
+    assert excluded(rows) == {"a": "", "b": "duplicate: of a", "c": "", "d": ""}
 
 
 def test_one_picture_many_times_is_one_group_whose_findings_grow_with_the_images_alone(tmp_path):
@@ -70,7 +76,7 @@ def test_one_picture_many_times_is_one_group_whose_findings_grow_with_the_images
     same = [(f"i{n}", f"P{n}", "malignant" if n == 29 else "benign", 1) for n in range(30)]
     one = write_set(tmp_path / "one", same[:29], dataset="one")
     two = write_set(tmp_path / "two", same, dataset="two")
-    first, second = judge([one, two], Policy(duplicates="group"))
+    first, second = make_rows([one, two], Policy(duplicates="group"))
     assert set(groups(first).values()) | set(groups(second).values()) == {"one:P0"}
     assert len(first.pairs) == 28 + 1 and len(second.pairs) == 29 + 1, (
         "with the next, and the other set's first"
@@ -80,56 +86,90 @@ def test_one_picture_many_times_is_one_group_whose_findings_grow_with_the_images
         assert "two/i29 (malignant)" in reason, "the contradicting label is named"
         assert reason.endswith("47 more") or reason.endswith("46 more")
     assert excluded(second)["i29"].startswith(
-        "label conflict: labelled malignant, same picture as one/i0 (benign)"
+        "label-conflict: labelled malignant, same picture as one/i0 (benign)"
     )
 
 
 def test_drop_does_not_keep_an_image_that_is_excluded_anyway(tmp_path):
     data = write_set(tmp_path, COPIES)
     Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(tmp_path / "a_mask.png")
-    again = survey("set", [look.record for look in data.looks], tmp_path)
-    (judged,) = judge([again], Policy(duplicates="drop"))
-    assert excluded(judged)["a"] != ""
-    assert excluded(judged)["b"] == ""
+    again = audit_folder("set", [image.record for image in data.images], tmp_path)
+    (rows,) = make_rows([again], Policy(duplicates="drop"))
+    assert excluded(rows)["a"] != ""
+    assert excluded(rows)["b"] == ""
 
 
 def test_group_uses_all_copies_but_none_whose_labels_contradict(tmp_path):
-    (judged,) = judge([write_set(tmp_path, CONFLICT)], Policy(duplicates="group"))
-    found = excluded(judged)
+    (rows,) = make_rows([write_set(tmp_path, CONFLICT)], Policy(duplicates="group"))
+    found = excluded(rows)
     assert found["a"] == found["b"] == ""
-    assert found["c"] == "label conflict: labelled benign, same picture as e (malignant)"
-    assert found["e"] == "label conflict: labelled malignant, same picture as c (benign)"
+    assert found["c"] == "label-conflict: labelled benign, same picture as e (malignant)"
+    assert found["e"] == "label-conflict: labelled malignant, same picture as c (benign)"
 
 
 def test_keep_uses_even_contradicting_copies_but_flags_them(tmp_path):
-    (judged,) = judge([write_set(tmp_path, CONFLICT)], Policy(duplicates="keep"))
-    assert set(excluded(judged).values()) == {""}
-    flags = dict(zip(judged.frame["image_id"], judged.frame["flags"], strict=True))
+    (rows,) = make_rows([write_set(tmp_path, CONFLICT)], Policy(duplicates="keep"))
+    assert set(excluded(rows).values()) == {""}
+    flags = dict(zip(rows.frame["image_id"], rows.frame["flags"], strict=True))
     assert flags["c"] == "duplicate:e|label_conflict"
 
 
 @pytest.mark.parametrize(("known", "expected"), [(True, "group"), (False, "drop")])
 def test_the_default_depends_on_whether_patients_are_known(tmp_path, known, expected):
-    (judged,) = judge([write_set(tmp_path, COPIES, known=known)], Policy())
-    assert judged.duplicates == expected
+    (rows,) = make_rows([write_set(tmp_path, COPIES, known=known)], Policy())
+    assert rows.duplicates == expected
 
 
 def test_images_without_patient_ids_form_groups_of_copies_called_after_the_first(tmp_path):
     rows = [("x10", "", "benign", 1), ("x9", "", "benign", 1), ("x1", "", "benign", 2)]
-    (judged,) = judge([write_set(tmp_path, rows, known=False)], Policy())
-    assert groups(judged) == {"x1": "set:x1", "x9": "set:x9", "x10": "set:x9"}
+    (rows,) = make_rows([write_set(tmp_path, rows, known=False)], Policy())
+    assert groups(rows) == {"x1": "set:x1", "x9": "set:x9", "x10": "set:x9"}
 
 
 def test_excluded_flags_exclude_with_the_option_as_reason(tmp_path):
-    (judged,) = judge([write_set(tmp_path, COPIES, flags=("doppler",))], Policy(exclude=("doppler",)))
-    assert set(excluded(judged).values()) == {"--exclude doppler"}
-    (judged,) = judge([write_set(tmp_path, COPIES)], Policy(exclude=("duplicate",)))
-    assert excluded(judged) == {"a": "--exclude duplicate", "b": "--exclude duplicate", "c": "", "d": ""}
+    (rows,) = make_rows([write_set(tmp_path, COPIES, flags=("doppler",))], Policy(exclude=("doppler",)))
+    assert set(excluded(rows).values()) == {"flagged: --exclude doppler"}
+    (rows,) = make_rows([write_set(tmp_path, COPIES)], Policy(exclude=("duplicate",)))
+    assert excluded(rows) == {
+        "a": "flagged: --exclude duplicate",
+        "b": "flagged: --exclude duplicate",
+        "c": "",
+        "d": "",
+    }
 
 
 def test_an_unknown_flag_is_an_error_that_lists_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match="dopler.*\n.*doppler"):
-        judge([write_set(tmp_path, COPIES)], Policy(exclude=("dopler",)))
+        make_rows([write_set(tmp_path, COPIES)], Policy(exclude=("dopler",)))
+
+
+# Codes.
+
+
+def test_every_problem_that_the_package_reports_has_a_code_of_the_table():
+    package = Path(__file__).resolve().parents[1] / "bus_smp"
+    calls = [
+        node
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Problem" and len(node.args) > 0
+    ]
+    codes = {node.args[0].value for node in calls if isinstance(node.args[0], ast.Constant)}
+    # Duplicates are chosen by a variable; "other" is no problem that is reported.
+    assert codes | {"duplicate", "near-duplicate", "other"} == set(CODES)
+
+
+def test_a_reason_is_read_by_its_code_and_words_without_a_code_still_exclude():
+    cells = [
+        str(Problem("no-mask")),
+        "",
+        "size-mismatch: mask 4x3, image 5x3",
+        "near-duplicate of a",
+        "by hand",
+    ]
+    assert cells[0] == "no-mask: image without mask"
+    assert [exclusion_code(cell) for cell in cells if cell] == ["no-mask", "size-mismatch", "other", "other"]
+    assert count_exclusions(cells) == {"no-mask": 1, "other": 2, "size-mismatch": 1}
 
 
 # Size mismatch.
@@ -139,12 +179,12 @@ def test_an_unknown_flag_is_an_error_that_lists_the_known_ones(tmp_path):
 def mismatched(tmp_path):
     data = write_set(tmp_path, [(f"i{k}", f"P{k}", "benign", k) for k in range(4)])
     Image.open(tmp_path / "i0.png").resize((48, 36)).save(tmp_path / "i0.png")
-    return survey("set", [look.record for look in data.looks], tmp_path)
+    return audit_folder("set", [image.record for image in data.images], tmp_path)
 
 
 def test_a_mismatched_image_is_excluded_by_default(mismatched):
     frame = make_manifests([mismatched])[0].frame.set_index("image_id")
-    assert frame.loc["i0", "excluded"] == "size mismatch: mask 96x72, image 48x36"
+    assert frame.loc["i0", "excluded"] == "size-mismatch: mask 96x72, image 48x36"
     assert frame.loc["i0", "split"] == ""
 
 
@@ -160,7 +200,7 @@ def test_resize_keeps_a_mismatched_image_and_reads_its_mask_at_the_images_size(m
 
 def test_error_stops_and_names_the_mismatched_images(mismatched):
     with pytest.raises(DataError, match="1 mask.*set/i0.*\n.*--on-mismatch"):
-        judge([mismatched], Policy(on_mismatch="error"))
+        make_rows([mismatched], Policy(on_mismatch="error"))
 
 
 # Reading examples.
@@ -222,32 +262,37 @@ def test_shared_pictures_never_end_in_two_splits_or_folds(tmp_path, seed):
 def test_contradicting_labels_in_two_data_sets_exclude_both(tmp_path):
     one = write_set(tmp_path / "1", [*many("p", 0), ("x", "X", "benign", 99)], "one")
     two = write_set(tmp_path / "2", [*many("q", 20), ("y", "Y", "malignant", 99)], "two")
-    first, second = judge([one, two], Policy())
-    assert excluded(first)["x"] == "label conflict: labelled benign, same picture as two/y (malignant)"
-    assert excluded(second)["y"] == "label conflict: labelled malignant, same picture as one/x (benign)"
+    first, second = make_rows([one, two], Policy())
+    assert excluded(first)["x"] == "label-conflict: labelled benign, same picture as two/y (malignant)"
+    assert excluded(second)["y"] == "label-conflict: labelled malignant, same picture as one/x (benign)"
 
 
-def standing(data, image_id, group_id, place):
-    """The survey's image as one of a manifest made earlier."""
-    look = next(look for look in data.looks if look.record.image_id == image_id)
-    return Known("old", f"old {image_id}", look.record.label, group_id, place, look.sha256, look.print)
+def earlier_image(data, image_id, group_id, place):
+    """The image as one of a manifest made earlier."""
+    image = next(image for image in data.images if image.record.image_id == image_id)
+    return EarlierImage(
+        "old", f"old {image_id}", image.record.label, group_id, place, image.sha256, image.fingerprint
+    )
 
 
 def test_a_picture_of_an_earlier_manifest_takes_its_group_and_split(tmp_path):
     data = write_set(tmp_path, many("p", 0))
     for split in ("train", "val", "test"):
-        (manifest,) = make_manifests([data], known=[standing(data, "p2", "old:Z", (split, ""))])
+        (manifest,) = make_manifests([data], earlier=[earlier_image(data, "p2", "old:Z", (split, ""))])
         row = manifest.frame.set_index("image_id").loc["p2"]
         assert (row["group_id"], row["split"], row["flags"]) == ("old:Z", split, "duplicate:old/old p2")
 
 
 def test_a_patient_whose_pictures_lie_in_two_splits_elsewhere_is_excluded(tmp_path):
     data = write_set(tmp_path, [*many("p", 0), ("x", "p1", "benign", 50)])
-    known = [standing(data, "p1", "old:A", ("train", "")), standing(data, "x", "old:B", ("test", ""))]
-    (manifest,) = make_manifests([data], known=known)
+    known = [
+        earlier_image(data, "p1", "old:A", ("train", "")),
+        earlier_image(data, "x", "old:B", ("test", "")),
+    ]
+    (manifest,) = make_manifests([data], earlier=known)
     frame = manifest.frame.set_index("image_id")
     assert set(frame.index[frame["excluded"] != ""]) == {"p1", "x"}
-    assert frame.loc["x", "excluded"].startswith("shared group")
+    assert frame.loc["x", "excluded"].startswith("shared-group: ")
 
 
 # Splits.
@@ -289,8 +334,8 @@ def test_a_given_split_that_tears_a_group_is_an_error_that_names_it(tmp_path):
 
 
 def test_nothing_left_to_use_is_an_error_with_the_reasons(tmp_path):
-    data = write_set(tmp_path, COPIES, excluded="image without mask")
-    with pytest.raises(DataError, match="all 4 images are excluded.*4 image without mask"):
+    data = write_set(tmp_path, COPIES, problems=(Problem("no-mask"),))
+    with pytest.raises(DataError, match="all 4 images are excluded.*4 no-mask"):
         make_manifests([data])
 
 
@@ -313,6 +358,6 @@ def test_a_label_that_contradicted_its_mask_elsewhere_does_not_condemn_the_right
         "",
     ]
     write_manifest(Manifest(frame, earlier.roots, earlier.about), tmp_path / "out" / "earlier.csv")
-    known, _ = known_images(tmp_path / "out", ["new"])
-    judged = judge([write_set(tmp_path / "new", rows, dataset="new")], Policy(), known)[0]
-    assert judged.frame.set_index("image_id").loc["i0", "excluded"] == ""
+    known, _ = fingerprint_earlier(tmp_path / "out", ["new"])
+    rows = make_rows([write_set(tmp_path / "new", rows, dataset="new")], Policy(), known)[0]
+    assert rows.frame.set_index("image_id").loc["i0", "excluded"] == ""
