@@ -1,4 +1,4 @@
-"""Does the time of make-manifest grow with the files alone?
+"""Does the time of make-manifest grow in proportion to the files?
 
     python benchmarks/make_manifest.py --files 5000 20000 100000 --repeats 5
 
@@ -8,7 +8,6 @@ near-duplicates is left out, because it has a benchmark of its own (near_duplica
 Each reading is taken in a process of its own; memory is the peak resident size, interpreter and libraries included.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from processes import peak_mb, repeated, told
+from timing import arguments, median_and_range, peak_mb, repeated
 
 from bus_smp.classes import LABELS
 from bus_smp.data import exclusions as policies
@@ -29,7 +28,7 @@ IMAGES_PER_PATIENT = 20
 
 
 def make_tree(root: Path, files: int, seed: int = 0) -> None:
-    """Write ``files`` / 2 images, as many masks and INFO.csv; every image is another."""
+    """Write ``files`` / 2 different images, as many masks, and INFO.csv."""
     rng = np.random.default_rng(seed)
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
@@ -71,9 +70,7 @@ def measure(folder: Path, search: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--files", type=int, nargs="+", default=[5000, 20000])
     parser.add_argument("--search", action="store_true", help="search for near-duplicates too")
     parser.add_argument("--repeats", type=int, default=1, help="readings of each size")
@@ -86,9 +83,9 @@ def main() -> None:
             make_tree(Path(name) / "BUS-UCLM", files)
             readings = repeated(options.repeats, measure, Path(name), options.search)
         for what in readings[0]:
-            print(f"  {what:<24}{told([one[what] for one in readings], 2)}", flush=True)
+            print(f"  {what:<24}{median_and_range([one[what] for one in readings], 2)}", flush=True)
         each = [1e3 * one["all, s"] / files for one in readings]
-        print(f"  {'a file, ms':<24}{told(each, 2)}", flush=True)
+        print(f"  {'a file, ms':<24}{median_and_range(each, 2)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""What `bus-smp predict` costs on top of the network's forward passes, and that its memory does not grow.
+"""What `bus-smp predict` costs on top of the forward passes of the network, and whether its memory grows.
 
     python benchmarks/predict.py outputs/bus-uclm data/BUSI --images 500 [--backend openvino --precision bf16]
 
-Both are timed in turn, several times, on the same images: the forward passes alone (images already in memory and
-resized), and ``predict_files`` with everything it does (reading, masks, overlays, the table). ``--profile`` prints,
-in place of the times, where one run of it spends them: the calls of every thread, by cProfile.
+Both are timed in turn, several times, on the same images: the forward passes only (images already in memory and
+resized), and ``predict_files`` with everything it does (reading, masks, overlays, the table). ``--profile`` prints
+instead where one run spends its time: the calls of every thread, by cProfile.
+
+The forward passes of each backend against a matrix product: bus-smp compare-models --models hybrid --batch 8.
 """
 
-import argparse
 import cProfile
-import json
 import pstats
-import resource
-import statistics
 import tempfile
 import threading
 import time
 from pathlib import Path
+
+from timing import arguments, peak_mb, quotient, row, show, spread
 
 from bus_smp.data.images import read_image, resize_image
 from bus_smp.inference.backends import PRECISIONS, open_predictor
@@ -25,9 +25,7 @@ from bus_smp.inference.predictor import describe_computing
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("folder", type=Path, help="images, in sub-folders too")
     parser.add_argument("--images", type=int, default=500)
@@ -37,7 +35,6 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--to", type=Path, help="also write the figures there, as JSON")
     options = parser.parse_args()
 
     predictor, _ = open_predictor(
@@ -58,40 +55,34 @@ def main() -> None:
 
         predictor.grid_logits(images[: predictor.batch_size])
         predict_files(predictor, chosen[: 4 * predictor.batch_size], Path(name))
-        few = _peak()
-        pairs = []
+        few = peak_mb()
+        forwards, predictions = [], []
         for _ in range(options.repeats):
             start = time.perf_counter()
             forward()
             middle = time.perf_counter()
             predict_files(predictor, chosen, Path(name))
-            pairs.append((middle - start, time.perf_counter() - middle))
-            print(f"forward {pairs[-1][0]:.2f} s, predict {pairs[-1][1]:.2f} s", flush=True)
-        grown = _peak() - few
-    alone, predicted = (statistics.median(times) for times in zip(*pairs, strict=True))
-    figures = {
-        "images": len(chosen),
-        "computed_in": predictor.computed_in,
-        "batch_size": predictor.batch_size,
-        "forward_ms": 1000 * alone / len(chosen),
-        "predict_ms": 1000 * predicted / len(chosen),
-        "ratio": statistics.median(b / a for a, b in pairs),
-        "peak_mib": _peak() / 1024,
-        "grown_mib": grown / 1024,
-    }
-    print(
-        f"{len(chosen)} images, {describe_computing(predictor.computed_in)}, median of {len(pairs)}\n"
-        f"forward passes alone   {figures['forward_ms']:6.1f} ms an image\n"
-        f"predict_files          {figures['predict_ms']:6.1f} ms an image, {figures['ratio']:.3f} times that\n"
-        f"peak memory            {figures['peak_mib']:6.0f} MiB, {figures['grown_mib']:+.0f} MiB since the first "
-        f"{4 * predictor.batch_size} images"
+            forwards.append((middle - start) / len(chosen))
+            predictions.append((time.perf_counter() - middle) / len(chosen))
+        grown = peak_mb() - few
+    over = quotient(predictions, forwards)
+    show(
+        f"{len(chosen)} images, {describe_computing(predictor.computed_in)}, {options.repeats} readings",
+        [
+            row("forward passes", spread(forwards).scaled(1000), "ms an image"),
+            row(
+                "predict",
+                spread(predictions).scaled(1000),
+                "ms an image",
+                over,
+                "forward passes",
+                "ratio <= 1.15",
+            ),
+        ],
     )
-    if options.to:
-        options.to.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"peak memory {peak_mb():.0f} MB, {grown:+.0f} MB since the first {4 * predictor.batch_size} images"
+    )
 
 
 def _profile(work) -> None:

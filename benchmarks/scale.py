@@ -1,6 +1,6 @@
-"""What a table of a million images takes: manifests (made, split, written, checked, read) and statistics.
+"""What large tables cost: a manifest of 100,000 rows, and the statistics of a million images.
 
-    python benchmarks/scale.py --rows 1000000
+    python benchmarks/scale.py manifest --repeats 5
     python benchmarks/scale.py statistics --rows 100000 300000 1000000 --repeats 5
 
 There are no images; the rows are as make-manifest writes them: 20 images a patient, some excluded, some with two
@@ -8,15 +8,13 @@ masks, some with flags. Each reading is taken in a process of its own; memory is
 libraries included.
 """
 
-import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from processes import peak_mb, repeated, told
+from timing import arguments, median_and_range, peak_mb, repeated, timed
 
 from bus_smp.classes import CLASSES, LABELS
 from bus_smp.data.manifest import COLUMNS, Manifest, check, manifest_hash, read_manifest, write_manifest
@@ -32,7 +30,7 @@ IMAGES_PER_PATIENT = 20
 
 
 def make_frame(rows: int, seed: int = 0) -> pd.DataFrame:
-    """A frame as of ``judge``: ``COLUMNS``, splits and folds still empty, one row in 100 excluded."""
+    """The frame of a manifest with empty splits and folds; one row in 100 is excluded."""
     rng = np.random.default_rng(seed)
     patient = rng.integers(0, max(3, rows // IMAGES_PER_PATIENT), rows)
     label = np.array(LABELS, dtype=object)[rng.integers(0, len(LABELS), rows)]
@@ -98,17 +96,8 @@ def make_scores(images: int, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def timed(name: str, work: Callable, *arguments, **options) -> object:
-    """Do it, print seconds, those of all cores, and the peak memory since the process began."""
-    start, cpu = time.perf_counter(), time.process_time()
-    result = work(*arguments, **options)
-    spent, cpu = time.perf_counter() - start, time.process_time() - cpu
-    print(f"  {name:<28}{spent:7.1f} s ({cpu:5.1f} s of CPU)   peak {peak_mb():6.0f} MB", flush=True)
-    return result
-
-
 def time_manifest(rows: int, draws: int) -> dict[str, float]:
-    """Make, split, check, write, read and hash a manifest of ``rows`` rows; returns what is summarised."""
+    """Make, split, check, write, read and hash a manifest of ``rows`` rows; return what is printed."""
     began, cpu = time.perf_counter(), time.process_time()
     frame = timed("make the rows", make_frame, rows)
     used = frame[frame["excluded"] == ""]
@@ -129,7 +118,7 @@ def time_manifest(rows: int, draws: int) -> dict[str, float]:
 
 
 def time_statistics(rows: int, draws: int) -> dict[str, float]:
-    """Summarise a per-image table of ``rows`` rows; returns what is summarised."""
+    """Summarise a per-image table of ``rows`` rows; return what is printed."""
     table = timed("make the table", make_scores, rows)
     before = peak_mb()
     start, cpu = time.perf_counter(), time.process_time()
@@ -145,11 +134,9 @@ def time_statistics(rows: int, draws: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("part", nargs="?", choices=PARTS, help="default: both")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000])
     parser.add_argument("--draws", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=1, help="readings of each")
     options = parser.parse_args()
@@ -159,7 +146,7 @@ def main() -> None:
             print(f"{part}: {rows} rows, {rows // IMAGES_PER_PATIENT} patients", flush=True)
             readings = repeated(options.repeats, work, rows, options.draws)
             for what in readings[0]:
-                print(f"  {what:<28}{told([one[what] for one in readings])}", flush=True)
+                print(f"  {what:<28}{median_and_range([one[what] for one in readings])}", flush=True)
 
 
 if __name__ == "__main__":

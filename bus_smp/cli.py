@@ -31,7 +31,6 @@ COMMANDS = {
     "info": "Say what a checkpoint, run folder or manifest is, at once.",
     "demo": "Do the whole job on synthetic data.",
     "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
-    "benchmark": "Say how fast this machine trains and predicts, and how much faster it could.",
 }
 
 # What to say to a user who stopped a command, beside that it stopped.

@@ -1,4 +1,4 @@
-"""The comparison of networks: its numbers are those of the networks, and one that fails costs its own row alone."""
+"""The comparison of networks: its numbers are those of the networks, and one that fails costs only its own row."""
 
 import json
 
@@ -9,26 +9,35 @@ import torch
 from conftest import invoke
 from torch import nn
 
-from bus_smp.benchmark.backends import BACKENDS, Exports, choose_backends, count_gflop, open_backend
-from bus_smp.benchmark.networks import HYBRID, HYBRID_HEADS, NETWORKS, SMP, build, for_prediction
-from bus_smp.benchmark.peak import peak_memory
 from bus_smp.errors import ConfigError
 from bus_smp.figures.models import write_models
 from bus_smp.inference.read_formats import load_onnx
+from bus_smp.model_comparison.backends import BACKENDS, Exports, choose_backends, count_gflop, open_backend
+from bus_smp.model_comparison.networks import (
+    HYBRID,
+    HYBRID_HEADS,
+    NETWORKS,
+    SMP,
+    build,
+    count_parameters,
+    for_prediction,
+)
+from bus_smp.model_comparison.peak_memory import peak_memory
+from bus_smp.model_comparison.timing import Spread, quotient, spread, time_in_turn
 from bus_smp.system.engine import Engine
 
 CPU = torch.device("cpu")
-THREE = (HYBRID, HYBRID_HEADS, "unet")
+COMPARED = (HYBRID, HYBRID_HEADS)
 FP32 = Engine(CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """Three networks in fp32, and one training step of each."""
+    """Two networks in fp32, and one training step of each."""
     out = tmp_path_factory.mktemp("compare")
     result = invoke(
         "compare-models", "--encoder", "resnet18", "--size", 64, "--batch", 2, "--backends", "torch-fp32", "--repeats", 1,
-        "--models", ",".join(THREE), "--train", "--json", "--out", out,
+        "--models", ",".join(COMPARED), "--train", "--json", "--out", out,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     return (
@@ -40,7 +49,7 @@ def compared(tmp_path_factory):
 
 def test_there_is_a_row_for_every_network_with_its_units_in_the_columns(compared):
     table, document, folder = compared
-    assert list(table["model"]) == list(THREE)
+    assert list(table["model"]) == list(COMPARED)
     assert list(table.columns) == [
         "model", "encoder", "size_px", "batch", "parameters", "gflop_per_image", "peak_memory_mb",
         "torch_fp32_ms", "torch_fp32_ms_low", "torch_fp32_ms_high", "torch_fp32_limit_ratio",
@@ -53,25 +62,21 @@ def test_there_is_a_row_for_every_network_with_its_units_in_the_columns(compared
     assert (folder / "models.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", THREE)
-def test_parameters_are_the_sum_over_the_network(compared, name):
-    row = compared[0].set_index("model").loc[name]
-    network = build(name, "resnet18")
-    assert row["parameters"] == sum(tensor.numel() for tensor in network.parameters())
-
-
-def test_the_auxiliary_heads_are_dropped_in_one_of_the_hybrids_alone(compared):
+def test_parameters_and_flop_are_those_of_the_network_and_only_one_hybrid_has_auxiliary_heads(compared):
     table = compared[0].set_index("model")
-    # heads of 3 x 3 convolutions from 32, 64 and 128 channels to 3 classes, with biases
+    for name in COMPARED:
+        assert table["parameters"][name] == sum(t.numel() for t in build(name, "resnet18").parameters())
+    # Heads of 3 x 3 convolutions from 32, 64 and 128 channels to 3 classes, with biases
     heads = sum(3 * 3 * channels * 3 + 3 for channels in (32, 64, 128))
     assert table["parameters"][HYBRID_HEADS] - table["parameters"][HYBRID] == heads
     flop = sum(2 * 9 * channels * 3 * side**2 for channels, side in ((32, 32), (64, 16), (128, 8)))
     assert table["gflop_per_image"][HYBRID_HEADS] - table["gflop_per_image"][HYBRID] == pytest.approx(
         flop / 1e9, rel=1e-3
     )
-    # without them the hybrid is smp's U-Net: one definition holds the other
-    assert table["parameters"][HYBRID] == table["parameters"]["unet"]
-    assert table["gflop_per_image"][HYBRID] == pytest.approx(table["gflop_per_image"]["unet"])
+    # Without them the hybrid has the layers of smp's U-Net.
+    unet = build("unet", "resnet18").eval()
+    assert table["parameters"][HYBRID] == count_parameters(unet)
+    assert table["gflop_per_image"][HYBRID] == pytest.approx(count_gflop(unet, 64, CPU))
 
 
 def test_gflop_are_twice_the_multiplications_of_a_convolution():
@@ -104,8 +109,8 @@ def test_a_network_of_smp_is_timed_on_other_backends_with_the_same_answer(tmp_pa
 def test_peak_memory_grows_with_the_images(compared):
     found = peak_memory(HYBRID, "resnet18", 512, 1, "cpu", "float32")
     if found is None:
-        pytest.skip("this system does not tell")
-    # 64 channels at half size and 16 at full size are 33 MB in float32; the weights, 57 MB, do not count
+        pytest.skip("this system does not report it")
+    # 64 channels at half size and 16 at full size are 33 MB in float32; the weights, 57 MB, are not included.
     assert 33 < found < 33 * 10
     assert found > 2 * compared[0].set_index("model")["peak_memory_mb"][HYBRID]
 
@@ -113,18 +118,18 @@ def test_peak_memory_grows_with_the_images(compared):
 def test_an_encoder_or_a_size_that_a_network_cannot_take_costs_its_own_row(tmp_path):
     result = invoke(
         "compare-models", "--encoder", "mobilenet_v2", "--size", 72, "--backends", "torch-fp32",
-        "--repeats", 1, "--out", tmp_path,
+        "--models", "hybrid,unet,unetplusplus", "--repeats", 1, "--out", tmp_path,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     table = pd.read_csv(tmp_path / "compare-models" / "models.csv").set_index("model")
-    assert "ResNets alone" in table["note"][HYBRID]
+    assert "only smp's ResNets" in table["note"][HYBRID]
     assert "divisible by 32" in table["note"]["unetplusplus"]
     assert table.loc[[HYBRID, "unetplusplus"], "parameters"].isna().all()
     assert table["torch_fp32_ms"]["unet"] > 0, "a U-Net takes any size"
     assert "divisible by 32" in result.stdout
 
 
-def test_the_figure_needs_the_table_alone(compared, tmp_path):
+def test_the_figure_needs_only_the_table(compared, tmp_path):
     table = pd.read_csv(compared[2] / "models.csv")
     write_models(table, tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (compared[2] / "models.png").read_bytes()
@@ -144,7 +149,7 @@ def test_the_figure_takes_tables_of_any_length_and_without_times(compared, tmp_p
         (("--encoder", "resnet51"), "did you mean resnet50"),
         (("--models", "unet,segnet"), "there is no segnet"),
         (("--backends", "tensorrt"), "there is no tensorrt"),
-        (("--backends", ","), "names none"),
+        (("--backends", ","), "names no backend"),
         (("--device", "gpu"), "unknown device"),
     ],
 )
@@ -155,10 +160,28 @@ def test_a_bad_option_is_a_clear_error(options, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_library_means_what_it_has_without_quantising():
+def test_a_library_without_a_precision_means_all_of_its_but_int8():
     assert choose_backends("openvino,torch", FP32) == ("openvino-fp32", "openvino-bf16", "torch-fp32")
     assert choose_backends("onnx-int8", FP32) == ("onnx-int8",)
     assert not any(name.endswith("int8") for name in choose_backends(None, FP32))
     assert set(choose_backends(None, FP32)) < set(BACKENDS)
-    with pytest.raises(ConfigError, match="none that runs on cuda"):
+    with pytest.raises(ConfigError, match="no backend that runs on cuda"):
         choose_backends("onnx", Engine(torch.device("cuda"), torch.bfloat16))
+
+
+def test_works_are_timed_in_turn_after_a_warm_up():
+    order = []
+    works = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    readings = time_in_turn(works, 3, shortest=0)
+    assert {name: len(values) for name, values in readings.items()} == {"a": 3, "b": 3}
+    assert "".join(order)[-12:] == "aabbaabbaabb", "each untimed, then timed; then the other"
+    assert len(order) > 12, "a warm-up before"
+
+
+def test_a_spread_keeps_its_order_when_it_becomes_a_rate():
+    found = spread([2.0, 1.0, 4.0])
+    assert found == Spread(2.0, 1.0, 4.0, 3)
+    assert found.rate(8) == Spread(4.0, 2.0, 8.0, 3)
+    assert found.scaled(1000) == Spread(2000.0, 1000.0, 4000.0, 3)
+    # Turn by turn: a slow turn slows both.
+    assert quotient([1.0, 10.0, 1.0], [2.0, 20.0, 2.0]) == Spread(0.5, 0.5, 0.5, 3)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from bus_smp.benchmark.networks import NETWORKS, build, for_prediction
 from bus_smp.inference import fusing
 from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.inference.fusing import FusedConvolution, fuse_convolutions
 from bus_smp.model.hybrid import HybridResNet50
+from bus_smp.model_comparison.networks import NETWORKS, build, for_prediction
 from bus_smp.system.engine import make_engine
 
 CPU = torch.device("cpu")

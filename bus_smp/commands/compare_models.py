@@ -58,11 +58,16 @@ def command(
     """
     import json
 
-    from bus_smp.benchmark.about import describe_machine
-    from bus_smp.benchmark.backends import choose_backends
-    from bus_smp.benchmark.models import Comparison, compare, summary, write_comparison
-    from bus_smp.benchmark.networks import check_encoder, choose_networks
     from bus_smp.figures.models import write_models
+    from bus_smp.model_comparison.backends import choose_backends
+    from bus_smp.model_comparison.compare import (
+        Comparison,
+        compare,
+        describe_machine,
+        summary,
+        write_comparison,
+    )
+    from bus_smp.model_comparison.networks import check_encoder, choose_networks
     from bus_smp.system.engine import make_engine
 
     engine = make_engine(device)

@@ -1,4 +1,4 @@
-"""One network on every backend that is installed, each as a work that can be timed."""
+"""One network on each installed backend, as work that can be timed."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bus_smp.benchmark.timing import Work
 from bus_smp.errors import ConfigError
 from bus_smp.inference.fusing import fuse_convolutions
 from bus_smp.inference.read_formats import Network, load_onnx, load_openvino
 from bus_smp.inference.write_formats import write_int8, write_onnx
+from bus_smp.model_comparison.timing import Work
 from bus_smp.system.engine import Engine
 
-# Library and precision. The torch ones are what the device computes in; the others run on CPUs alone.
+# Library and precision. torch runs on every device, the others only on CPUs.
 BACKENDS = (
     "torch-fp32", "torch-bf16", "torch-fp16", "onnx-fp32", "onnx-int8", "openvino-fp32", "openvino-bf16", "openvino-int8",
 )  # fmt: skip
@@ -23,18 +23,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Unavailable(Exception):
-    """A backend cannot run here; says why in a few words."""
+    """A backend cannot run here; the message is a short reason."""
 
 
 class Exports:
-    """The files of one network, each written when the first backend asks for it.
+    """The files of one network, each written when a backend first needs it.
 
     Args:
         module: in evaluation mode, on the CPU, from float32 (N, 3, H, W) to logits.
         size: side of the images.
         folder: where to write.
-        calibration: gives float32 (N, 3, size, size) to quantise with.
-        fixed: the network takes this size alone, or not any.
+        calibration: returns float32 arrays (N, 3, size, size) for quantising.
+        fixed: export for this size only.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Exports:
 def open_backend(
     backend: str, torch_network: nn.Module, exports: Exports, engine: Engine, batch: int
 ) -> Work:
-    """Work that runs one batch of random images through the network.
+    """Return work that runs one batch of random images through the network.
 
     Args:
-        backend: of ``BACKENDS``.
-        torch_network: in evaluation mode on the engine's device; what the torch backends run.
+        backend: one of ``BACKENDS``.
+        torch_network: in evaluation mode on the engine's device, for the torch backends.
 
     Raises:
         Unavailable: if the backend is not installed, or does not run on this device.
@@ -80,7 +80,7 @@ def open_backend(
     if library == "torch":
         return _torch(torch_network, images, engine, DTYPES[precision])
     if engine.device.type != "cpu":
-        raise Unavailable("runs on CPUs alone")
+        raise Unavailable("runs only on CPUs")
     try:
         network = _load(library, precision, exports)
     except ConfigError as error:
@@ -110,19 +110,19 @@ def _load(library: str, precision: str, exports: Exports) -> Network:
 
 @torch.no_grad()
 def count_gflop(network: nn.Module, size: int, device: torch.device) -> float:
-    """GFLOP = 2 x multiplications / 10^9 of one image: convolutions and products of matrices, nothing else."""
+    """GFLOP (2 x multiplications / 10^9) of one image, in convolutions and matrix products only."""
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, size, size, device=device))
     return counter.get_total_flops() / 1e9
 
 
 def choose_backends(text: str | None, engine: Engine) -> tuple[str, ...]:
-    """``torch,openvino-int8`` as names of ``BACKENDS``; a library alone means what it has without quantising.
+    """``torch,openvino-int8`` as names of ``BACKENDS``; a library without a precision means all of its but int8.
 
-    None means that of every library. Of torch it is fp32, and what is fastest on the engine's device.
+    None means every library. For torch these are fp32 and the fastest precision of the engine's device.
 
     Raises:
-        ConfigError: naming what is unknown.
+        ConfigError: if a name is unknown or none runs on this device.
     """
     plain = [
         name
@@ -143,5 +143,5 @@ def choose_backends(text: str | None, engine: Engine) -> tuple[str, ...]:
             )
         chosen += [word] if word in BACKENDS else [name for name in plain if name.startswith(f"{word}-")]
     if not chosen:
-        raise ConfigError(f"--backends {text}: names none that runs on {engine.device.type}")
+        raise ConfigError(f"--backends {text}: names no backend that runs on {engine.device.type}")
     return tuple(dict.fromkeys(chosen))

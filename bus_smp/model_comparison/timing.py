@@ -1,4 +1,4 @@
-"""The clock: warmed up, repeated, taken in turn, and waiting for the device."""
+"""The clock: works are warmed up, timed in turn and repeated; a GPU is waited for."""
 
 import statistics
 import time
@@ -9,9 +9,11 @@ import torch
 
 Work = Callable[[], object]
 
-# Seconds that one reading lasts at least: shorter works are called several times, for the clock and the
-# scheduler are coarse.
+# Seconds that one reading lasts at least. Clock and scheduler are coarse, so a shorter work is called several times.
 SHORTEST = 0.05
+
+# Side of the square matrices: larger ones are no faster, and one product still takes well below a second.
+MATRIX_SIDES = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Spread:
         return Spread(self.median * factor, self.low * factor, self.high * factor, self.readings)
 
     def rate(self, amount: float) -> "Spread":
-        """``amount`` per reading: of seconds, amount per second. The slowest reading is the lowest rate."""
+        """``amount`` per reading: of seconds, amount per second. The slowest reading gives the lowest rate."""
         return Spread(amount / self.median, amount / self.high, amount / self.low, self.readings)
 
 
@@ -47,24 +49,20 @@ def time_in_turn(
     repeats: int,
     device: torch.device | None = None,
     *,
-    warm_up: int = 1,
     shortest: float = SHORTEST,
-    settle: bool = True,
 ) -> dict[str, list[float]]:
-    """Time all works ``repeats`` times in the order A B C A B C, so that a drift of the machine meets all of them.
+    """Time all works ``repeats`` times in the order A B C A B C, so that a drift of the machine affects all of them.
 
-    Before each reading the work is called once untimed: what it finds in caches, and the memory that it gets, then
-    are its own, as when it runs all day. (A training step right after another work took 1.3 times as long.)
+    Each work is called once untimed before each reading, so that it finds its own data in the caches. (A training
+    step that was timed right after another work took 1.3 times as long.)
 
     Args:
         works: what to call, by name.
         device: a CUDA device is waited for before the clock is read.
-        warm_up: calls of each before the first reading: caches, tuning, lazy allocation.
         shortest: seconds; a shorter work is called several times for one reading.
-        settle: False leaves the untimed calls out, for works that share nothing: processes of their own.
 
     Returns:
-        seconds for one call: ``repeats`` readings for each work.
+        Seconds for one call: ``repeats`` readings for each work.
     """
 
     def read(work: Work, calls: int) -> float:
@@ -77,20 +75,28 @@ def time_in_turn(
 
     calls = {}
     for name, work in works.items():
-        took = min(read(work, 1) for _ in range(warm_up))
-        if took < 20 * shortest:  # else it is long, however much slower the first call is than the next
+        # The first call also tunes and allocates, so a short work is read once more to count its calls.
+        took = read(work, 1)
+        if took < 20 * shortest:
             took = read(work, 1)
         calls[name] = max(1, round(shortest / max(took, 1e-7)))
     readings: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            if settle:
-                work()
+            work()
             readings[name].append(read(work, calls[name]))
     return readings
 
 
 def wait_for(device: torch.device | None) -> None:
-    """Return when a CUDA device has done all that it was given; at once on a CPU."""
+    """Return when a CUDA device has finished its work; at once on a CPU."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Work, float]:
+    """A product of two square matrices, and its FLOP (2 x side^3): the fastest that the machine computes."""
+    side = MATRIX_SIDES[device.type]
+    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(one)
+    return lambda: torch.mm(one, other, out=out), 2.0 * side**3

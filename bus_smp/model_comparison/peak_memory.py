@@ -1,6 +1,6 @@
 """Peak memory of one forward pass, in a process that has done nothing else.
 
-Run as ``python -m bus_smp.benchmark.peak NAME ENCODER SIZE BATCH DEVICE DTYPE``, it prints megabytes.
+``python -m bus_smp.model_comparison.peak_memory NAME ENCODER SIZE BATCH DEVICE DTYPE`` prints megabytes.
 """
 
 import contextlib
@@ -14,17 +14,19 @@ MEGABYTE = 1e6
 
 
 def peak_memory(name: str, encoder: str, size: int, batch: int, device: str, dtype: str) -> float | None:
-    """Megabytes that one forward pass needs on top of the weights; None where the system does not tell.
+    """Megabytes that one forward pass needs in addition to the weights; None where the system does not report them.
 
-    On a CPU the greatest resident memory minus that before the pass; on CUDA what PyTorch has allocated
-    (``torch.cuda.max_memory_allocated``), minus what it had before.
+    On a CPU this is the greatest resident memory minus the memory before the pass. On CUDA it is
+    ``torch.cuda.max_memory_allocated`` minus the memory that was allocated before.
 
     Args:
         dtype: ``float32``, ``bfloat16`` or ``float16``.
     """
     arguments = [name, encoder, str(size), str(batch), device, dtype]
     done = subprocess.run(
-        [sys.executable, "-m", "bus_smp.benchmark.peak", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "bus_smp.model_comparison.peak_memory", *arguments],
+        capture_output=True,
+        text=True,
     )
     last = (done.stdout.strip().splitlines() or ["none"])[-1]
     return None if done.returncode or last == "none" else float(last)
@@ -33,7 +35,7 @@ def peak_memory(name: str, encoder: str, size: int, batch: int, device: str, dty
 def _measure(name: str, encoder: str, size: int, batch: int, device: str, dtype: str) -> float | None:
     import torch
 
-    from bus_smp.benchmark.networks import build, for_prediction
+    from bus_smp.model_comparison.networks import build, for_prediction
     from bus_smp.system.engine import Engine
 
     engine = Engine(torch.device(device), getattr(torch, dtype))
@@ -41,31 +43,34 @@ def _measure(name: str, encoder: str, size: int, batch: int, device: str, dtype:
     images = torch.zeros(batch, 3, size, size).to(engine.device, memory_format=torch.channels_last)
     with torch.inference_mode(), engine.autocast():
         if engine.device.type == "cuda":
-            network(images)  # tuning takes memory of its own, once
+            # Tuning takes memory of its own, once.
+            network(images)
             torch.cuda.synchronize()
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             network(images)
             return (torch.cuda.max_memory_allocated() - before) / MEGABYTE
         gc.collect()
-        before = _forget_peak()
+        resident = _reset_peak()
         network(images)
-    after = _resident("VmHWM")
-    return None if before is None or after is None else (after - before) / MEGABYTE
+    peak = _status_bytes("VmHWM")
+    return None if resident is None or peak is None else (peak - resident) / MEGABYTE
 
 
-def _forget_peak() -> int | None:
-    """Give freed memory back and start the peak anew; the resident bytes, None on a system without Linux's /proc."""
+def _reset_peak() -> int | None:
+    """Return freed memory to the system and restart its peak; the resident bytes, or None without Linux's /proc."""
+    # Else the pass would use the memory that building the network has freed.
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)  # else the pass would take what building the network has freed
+        ctypes.CDLL(None).malloc_trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets the peak
+        # man 5 proc: "5" resets the peak.
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return None
-    return _resident("VmRSS")
+    return _status_bytes("VmRSS")
 
 
-def _resident(field: str) -> int | None:
+def _status_bytes(field: str) -> int | None:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field + ":"):

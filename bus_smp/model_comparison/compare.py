@@ -1,9 +1,11 @@
-"""The comparison of networks: size, work, time on each backend and memory, one row for each."""
+"""The comparison of networks: size, work, time on each backend and memory, one row for each network."""
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,22 @@ import pandas as pd
 import torch
 from torch import nn
 
-from bus_smp.benchmark.backends import DTYPES, Exports, Unavailable, count_gflop, open_backend
-from bus_smp.benchmark.limits import matrix_product
-from bus_smp.benchmark.networks import NETWORKS, SMP, build, count_parameters, for_prediction, try_size
-from bus_smp.benchmark.peak import peak_memory
-from bus_smp.benchmark.table import aligned, short
-from bus_smp.benchmark.timing import Spread, Work, quotient, spread, time_in_turn
 from bus_smp.classes import CLASSES
 from bus_smp.errors import BusSmpError
 from bus_smp.model.losses import DeepSupervisionLoss
+from bus_smp.model_comparison.backends import DTYPES, Exports, Unavailable, count_gflop, open_backend
+from bus_smp.model_comparison.networks import NETWORKS, SMP, build, count_parameters, for_prediction, try_size
+from bus_smp.model_comparison.peak_memory import peak_memory
+from bus_smp.model_comparison.timing import Spread, Work, matrix_product, quotient, spread, time_in_turn
 from bus_smp.system.engine import Engine
+from bus_smp.system.environment import describe_environment
 from bus_smp.system.files import replacing, write_text
 from bus_smp.text import harmless_table
 
 
 @dataclass
 class Compared:
-    """One network and what was found of it; ``note`` says what stopped it."""
+    """One network and its numbers; ``note`` says why it has none."""
 
     name: str
     network: nn.Module | None = None
@@ -42,13 +43,13 @@ class Comparison:
     """What to compare, and how.
 
     Attributes:
-        encoder: of smp, the same for every network.
+        encoder: a name of smp, the same for every network.
         size: side of the images in pixels.
         batch: images of one forward pass.
-        backends: of ``backends.BACKENDS``.
+        backends: some of ``backends.BACKENDS``.
         repeats: readings of each number.
         train: also time a training step.
-        networks: of ``networks.NETWORKS``.
+        networks: some of ``networks.NETWORKS``.
     """
 
     engine: Engine
@@ -64,7 +65,7 @@ class Comparison:
 def compare(
     plan: Comparison, say: Callable[[str], None] = lambda text: None
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return the table of ``models.csv``, and why a backend has no columns in it.
+    """Return the table of ``models.csv``, and the reason for each backend that has no columns in it.
 
     Columns: ``model, encoder, size_px, batch, parameters, gflop_per_image, peak_memory_mb``, for each backend
     ``<backend>_ms`` per image (median), ``_ms_low``, ``_ms_high`` (smallest and largest reading) and ``_limit_ratio`` (how
@@ -92,15 +93,16 @@ def compare(
 
 
 def _begin(name: str, plan: Comparison, folder: Path) -> Compared:
-    """Build a network and try it once; an encoder or size that it does not take is a note."""
+    """Build a network and try it once; if it cannot take the encoder or the size, its note says so."""
     compared = Compared(name)
     try:
         plain = build(name, plan.encoder).eval()
         found = try_size(plain, plan.size)
         logits = found[0] if isinstance(found, tuple) else found
         if logits.shape[2:] != (plan.size, plan.size):
-            raise ValueError(f"answers {plan.size} px with {logits.shape[2]} px")
-    except Exception as error:  # of many types: smp's, timm's, torch's
+            raise ValueError(f"its output for {plan.size} px has {logits.shape[2]} px")
+    except Exception as error:
+        # smp, timm and torch raise errors of many types.
         compared.note = _reason(error)
         return compared
     folder.mkdir()
@@ -118,9 +120,10 @@ def _reason(error: Exception) -> str:
 
 
 def _time_backend(backend: str, compared: Sequence[Compared], plan: Comparison) -> str:
-    """Fill in one backend's columns; why it has none, or ""."""
+    """Fill in the columns of one backend; return why it has none, or ""."""
     precision = backend.split("-")[1]
-    limit = DTYPES.get(precision, plan.engine.dtype)  # int8 is held against the fastest the device has
+    # int8 is compared with the fastest precision of the device.
+    limit = DTYPES.get(precision, plan.engine.dtype)
     if limit not in (torch.float32, plan.engine.dtype):
         limit = torch.float32
     product, flop = matrix_product(limit, plan.engine.device)
@@ -131,7 +134,8 @@ def _time_backend(backend: str, compared: Sequence[Compared], plan: Comparison) 
             works[one.name]()
         except Unavailable as error:
             return str(error)
-        except Exception as error:  # an exporter that cannot follow this network
+        except Exception as error:
+            # An exporter that cannot follow this network.
             one.note = f"{backend}: {_reason(error)}"
             works.pop(one.name, None)
     readings = time_in_turn(works, plan.repeats, plan.engine.device)
@@ -198,11 +202,25 @@ def write_comparison(table: pd.DataFrame, about: dict[str, Any], folder: Path) -
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The table for a terminal: medians alone."""
+    """The table for a terminal, with the medians only."""
     timed = [name for name in table.columns if name.endswith("_ms") or name == "train_step_s"]
-    head = ["model", "parameters", "GFLOP", "memory, MB", *(name.replace("_", " ") for name in timed)]
-    keys = ["parameters", "gflop_per_image", "peak_memory_mb", *timed]
-    rows = table.to_dict("records")
-    lines = [[row["model"], *("-" if pd.isna(row[key]) else short(row[key]) for key in keys)] for row in rows]
-    notes = [f"- {row['model']}: {row['note']}" for row in rows if row["note"]]
-    return "\n".join([*aligned(head, lines), *([""] if notes else []), *notes])
+    titles = {"parameters": "parameters", "gflop_per_image": "GFLOP", "peak_memory_mb": "memory, MB"}
+    titles |= {name: name.replace("_", " ") for name in timed}
+    cells = table[list(titles)].map(lambda value: "-" if pd.isna(value) else _short(value))
+    shown = cells.rename(columns=titles).set_axis(table["model"].rename(None))
+    notes = [f"- {row['model']}: {row['note']}" for row in table.to_dict("records") if row["note"]]
+    return "\n".join([shown.to_string(), *([""] if notes else []), *notes])
+
+
+def _short(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def describe_machine(engine: Engine) -> dict[str, Any]:
+    """``environment`` as in a run folder, and ``packages``: the versions of the installed backends."""
+    packages = {}
+    for name in ("onnx", "onnxruntime", "openvino"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
+    return {"environment": describe_environment(engine), "packages": packages}

@@ -10,7 +10,7 @@ from bus_smp.errors import ConfigError
 from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.model.hybrid import HybridResNet50
 
-# the second also computes its auxiliary heads, as in training; in prediction they are dropped
+# "hybrid-heads" also computes its auxiliary heads, as in training; prediction leaves them out.
 HYBRID, HYBRID_HEADS = "hybrid", "hybrid-heads"
 
 SMP = {
@@ -24,7 +24,7 @@ NETWORKS = (HYBRID, HYBRID_HEADS, *SMP)
 
 
 class Plain(nn.Module):
-    """Encoder, decoder and head of smp's network, without its check of the image's size."""
+    """Encoder, decoder and head of an smp network, without smp's check of the image's size."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class Plain(nn.Module):
 
 
 def check_encoder(name: str) -> None:
-    """Refuse an encoder that no network here has.
+    """Refuse an encoder that segmentation_models_pytorch does not know.
 
     Raises:
-        ConfigError: with names that look like it.
+        ConfigError: with similar names.
     """
     known = smp.encoders.get_encoder_names()
     if name in known or name.startswith("tu-"):
@@ -49,7 +49,7 @@ def check_encoder(name: str) -> None:
 
     close = difflib.get_close_matches(name, known, 3, cutoff=0.4)
     raise ConfigError(
-        f"--encoder {name}: is not known to segmentation_models_pytorch",
+        f"--encoder {name}: segmentation_models_pytorch does not know it",
         hint=f"did you mean {' or '.join(close)}?" if close else "for example resnet50",
     )
 
@@ -58,13 +58,13 @@ def choose_networks(text: str | None) -> tuple[str, ...]:
     """``hybrid,unet`` as names of ``NETWORKS``, in their order; None means all.
 
     Raises:
-        ConfigError: naming what is unknown.
+        ConfigError: if a name is unknown or there is none.
     """
     words = NETWORKS if text is None else [word.strip() for word in text.split(",") if word.strip()]
     unknown = [word for word in words if word not in NETWORKS]
     if unknown or not words:
         raise ConfigError(
-            f"--models {text}: there is no {unknown[0]}" if unknown else "--models names none",
+            f"--models {text}: there is no {unknown[0]}" if unknown else "--models names no network",
             hint=f"there are {', '.join(NETWORKS)}",
         )
     return tuple(name for name in NETWORKS if name in words)
@@ -74,16 +74,16 @@ def build(name: str, encoder: str) -> nn.Module:
     """A network with random weights, from float (N, 3, H, W) to logits; ``hybrid-heads`` returns a tuple.
 
     Args:
-        name: of ``NETWORKS``.
+        name: one of ``NETWORKS``.
 
     Raises:
-        Exception: of whatever type smp raises for an encoder that this network cannot have.
+        Exception: of any type that smp raises for an encoder that this network cannot have.
     """
     torch.manual_seed(0)
     if name in SMP:
         return Plain(SMP[name](encoder, encoder_weights=None, in_channels=3, classes=len(CLASSES)))
     if encoder not in resnet_encoders:
-        raise ConfigError("the hybrid model takes smp's ResNets alone")
+        raise ConfigError("the hybrid model takes only smp's ResNets")
     heads = name == HYBRID_HEADS
     model = HybridResNet50(len(CLASSES), deep_supervision=heads, encoder_weights=None, encoder_name=encoder)
     return model if heads else MainHead(model)
@@ -91,17 +91,18 @@ def build(name: str, encoder: str) -> nn.Module:
 
 @torch.inference_mode()
 def try_size(network: nn.Module, size: int) -> tuple[Tensor, ...] | Tensor:
-    """What the network, in evaluation mode, answers one black image of ``size`` px.
+    """The network's output, in evaluation mode, for one black image of ``size`` px.
 
     Raises:
-        Exception: of smp's or torch's, if it cannot take the size.
+        Exception: of smp or torch, if the network cannot take the size.
     """
     image = torch.zeros(1, 3, size, size)
     try:
         return network(image)
     except RuntimeError:
         if isinstance(network, Plain):
-            network.check_size(image)  # smp says what would fit; torch, which tensors did not
+            # smp's error names a size that fits; torch's names two tensors.
+            network.check_size(image)
         raise
 
 
@@ -110,10 +111,11 @@ def for_prediction(network: nn.Module) -> nn.Module:
     network.eval()
     try:
         return fold_batch_norms(network)
-    except Exception:  # torch.fx has many ways of saying that it cannot follow
+    except Exception:
+        # torch.fx raises errors of many types where it cannot follow a network.
         return network
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of weights, each tensor once."""
+    """Number of weights; a shared tensor counts once."""
     return sum(parameter.numel() for parameter in network.parameters())
