@@ -90,7 +90,7 @@ def test_training_is_deterministic_and_a_batch_of_one_can_be_trained_on(bottlene
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("attention", "cbam"), ("bottleneck", "ppm"), ("encoder_name", "vgg16")]
+    ("argument", "value"), [("attention", "cbam"), ("bottleneck", "ppm"), ("encoder_name", "vgg99")]
 )
 def test_an_unknown_option_is_refused_and_the_known_ones_named(argument, value):
     with pytest.raises(ConfigError, match=f"model.{argument}={value}") as caught:
@@ -98,6 +98,34 @@ def test_an_unknown_option_is_refused_and_the_known_ones_named(argument, value):
     assert {"attention": "scse", "bottleneck": "aspp", "encoder_name": "resnet50"}[argument] in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tu-convnext_atto", "0 channels"),
+        ("tu-vit_tiny_patch16_224", "does not fit"),
+        ("tu-dla34", "does not fit"),  # only of sizes that 32 divides
+        ("mit_b0", "does not fit"),
+        ("tu-nosuchnet", "unknown"),
+        ("nosuchnet", "unknown"),
+        (["resnet18"], "unknown"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused_and_some_that_fit_are_named(name, reason):
+    with pytest.raises(ConfigError, match="model.encoder_name=") as caught:
+        small_model(encoder_name=name)
+    assert reason in caught.value.what
+    assert "resnet50" in caught.value.hint and "tu-resnet18" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["tu-test_resnet", "tu-test_efficientnet", "mobilenet_v2", "vgg11"])
+@pytest.mark.parametrize("options", [{}, {"attention": "scse", "bottleneck": "aspp"}])
+def test_encoders_of_smp_and_timm_are_supervised_at_four_sizes(name, options):
+    model = small_model(encoder_name=name, **options).eval()
+    with torch.no_grad():
+        outputs = model(torch.randn(2, 3, 64, 96))
+    assert [tuple(logits.shape[2:]) for logits in outputs] == [(64, 96), (32, 48), (16, 24), (8, 12)]
 
 
 def test_normalise_agrees_with_the_formula_and_lies_channels_last():

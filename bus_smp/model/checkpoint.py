@@ -141,8 +141,14 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Hy
         raise CheckpointError(f"{path}: is damaged ({error})") from error
     if problems := compare_weights(model.state_dict(), weights):
         raise CheckpointError(f"{path}: the weights do not fit the model it describes: {problems}")
+    if {name for name, _ in model.named_buffers()} <= weights.keys():
+        model.to_empty(device=device)
+    else:
+        # Some encoders have buffers that no file holds; they are computed where the network is built for real.
+        with torch.random.fork_rng(devices=[]):
+            model = HybridResNet50(**{**header["model"], "encoder_weights": None}).to(device)
     # Copied, not assigned: a file's tensors are not aligned as torch's own, and kernels round by alignment.
-    model.to_empty(device=device).load_state_dict(weights)
+    model.load_state_dict(weights)
     return model.eval(), header
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from segmentation_models_pytorch.encoders import get_encoder
-from segmentation_models_pytorch.encoders.resnet import resnet_encoders
+from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
 from bus_smp.errors import CheckpointError, ConfigError
@@ -58,7 +58,8 @@ class HybridResNet50(nn.Module):
             (Roy et al., MICCAI 2018).
         bottleneck: None, or "aspp" between encoder and decoder.
         encoder_weights: "imagenet" (downloaded once), the path of a ResNet state dict, or None.
-        encoder_name: "resnet50", or another ResNet of segmentation_models_pytorch.
+        encoder_name: "resnet50", another encoder of segmentation_models_pytorch, or "tu-" and the name of a network
+            of timm, if it gives features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's size.
 
     Raises:
         ConfigError: if an argument is none of those listed.
@@ -77,7 +78,7 @@ class HybridResNet50(nn.Module):
         super().__init__()
         _check_choice("attention", attention, (None, "scse"))
         _check_choice("bottleneck", bottleneck, (None, "aspp"))
-        _check_choice("encoder_name", encoder_name, tuple(resnet_encoders))
+        _check_encoder(encoder_name)
         self.encoder = load_encoder(encoder_name, encoder_weights)
         *skip_channels, deepest = self.encoder.out_channels
         self.bottleneck = ASPP(deepest) if bottleneck == "aspp" else nn.Identity()
@@ -176,8 +177,50 @@ def _check_choice(name: str, value: object, choices: tuple) -> None:
         raise ConfigError(f"model.{name}={value} is unknown", hint=f"use one of: {known}")
 
 
+def _check_encoder(name: str) -> None:
+    """Refuse an encoder whose features are not what the decoder needs, before anything is downloaded.
+
+    Raises:
+        ConfigError: naming encoders that fit.
+    """
+    hint = (
+        "some that fit: resnet18, resnet50, efficientnet-b0, mobilenet_v2, "
+        "tu-resnet18, tu-mobilenetv3_large_100, tu-regnety_002"
+    )
+    is_known = isinstance(name, str) and (
+        timm.is_model(name.removeprefix("tu-")) if name.startswith("tu-") else name in encoders
+    )
+    if not is_known:
+        raise ConfigError(f"model.encoder_name={name} is unknown", hint=hint)
+    # Neither multiple of 32 nor square: some networks work with multiples only.
+    size = (75, 101)
+    try:
+        # On this device nothing is computed and no random number is drawn. Checkpoints are loaded through it, too.
+        with torch.device("meta"), torch.no_grad():
+            encoder = get_encoder(name, weights=None).eval()
+            found = [tuple(feature.shape[1:]) for feature in encoder(torch.empty(1, 3, *size))[1:]]
+    except Exception as error:  # smp and timm raise many types
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(
+            f"model.encoder_name={name} does not fit the decoder ({reason})", hint=hint
+        ) from error
+    # Rounded up or down: the decoder takes the size of each feature as it is.
+    fits = len(found) == 5 and all(
+        channels > 0
+        and all(have in (whole // scale, -(-whole // scale)) for have, whole in zip(shape, size, strict=True))
+        for (channels, *shape), scale in zip(found, (2, 4, 8, 16, 32), strict=True)
+    )
+    if not fits:
+        raise ConfigError(
+            f"model.encoder_name={name} does not fit the decoder, which needs features at 1/2, 1/4, 1/8, 1/16 and "
+            f"1/32 of the image's size: of {size[0]} x {size[1]} px it makes "
+            + ", ".join(f"{height} x {width} ({channels} channels)" for channels, height, width in found),
+            hint=hint,
+        )
+
+
 def load_encoder(name: str, weights: str | Path | None) -> nn.Module:
-    """Return smp's ResNet encoder with random weights (None), ImageNet's, or those of a file.
+    """Return the encoder with random weights (None), ImageNet's, or those of a file.
 
     Raises:
         CheckpointError: if the download or the file fails, or the file holds another network.
@@ -202,18 +245,30 @@ def _download_encoder(name: str) -> nn.Module:
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.utils import get_session
 
-    source = resnet_encoders[name]["pretrained_settings"]["imagenet"]
     try:
-        cached = try_to_load_from_cache(source["repo_id"], "model.safetensors", revision=source["revision"])
+        repository, revision = _imagenet_source(name)
+        cached = try_to_load_from_cache(repository, "model.safetensors", revision=revision)
         if not isinstance(cached, str):
             # Asked once here, because a download without a network retries for half a minute.
             get_session().head(constants.ENDPOINT, timeout=10)
-        return get_encoder(name, weights="imagenet")
+        return get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
     except Exception as error:  # of several libraries, by the version of the hub's client
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"the ImageNet weights of {name} could not be downloaded ({reason})", hint=_WAYS_OUT
         ) from error
+
+
+def _imagenet_source(name: str) -> tuple[str, str | None]:
+    """Return the repository on the hub and its revision."""
+    if name.startswith("tu-"):
+        if not timm.models.is_model_pretrained(name.removeprefix("tu-")):
+            raise ValueError("timm has none")
+        return timm.get_pretrained_cfg(name.removeprefix("tu-")).hf_hub_id, None
+    known = encoders[name]["pretrained_settings"]
+    if "imagenet" not in known:
+        raise ValueError(f"smp has weights of {', '.join(known)} only")
+    return known["imagenet"]["repo_id"], known["imagenet"]["revision"]
 
 
 def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
