@@ -62,7 +62,10 @@ class AugmentSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """The network. ``encoder_weights``: ``imagenet``, null, or the path of a weights file."""
+    """The network. ``encoder_weights``: ``imagenet``, null, or the path of a weights file.
+
+    ``encoder_name``: an encoder of segmentation_models_pytorch, or ``tu-`` and the name of a network of timm.
+    """
 
     encoder_name: str = "resnet50"
     encoder_weights: str | None = "imagenet"
