@@ -220,16 +220,29 @@ def test_an_output_folder_that_is_read_only(lab, disk):
     assert "cannot be written (Read-only file system)" in result.stderr
 
 
-def test_data_that_vanish_in_the_middle(lab, whole, tmp_path):
-    away = lab.tree.with_name("away")
+@contextlib.contextmanager
+def moved(tree: Path):
+    """Data that are elsewhere from the first call of what is yielded until the end of the block."""
+    away = tree.with_name("away")
     try:
-        befalls(lab, tmp_path / "run", "epoch 1", lambda: lab.tree.rename(away), r"\.png: no such file")
+        yield lambda: tree.rename(away)
+    finally:
+        away.rename(tree)
+
+
+def test_data_that_vanish_before_they_were_all_read(lab, tmp_path):
+    with moved(lab.tree) as move:
+        befalls(lab, tmp_path / "run", "Training", move, r"\.png: no such file")
         with pytest.raises(BusSmpError, match="is not there") as caught:
             lab.train(tmp_path / "run")
         assert "--root FOLDER" in caught.value.hint
-    finally:
-        away.rename(lab.tree)
-    goes_on(lab, tmp_path / "run", whole)
+
+
+def test_data_that_vanish_after_the_first_epoch_are_not_needed_again(lab, whole, tmp_path):
+    """Every image is decoded and checked once a run: training images for the cache, validation images in the first epoch."""
+    with moved(lab.tree) as move:
+        lab.train(tmp_path / "run", "epoch 1", move)
+    assert differences(tmp_path / "run", whole) == []
 
 
 def kill_a_worker():

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import invoke, settings_options
 
 from bus_smp.config import load_settings
+from bus_smp.data.examples import ExampleReader, read_example
 from bus_smp.data.manifest import Manifest, read_manifest
-from bus_smp.errors import TrainingError
+from bus_smp.errors import ImageError, TrainingError
 from bus_smp.model.checkpoint import load_model, read_header, write_checkpoint
 from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import read_per_image
@@ -277,6 +279,27 @@ def test_validation_and_evaluation_give_the_same_number(trained):
     score = read_header(trained / "best.safetensors")["score"]
     table = read_per_image(trained / "eval-bus-uclm-val" / "per_image.csv")
     assert table["dice_lesion"].mean() == pytest.approx(score["val_dice_lesion"], abs=1e-12)
+
+
+@pytest.mark.parametrize("most", [0, 10**9], ids=["no room", "room for all"])
+def test_an_image_that_is_needed_again_is_neither_checked_again_nor_changed(manifests, tmp_path, most):
+    manifest = read_manifest(manifests / "data_manifests" / "bus-uclm.csv")
+    copy = shutil.copytree(manifest.roots["bus-uclm"], tmp_path / "tree")
+    moved = manifest.at(copy)
+    row = moved.used("val").to_dict("records")[0]
+    read = ExampleReader(most)
+    first = read(moved, row)
+    assert all(np.array_equal(*pair) for pair in zip(first, read_example(moved, row), strict=True))
+    image, _ = read(moved, row | {"sha256": "0" * 64, "label": "none"})
+    assert np.array_equal(image, first[0])
+    moved.image_path(row).unlink()
+    if most:
+        assert read(moved, row)[0] is first[0]
+    else:
+        with pytest.raises(ImageError, match="no such file"):
+            read(moved, row)
+    with pytest.raises(ImageError):
+        ExampleReader(most)(moved, row)
 
 
 def test_early_stopping_waits_for_patience_and_keeps_the_best(manifests, tmp_path):

@@ -1,6 +1,7 @@
-"""The one way from a manifest row to pixels: caches, evaluation and figures all read through here."""
+"""The only way from a manifest row to pixels: caches, evaluation and figures all read through here."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -11,12 +12,19 @@ from bus_smp.data.images import pixel_sha256, read_image, read_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import ImageError, ManifestError
 
+Row = pd.Series | Mapping | tuple
+Reader = Callable[[Manifest, Row], tuple[np.ndarray, np.ndarray]]
 
-def read_example(manifest: Manifest, row: pd.Series | Mapping | tuple) -> tuple[np.ndarray, np.ndarray]:
+# Bytes of images and masks that one ``ExampleReader`` holds: about 400 images of 700 x 550 pixels.
+_MOST_HELD = 600_000_000
+
+
+def read_example(manifest: Manifest, row: Row, *, checked: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Read the image of a manifest row and the mask that belongs to it, at the image's own size.
 
     Args:
         row: one row of ``manifest.frame``, from ``iloc``, ``to_dict`` or ``itertuples``.
+        checked: True where this process has read the same row before: pixels and label are not compared again.
 
     Returns:
         image uint8 (H, W, 3) RGB, and mask uint8 (H, W) of class indices 0 background, 1 benign,
@@ -38,19 +46,51 @@ def read_example(manifest: Manifest, row: pd.Series | Mapping | tuple) -> tuple[
             f"{path}: is {width}x{height}, but was {row['width']}x{row['height']} when the manifest was made",
             hint="make the manifest again: bus-smp make-manifest",
         )
-    if row["sha256"] and pixel_sha256(image) != row["sha256"]:
+    if not checked and row["sha256"] and pixel_sha256(image) != row["sha256"]:
         raise ManifestError(
             f"{path}: the image has changed since the manifest was made",
             hint="run bus-smp make-manifest again",
         )
     mask = _read_mask(manifest, row, (height, width))
-    marked = LABELS[int(mask.max(initial=0))]
+    marked = row["label"] if checked else LABELS[int(mask.max(initial=0))]
     if marked != row["label"]:
         raise ImageError(
             f"{path}: labelled {row['label']}, but its mask marks {'nothing' if marked == LABELS[0] else marked}",
             hint="correct the label or the mask, then run bus-smp make-manifest again",
         )
     return image, mask
+
+
+class ExampleReader:
+    """``read_example`` for images that are needed several times, such as those of every validation of a run.
+
+    Each image is decoded, hashed and checked once, and then held in memory. Where the memory is used up, further
+    images are read from their files each time, and checked the first time. Threads may share a reader.
+
+    Args:
+        most: bytes of pixels that are held.
+    """
+
+    def __init__(self, most: int = _MOST_HELD) -> None:
+        self._room = most
+        self._held: dict[tuple[str, str], tuple[np.ndarray, np.ndarray] | None] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, manifest: Manifest, row: Row) -> tuple[np.ndarray, np.ndarray]:
+        """The example of a row, as ``read_example`` returns it; not to be changed. All rows are of one manifest."""
+        row = row._asdict() if isinstance(row, tuple) else row
+        key = row["dataset"], row["image_id"]
+        held = self._held.get(key)
+        if held is not None:
+            return held
+        example = read_example(manifest, row, checked=key in self._held)
+        with self._lock:
+            if key not in self._held:
+                size = sum(array.nbytes for array in example)
+                fits = size <= self._room
+                self._room -= size if fits else 0
+                self._held[key] = example if fits else None
+        return example
 
 
 def _read_mask(manifest: Manifest, row: Mapping, shape: tuple[int, int]) -> np.ndarray:

@@ -243,10 +243,13 @@ def manifest_hash(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(manifest: Manifest, path: Path) -> Path:
+def write_manifest(manifest: Manifest, path: Path, *, checked: bool = False) -> Path:
     """Write ``path`` (CSV) and its sidecar, each all or nothing, the same bytes for the same manifest.
 
     On any error both are as they were.
+
+    Args:
+        checked: True for a manifest that ``read_manifest`` or ``combine`` returned: they have checked it.
 
     Raises:
         ManifestError: if ``check`` finds a problem, a root's name is not UTF-8, or a folder has one of the two names.
@@ -255,7 +258,8 @@ def write_manifest(manifest: Manifest, path: Path) -> Path:
     path = Path(path)
     sidecar = path.with_suffix(".json")
     text = as_text(manifest.frame)
-    _raise(f"{path} was not written", check(text), "correct the table, then run the command again")
+    problems = [] if checked else check(text)
+    _raise(f"{path} was not written", problems, "correct the table, then run the command again")
     for file in (path, sidecar):
         if file.is_dir():
             raise ManifestError(
@@ -330,6 +334,8 @@ def combine(manifests: Sequence[Manifest]) -> Manifest:
     """
     if not manifests:
         raise ManifestError("no manifest to train on", hint="name at least one, e.g. data.train=[bus-uclm]")
+    if len(manifests) == 1:
+        return manifests[0]
     names = [name for manifest in manifests for name in manifest.datasets]
     where = f"the manifests of {', '.join(names)} together"
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -354,7 +360,7 @@ def combine(manifests: Sequence[Manifest]) -> Manifest:
     _raise(where, check(frame), again)
     roots = {name: root for manifest in manifests for name, root in manifest.roots.items()}
     about = {"combined": {"+".join(m.datasets): m.about for m in manifests}}
-    return Manifest(_typed(frame), roots, about if len(manifests) > 1 else dict(manifests[0].about))
+    return Manifest(_typed(frame), roots, about)
 
 
 def list_manifests(folder: Path) -> list[Path]:

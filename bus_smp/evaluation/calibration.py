@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.classes import CLASSES, MALIGNANT
-from bus_smp.data.examples import read_example
+from bus_smp.data.examples import Reader, read_example
 from bus_smp.data.images import resize_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
@@ -42,8 +42,11 @@ LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
 _PIXELS = 2_000_000
 
 
-def calibrate(predictor: Predictor, manifest: Manifest) -> dict[str, Any]:
+def calibrate(predictor: Predictor, manifest: Manifest, read: Reader = read_example) -> dict[str, Any]:
     """Fit temperature and thresholds on the validation split of ``manifest``, and on nothing else.
+
+    Args:
+        read: reads an example; each is needed twice.
 
     Returns:
         JSON values. ``temperature``: see ``fit_temperature``. ``threshold``: image score from which an image is called
@@ -62,10 +65,10 @@ def calibrate(predictor: Predictor, manifest: Manifest) -> dict[str, Any]:
             hint="make the manifest with a validation split and train again",
         )
     plain = predictor.at_temperature(1.0)
-    logits, truth = _sample(plain, manifest, rows)
+    logits, truth = _sample(plain, manifest, rows, read)
     temperature = fit_temperature(logits, truth)
     scaled = predictor.at_temperature(temperature)
-    images = (image for image, _ in read_ahead(lambda row: read_example(manifest, row), _records(rows)))
+    images = (image for image, _ in read_ahead(lambda row: read(manifest, row), _records(rows)))
     scores = np.array([malignant_score(prediction.grid) for prediction in scaled.predictions(images)])
     malignant = (rows["label"] == MALIGNANT.name).to_numpy()
     return {
@@ -84,13 +87,15 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return rows.to_dict("records")
 
 
-def _sample(predictor: Predictor, manifest: Manifest, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _sample(
+    predictor: Predictor, manifest: Manifest, rows: pd.DataFrame, read: Reader
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits float32 (N, 3) and classes uint8 (N,) of every k-th pixel of the grid in both directions."""
     stride = max(1, math.ceil(math.sqrt(len(rows) * predictor.size**2 / _PIXELS)))
     logits, truths = [], []
 
     def load(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = read_example(manifest, row)
+        image, mask = read(manifest, row)
         return image, resize_mask(mask, predictor.size)[::stride, ::stride]
 
     batch: list[tuple[np.ndarray, np.ndarray]] = []

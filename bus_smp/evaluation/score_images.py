@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.classes import BACKGROUND
-from bus_smp.data.examples import read_example
+from bus_smp.data.examples import Reader, read_example
 from bus_smp.data.images import resize_mask, write_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
@@ -42,6 +42,7 @@ def score_images(
     baselines: Sequence[str] = (),
     mask_path: Callable[[Mapping[str, Any]], Path] | None = None,
     progress: Callable[[], object] = lambda: None,
+    read: Reader = read_example,
 ) -> Tables:
     """Predict and measure images one by one; the memory for pixels does not grow with the number of images.
 
@@ -51,6 +52,7 @@ def score_images(
         baselines: names in ``BASELINES`` to score on the same images.
         mask_path: where to write the predicted colour mask of a row.
         progress: called after each image.
+        read: reads an example; an ``ExampleReader`` where the same images are scored several times.
 
     Raises:
         EvaluationError: if there are no rows, or the network returns NaN.
@@ -61,7 +63,7 @@ def score_images(
     pixel_roc, reliability = PixelHistograms(), Reliability()
 
     def load(row: dict[str, Any]) -> tuple[np.ndarray, tuple]:
-        image, truth = read_example(manifest, row)
+        image, truth = read(manifest, row)
         shape = lesion_shape(truth)
         return image, (
             truth,

@@ -161,10 +161,14 @@ class Run:
             )
 
     def begin(self, settings: "Settings", manifest: "Manifest") -> None:
-        """Write what the run is. The settings are written last, because they make the folder a run."""
+        """Write what the run is. The settings are written last, because they make the folder a run.
+
+        Args:
+            manifest: as read or combined, hence checked; or ``fold_manifest`` of such a one.
+        """
         from bus_smp.data.manifest import write_manifest
 
-        write_manifest(manifest, self.manifest_path)
+        write_manifest(manifest, self.manifest_path, checked=True)
         write_text(self.settings_path, settings.to_yaml())
 
     def check_same(self, settings: "Settings", manifest: "Manifest") -> None:

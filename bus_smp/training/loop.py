@@ -21,6 +21,7 @@ from bus_smp import __version__
 from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
 from bus_smp.data.cache import Cache, open_cache
+from bus_smp.data.examples import ExampleReader
 from bus_smp.data.loading import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest
 from bus_smp.data.sampler import EpochSampler, RankSampler
@@ -148,6 +149,7 @@ class _Training:
             batch_size=plan.batch_size,
         )
 
+        self.read_validation = ExampleReader()
         self.progress = Progress()
         self.identity, self.place = run_identity(settings, manifest), describe_place(self.engine)
         self._restore()
@@ -187,7 +189,7 @@ class _Training:
             return
         self.say("Calibrating on the validation split")
         predictor, header = load_predictor(self.run.best_path, self.engine, self.settings.train.batch_size)
-        calibration = calibrate(predictor, self.manifest)
+        calibration = calibrate(predictor, self.manifest, self.read_validation)
         about = {key: value for key, value in header.items() if key != "sha256"} | {
             "calibration": calibration
         }
@@ -279,7 +281,9 @@ class _Training:
 
     def _validate(self) -> dict[str, float]:
         self.step.share_buffers()
-        table = score_images(self.predictor, self.manifest, self.manifest.used("val")).model
+        table = score_images(
+            self.predictor, self.manifest, self.manifest.used("val"), read=self.read_validation
+        ).model
         summary = summarise(table, draws=0)
         dice = {
             f"val_dice_{name}": summary["metrics"][f"dice_{name}"]["mean"]
