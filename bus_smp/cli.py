@@ -1,4 +1,4 @@
-"""The door: finds the command, lets it speak to the user, turns errors into an exit code."""
+"""The command line: finds the command, runs it, and turns errors into a message and an exit code."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ COMMANDS = {
     "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
 }
 
-# What to say to a user who stopped a command, beside that it stopped.
+# What follows "Stopped." when a user stops a command.
 _AFTER_STOP = {"train": " The same command continues after the last finished epoch."}
 
 
@@ -50,7 +50,8 @@ class _Door(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))  # in the order of the work
+            # in the order of the work
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=_Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -65,7 +66,7 @@ def door() -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Of several processes the first one speaks; the others only of their own errors, after this."""
+    """Only the first of several processes prints; the others print their own errors, after this block."""
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -78,17 +79,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Run ``bus-smp``. Exit codes: 0 done, 1 the user's input or data, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
     typed = sys.argv[1:] if arguments is None else arguments
     words = "Stopped." + _AFTER_STOP.get(typed[0] if typed else "", "")
-    if arguments is None:  # the program itself, not a function that was called
+    # only as the program itself, not as a function of another one
+    if arguments is None:
         streams.prepare()
         stopping.listen(words if ranks.is_first() else "")
     try:
         try:
             with contextlib.nullcontext() if ranks.is_first() else _silence(), ranks.together():
                 door.main(args=arguments, prog_name="bus-smp", standalone_mode=False)
-            sys.stdout.flush()  # here an error can still be told
+            # here an error of writing can still be shown
+            sys.stdout.flush()
             stopping.finish()
         except BaseException as error:
-            if stopping.heard():  # whoever was interrupted may have made another error of it
+            # a library that is interrupted may raise another error
+            if stopping.heard():
                 raise KeyboardInterrupt from error
             raise
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -107,13 +111,12 @@ def main(arguments: list[str] | None = None) -> None:
         if not ranks.is_lost(error):
             raise
         click.echo(
-            f"Error of process {ranks.rank()}: another one has died; its own message tells why", err=True
+            f"Error of process {ranks.rank()}: another one has died; its own message says why", err=True
         )
         sys.exit(1)
     except OSError as error:
-        if (
-            error.errno == errno.ENAMETOOLONG and error.filename
-        ):  # whoever asked for such a file typed its name
+        # only a name that the user typed can be too long
+        if error.errno == errno.ENAMETOOLONG and error.filename:
             click.echo(f"Error: {printable(str(error.filename))}: the name is too long", err=True)
             sys.exit(1)
         if not isinstance(error, BrokenPipeError):

@@ -1,7 +1,7 @@
-"""Settings: the defaults below < a YAML file < ``--set section.key=value``. Nothing else is read.
+"""Settings: the defaults below, then a YAML file, then ``--set section.key=value``; the last one wins. Nothing else is read.
 
 The merged result is written to the run folder as ``config.yaml`` and is all that training reads.
-``configs/default.yaml`` spells the same defaults out for people (a test holds the two together).
+``configs/default.yaml`` lists the same defaults for people (a test compares the two).
 """
 
 import difflib
@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from bus_smp.errors import ConfigError
 from bus_smp.system.files import open_regular
 
-_MOST_BYTES = 100_000  # of a settings file; parsing takes a second per 200 kB
+# Size limit of a settings file; parsing takes a second per 200 kB.
+_MOST_BYTES = 100_000
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -94,10 +95,10 @@ class LossSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """The schedule. ``batch_size`` is that of all processes together, where ``torchrun`` starts several.
+    """The schedule. ``batch_size`` counts all processes together, where ``torchrun`` starts several.
 
     ``patience``: epochs without a better validation lesion Dice before stopping (0: never). ``accumulate``: batches
-    whose mean gradient makes one change of the weights. ``ema``: decay of a moving average of the weights, which
+    whose mean gradient makes one update of the weights. ``ema``: decay of a moving average of the weights, which
     is then validated and kept (0: none). ``compile``: let ``torch.compile`` fuse the network. ``sync_batchnorm``:
     batch norm over the whole batch, where several GPUs share it.
     """
@@ -118,7 +119,7 @@ class TrainSettings(_Section):
 
 
 class RuntimeSettings(_Section):
-    """What may change between two starts of one run, because it does not change the result.
+    """Settings that may change between two starts of one run, because they do not change the result.
 
     ``workers``: loader processes, -1 chooses. ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1``;
     another device continues a run, but not bit-identically.
@@ -155,8 +156,8 @@ class Settings(_Section):
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Merge defaults, a YAML file and ``section.key=value`` texts (values are read as YAML).
 
-    What a value is, the setting decides: 010 is ten for a seed, and a name for a data set; ``yes`` is true for a
-    switch, and an error for a number.
+    The setting decides how a value is read: 010 is ten for a seed and a name for a data set; ``yes`` is true for a
+    switch and an error for a number.
 
     Raises:
         ConfigError: naming every unknown key (and the nearest right one) and every wrong value.
@@ -176,7 +177,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
         if _has_comment(value):
             raise ConfigError(
                 f"--set {text[:200]}: YAML takes what follows # for a comment",
-                hint=f"leave it away; or, if it belongs to the value, use quotes: --set '{key.strip()}=\"{value.strip()}\"'",
+                hint=f"remove it; or, if it belongs to the value, use quotes: --set '{key.strip()}=\"{value.strip()}\"'",
             )
         fields = tree.setdefault(section, {})
         if not isinstance(fields, dict):
@@ -200,18 +201,15 @@ def differing_keys(old: Settings, new: Settings) -> list[tuple[str, Any, Any]]:
 
 
 _NULL = "tag:yaml.org,2002:null"
-_TAGS = (
-    _NULL,
-    *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")),
-    None,
-)  # None: the rest is refused
+# None: everything else is refused.
+_TAGS = (_NULL, *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")), None)
 
 
 class _Loader(yaml.SafeLoader):
-    """Texts, lists and maps alone, and null: the settings' types read numbers and switches out of texts.
+    """Only texts, lists, maps and null: the settings' types convert texts to numbers and switches.
 
-    YAML 1.1 itself takes 010 for eight, 1:30 for ninety and the name ``no`` for false. No aliases, which in a few lines
-    mean billions of values, and no key twice.
+    YAML 1.1 itself reads 010 as eight, 1:30 as ninety and the name ``no`` as false. Aliases are refused, because a few
+    lines of them can mean billions of values, and so is a key that comes twice.
     """
 
     yaml_implicit_resolvers = {
@@ -237,14 +235,13 @@ def _parse_yaml(text: str) -> Any:
     """The value; ValueError with the reason on one line if there is none."""
     try:
         return yaml.load(text, _Loader)  # nosec B506 - a SafeLoader, with less
-    except (
-        Exception
-    ) as error:  # PyYAML lets KeyError, AttributeError, RecursionError, ... of its constructors through
+    # PyYAML does not catch KeyError, AttributeError, RecursionError and others of its constructors
+    except Exception as error:
         raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
 
 
 def _has_comment(text: str) -> bool:
-    """Whether there is one in a YAML value: the one thing with # in it that is between two tokens."""
+    """Whether a YAML value holds a comment: only a comment has a # between two tokens."""
     end = 0
     for token in yaml.scan(text, _Loader):
         if "#" in text[end : token.start_mark.index]:
@@ -258,11 +255,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         with open_regular(path) as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            raise ConfigError(f"{path}: is larger than any settings are ({_MOST_BYTES} bytes)")
+            raise ConfigError(f"{path}: is too large for a settings file (limit {_MOST_BYTES} bytes)")
         tree = _parse_yaml(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such settings file", hint="leave --config away to use the defaults"
+            f"{path}: no such settings file", hint="leave out --config to use the defaults"
         ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -271,7 +268,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections (data, model, train, ...), found {type(tree).__name__}")
-    # "train:" with nothing below it is an empty section, as its writer meant
+    # "train:" with nothing below it means an empty section
     return {str(key): {} if value is None else value for key, value in tree.items()}
 
 

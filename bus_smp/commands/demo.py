@@ -1,4 +1,4 @@
-"""``bus-smp demo``: the commands a user would type, on synthetic data."""
+"""``bus-smp demo``: the commands that a user would type, on synthetic data."""
 
 import shlex
 from pathlib import Path
@@ -64,7 +64,7 @@ def command(folder: Path) -> None:
     _run("crosseval", "--out", str(out), "--run", "demo", "--manifests", str(manifests), "--target", "busi")
     _run("report", "--out", str(out), "demo")
     click.echo(
-        f"\nDone. Open {out / 'demo' / 'report.html'} and look at the figures beside it, then do the same with real data (README, Quick start)."
+        f"\nDone. Open {out / 'demo' / 'report.html'} and look at the figures next to it, then do the same with real data (README, Quick start)."
     )
 
 

@@ -60,5 +60,5 @@ def command(
 
 
 def _named(root: Root) -> Root:
-    """A folder without a name cannot be looked up before the data sets are known."""
+    """Only named folders: one without a name can be used only once the data sets are known."""
     return root if isinstance(root, dict) else None

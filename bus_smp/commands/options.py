@@ -24,7 +24,7 @@ def _parse_root(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 
 def parse_seeds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
-    """``42,43,44`` as numbers; () where the option is not given."""
+    """``42,43,44`` as numbers; () if the option is not given."""
     if value is None:
         return ()
     words = [word.strip() for word in value.split(",")]
@@ -37,13 +37,13 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 
 def check_root(root: Root, datasets: list[str], also: Sequence[str] = ()) -> Root:
-    """Return ``root``, if it says unmistakably where each data set is.
+    """Return ``root`` if it gives exactly one folder to each data set it names.
 
     Args:
-        also: further data sets that may be named, and to which a single folder does not apply.
+        also: further data sets that may be named; a folder without a name is not theirs.
 
     Raises:
-        ConfigError: if one folder is given for several data sets, or one for a data set that is not asked for.
+        ConfigError: if one folder is given for several data sets, or a data set is named that is not used.
     """
     known = [*datasets, *also]
     unknown = [name for name in root if name not in known] if isinstance(root, dict) else []
@@ -96,7 +96,7 @@ backend_option = click.option(
 
 
 def scoring_options(function: Callable) -> Callable:
-    """The options of every command that scores a run, but for ``--run``."""
+    """The options of every command that scores a run, except ``--run``."""
     legacy = click.option(
         "--legacy-metrics",
         "legacy",

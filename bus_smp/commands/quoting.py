@@ -1,18 +1,18 @@
-"""Settings as a user types them: ``--set KEY=VALUE`` whose value YAML reads back as it was, whatever a folder is called."""
+"""Settings as a user types them: ``--set KEY=VALUE`` with quotes where YAML or the shell would read something else."""
 
 import json
 import shlex
 
 
 def setting(key: str, value: str | list[str]) -> str:
-    """``KEY=VALUE`` for ``--set``, the value quoted where YAML would take it for something else than this text."""
+    """``KEY=VALUE`` for ``--set``; the value is quoted if YAML would not read it as this text."""
     texts = [value] if isinstance(value, str) else value
     written = ", ".join(_scalar(text, inside=not isinstance(value, str)) for text in texts)
     return f"{key}={written}" if isinstance(value, str) else f"{key}=[{written}]"
 
 
 def typed(word: str) -> str:
-    """A word of a command as typed into a shell. Double quotes where they do: other systems know no others."""
+    """A word of a command as typed into a shell, in double quotes where possible: Windows knows no others."""
     if shlex.quote(word) == word:
         return word
     key, equals, value = word.partition("=")
@@ -22,7 +22,7 @@ def typed(word: str) -> str:
 
 
 def _scalar(text: str, inside: bool) -> str:
-    """The plainest YAML of a text; ``inside`` a list."""
+    """The shortest YAML of a text; ``inside``: as an entry of a list."""
     import yaml
 
     for written in (text, "'" + text.replace("'", "''") + "'"):

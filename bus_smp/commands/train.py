@@ -70,7 +70,7 @@ def command(
     A run that was stopped or killed goes on with the same command, and ends with the same weights.
 
     --folds and --seeds train an experiment, one run after the other: outputs/<name>-seed42-fold0/ and so
-    on, and outputs/<name>/experiment.json, which evaluate and crosseval understand as --run <name>.
+    on, and outputs/<name>/experiment.json; evaluate and crosseval take the experiment as --run <name>.
     """
     from bus_smp.config import load_settings
 
@@ -103,7 +103,7 @@ def command(
             f"--run {name}: a name, not a path", hint="use --out FOLDER for another parent folder"
         )
     members = plan_experiment(name, settings, range(folds or 0), seeds)
-    # one fold with several seeds is a part of the experiment that --folds will make of it
+    # one fold with several seeds is a part of a later experiment with --folds
     whole = folds or (seeds and settings.data.fold is None)
     experiment = Experiment(out / name, members) if whole else None
     what = (
@@ -123,14 +123,14 @@ def command(
         say=lambda text: click.echo(text, err=True),
         bar=sys.stderr.isatty(),
     ):
-        _report(out / member.run, outcome, settings)
+        _print_outcome(out / member.run, outcome, settings)
     done = name if experiment else members[-1].run
     click.echo(
         f"Next: bus-smp evaluate --run {done}   or   bus-smp crosseval --run {done} --target busi", err=True
     )
 
 
-def _report(folder: Path, outcome: "Outcome", settings: "Settings") -> None:
+def _print_outcome(folder: Path, outcome: "Outcome", settings: "Settings") -> None:
     plan = settings.train
     early = f" (stopped early: no better epoch in {plan.patience})" if outcome.stopped_early else ""
     click.echo(

@@ -1,12 +1,12 @@
-"""What may be called an external test: nothing of the target was seen in training, in whatever guise.
+"""The check behind the word "external": training has seen no image of the target, in any form.
 
-Four comparisons of the two manifests' used rows: names of data sets, groups, pixels (sha256), and
-near-duplicates. For the last, a 256-bit dHash of the whole image finds candidates and registered correlation
-of their speckle (``data/duplicates.py``) judges each: the hash alone takes lookalikes for copies.
+Four comparisons of the used rows of both manifests: names of data sets, groups, pixels (sha256), and
+near-duplicates. For the last, a 256-bit dHash of the whole image finds candidates, and the registered correlation
+of their speckle (``data/near_duplicates``) decides, because some different images have similar hashes.
 
-What is not seen: copies that are mirrored, rotated, framed or much cropped, whose dHash is far from the
-original's. ``make-manifest`` finds all of these but the rotated ones, where both data sets' manifests are made
-in one folder: they then share a group, and that is refused here.
+Not found: copies that are mirrored, rotated, framed or strongly cropped, because their dHash is far from the
+original's. ``make-manifest`` finds all of these except rotated ones, if the manifests of both data sets are made
+in one folder: the images then share a group, which is refused here.
 """
 
 from collections import defaultdict
@@ -27,18 +27,19 @@ HASH_BITS = 256
 # within 50, every pair a true one; images of BUS-UCLM and BUSI, and of two patients of BUS-UCLM, differ in 70.
 NEAR = 50
 
-_BLOCK = 4096  # images compared at once: 64 MB
+# Images compared at once: 64 MB.
+_BLOCK = 4096
 
 
 def check_external(training: Manifest, target: Manifest) -> None:
-    """Refuse to call ``target`` external if the run has seen any of it.
+    """Refuse a target that shares anything with the training data.
 
     All splits of the training manifest count: a data set whose test split was held back is still the
     same hospital, scanner and annotator.
 
     Raises:
-        EvaluationError: naming the shared data sets, groups or pictures, or the near-duplicates; or if it
-            cannot be told, because pictures have no hash, or cannot be read where hashes alone do not decide.
+        EvaluationError: naming the shared data sets, groups, pictures or near-duplicates; or if this cannot be
+            verified, because images have no hash, or a candidate for a near-duplicate cannot be read.
     """
     shared = sorted(set(training.datasets) & set(target.datasets))
     if shared:
@@ -53,7 +54,7 @@ def check_external(training: Manifest, target: Manifest) -> None:
         ]
         if unproven:
             raise EvaluationError(
-                f"the {' and the '.join(unproven)} manifest has images without {column}: nobody can tell if they are the same",
+                f"the {' and the '.join(unproven)} manifest has images without {column}: they cannot be compared",
                 hint="make it with bus-smp make-manifest (from a table of your own: --csv)",
             )
     for column, things in (("group_id", "groups"), ("sha256", "pictures")):
@@ -98,9 +99,9 @@ def read_external(
 
 
 def near_pairs(first: Sequence[str], second: Sequence[str], most: int = NEAR) -> np.ndarray:
-    """Every pair of dHashes (64 hex digits) that differ in ``most`` bits or fewer.
+    """Every pair of dHashes (64 hex digits) that differ in at most ``most`` bits.
 
-    Memory does not grow with the lengths, but with the pairs found.
+    Memory grows with the number of pairs found, not with the lengths.
 
     Returns:
         int64 (pairs, 2): index into ``first``, index into ``second``; sorted.
@@ -109,7 +110,7 @@ def near_pairs(first: Sequence[str], second: Sequence[str], most: int = NEAR) ->
     for top in range(0, len(first), _BLOCK):
         rows = _signs(first[top : top + _BLOCK])
         for left in range(0, len(second), _BLOCK):
-            # of signs, a product is the number of equal bits less that of different ones
+            # the product of two sign vectors is the number of equal bits minus that of different bits
             product = rows @ _signs(second[left : left + _BLOCK]).T
             found.append(np.argwhere(product >= HASH_BITS - 2 * most) + (top, left))
     pairs = np.concatenate(found)
@@ -133,7 +134,7 @@ def _check_near_duplicates(
     seen_rows, new_rows = seen.to_dict("records"), new.to_dict("records")
 
     def copied_from(image: int) -> Mapping | ImageError | None:
-        """The training row that an image of the target shows again; None if none; why, if it cannot be told."""
+        """The training row that an image of the target repeats, None, or the error if that cannot be verified."""
         try:
             own = _fingerprint(target, new_rows[image])
             for row in map(seen_rows.__getitem__, candidates[image]):
@@ -167,10 +168,10 @@ def _check_near_duplicates(
 
 
 def _fingerprint(manifest: Manifest, row: Mapping) -> Fingerprint:
-    """What is compared of a row's image.
+    """The fingerprint of a row's image.
 
     Raises:
-        ImageError: if it cannot be read, or is not the picture that the manifest was made with.
+        ImageError: if it cannot be read, or has other pixels than when the manifest was made.
     """
     where = f"say where the images are: --root {row['dataset']}=FOLDER"
     try:

@@ -1,4 +1,4 @@
-"""Train set against test set: one cell for each pair of a run and a data set, and why a cell is empty."""
+"""The table of train set against test set: a cell for each pair of a run and a data set, or why it is empty."""
 
 import json
 import re
@@ -34,8 +34,8 @@ class Cell:
         target: name of the target's manifest.
         kind: ``in-domain`` (the run's own test split of a data set it was trained on), ``external``, or
             ``refused`` (nothing could be scored).
-        summary: what the evaluation folder's ``summary.json`` holds; None where refused.
-        reason: why it is refused.
+        summary: the evaluation's summary; None where refused.
+        reason: why the cell is refused.
     """
 
     run: str
@@ -46,7 +46,7 @@ class Cell:
     reason: str = ""
 
 
-# What makes a cell empty. Any other error is none of one run or one target.
+# Errors that empty one cell. All others stop the matrix, because they do not belong to one run or one target.
 _REASONS = (CheckpointError, DataError, EvaluationError, TrainingError)
 
 

@@ -1,8 +1,8 @@
 """One result from several runs: out-of-fold predictions in one table, or mean and standard deviation.
 
-The two answer different questions. The interval of a table says how far the number may be off for other patients;
-the standard deviation over runs, how far it moves when the same training is repeated (other seeds) or given other
-patients (folds). Neither holds the other.
+The two answer different questions. The interval of one table covers the choice of patients in the test. The standard
+deviation over runs shows how much the number changes when the training is repeated (other seeds) or gets other
+patients (folds). Neither includes the other.
 """
 
 import shutil
@@ -49,14 +49,14 @@ def pool_folds(
 ) -> dict[str, Any]:
     """Make one evaluation folder of several that share no image; return its summary.
 
-    With the test folds of a cross-validation every image is predicted by the one network that has not seen it,
-    and the interval is over all patients. An AUC then compares scores of different networks with each
-    other, which makes it a little too low rather than too high (Airola et al., Comput. Stat. Data Anal. 2011).
+    With the test folds of a cross-validation, every image is predicted by the one network that has not seen it, and
+    the interval is over all patients. An AUC then compares scores of different networks, which makes it slightly
+    too low, not too high (Airola et al., Comput. Stat. Data Anal. 2011).
 
     Args:
         parts: evaluation folders of the members.
         rows: rows of ``manifest`` that must be there, each once.
-        about, legacy: as of ``write_evaluation``.
+        about, legacy: as for ``write_evaluation``.
 
     Raises:
         EvaluationError: if an image is in no part or in two, or a table is missing or damaged.
@@ -87,8 +87,8 @@ def spread(summaries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[s
         summaries: results of ``summarise``, one for each run.
 
     Returns:
-        ``metrics`` and ``rates``, each name -> ``{mean, sd, n, n_undefined}``: taken over the n runs in
-        which the estimate is defined; mean None where there is none, sd None where there are fewer than two.
+        ``metrics`` and ``rates``, each name -> ``{mean, sd, n, n_undefined}``, over the n runs in which
+        the estimate is defined; mean is None if n is 0, sd is None if n is below 2.
     """
     summaries = list(summaries)
     result: dict[str, dict[str, dict[str, Any]]] = {}
@@ -121,13 +121,13 @@ def write_members(
     """Write ``members.csv`` (a row for each run), ``data.json`` and ``summary.json`` (mean and sd); return the last.
 
     Args:
-        members: run -> what ``evaluate`` or ``write_evaluation`` returned for it, all on the same images.
+        members: run -> its summary, from ``evaluate`` or ``write_evaluation``; all on the same images.
         about: ``run`` (the experiment's name), ``dataset``, ``split``, ``external``; recorded.
         manifest: of the images.
 
     Returns:
-        ``members`` as of ``spread``; ``runs``, their names; ``summaries``: each run's ``summarise`` by its name,
-        then the baselines', which are the same for all.
+        ``members`` as from ``spread``; ``runs``: their names; ``summaries``: each run's by its name, then the
+        baselines', which are the same for all runs.
     """
     models = {run: summary["summaries"][MODEL] for run, summary in members.items()}
     first = next(iter(members.values()))
@@ -163,10 +163,10 @@ def estimates_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cells(estimates: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, float | None]:
-    """Estimates side by side: ``<name>, <name>_low, <name>_high``, or ``<name>, <name>_sd`` over runs.
+    """Estimates in one row: ``<name>, <name>_low, <name>_high``, or ``<name>, <name>_sd`` over runs.
 
     Args:
-        estimates: as ``estimates_of`` gives them.
+        estimates: as from ``estimates_of``.
         names: the ones wanted; None: all.
     """
     found = {name: estimate for part in PARTS for name, estimate in estimates[part].items()}
@@ -181,7 +181,7 @@ def format_lines(lines: Mapping[str, Mapping[str, Any] | str]) -> str:
     """A line for each result with the main estimates in columns.
 
     Args:
-        lines: name -> estimates as ``estimates_of`` gives them, or the reason why there are none.
+        lines: name -> estimates as from ``estimates_of``, or the reason why there are none.
     """
     heads = ["", "images", *MAIN.values()]
     rows = [heads]
@@ -199,7 +199,7 @@ def format_lines(lines: Mapping[str, Mapping[str, Any] | str]) -> str:
             )
     widths = [max(len(row[i]) for row in rows if len(row) == len(heads)) for i in range(len(heads))]
     widths[0] = max(len(row[0]) for row in rows)
-    # a reason is as long as it is and widens no column
+    # reasons are long and do not widen the columns
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         for row in rows
@@ -207,7 +207,7 @@ def format_lines(lines: Mapping[str, Mapping[str, Any] | str]) -> str:
 
 
 def format_members(summary: Mapping[str, Any]) -> str:
-    """What ``write_members`` returned as text: mean and sd beside the baselines, then run by run."""
+    """The summary from ``write_members`` as text: mean and sd next to the baselines, then run by run."""
     runs, summaries = summary["runs"], summary["summaries"]
     mean = dict(summaries[runs[0]])
     mean |= {

@@ -7,13 +7,13 @@ from torch import nn
 
 
 class WeightAverage:
-    """A second network whose weights follow the first one's slowly; it is predicted with, never trained.
+    """A second network whose weights follow the first one's slowly. It predicts and is never trained.
 
     ``average += (1 - d) * (weights - average)`` with ``d = min(decay, (1 + n) / (10 + n))`` after ``n`` updates, so
-    that the random weights of the start are soon forgotten. Batch norm's running statistics are averaged too.
+    that the random initial weights soon lose their influence. Batch norm's running statistics are averaged too.
 
     Args:
-        model: whose weights are averaged.
+        model: the network whose weights are averaged.
         decay: in 0..1; 0.999 averages over about the last 1,000 updates.
     """
 
@@ -24,20 +24,21 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move towards the weights of ``model``; call after each of their changes."""
+        """Move towards the weights of ``model``; to be called after each of their updates."""
         average, now = self.model.state_dict(), model.state_dict()
         real = [name for name, value in now.items() if value.is_floating_point()]
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_([average[name] for name in real], [now[name] for name in real], weight)
-        for name in now.keys() - set(real):  # batch norm's counters
+        # batch norm's counters
+        for name in now.keys() - set(real):
             average[name].copy_(now[name])
         self.updates += 1
 
     def state(self) -> dict:
-        """What ``restore`` reads: tensors and a number."""
+        """Tensors and a number, which ``restore`` reads."""
         return {"model": self.model.state_dict(), "updates": self.updates}
 
     def restore(self, state: dict) -> None:
-        """Go on from what ``state`` returned."""
+        """Continue from what ``state`` returned."""
         self.model.load_state_dict(state["model"])
         self.updates = state["updates"]

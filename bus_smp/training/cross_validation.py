@@ -1,4 +1,4 @@
-"""Training the runs of an experiment: their settings, their splits, one after the other."""
+"""Training the runs of an experiment, one after the other, each with its own settings and splits."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ def member_settings(settings: Settings, member: Member) -> Settings:
 
 
 def count_folds(manifest: Manifest) -> int:
-    """Number of folds that the used images of every data set of ``manifest`` are dealt into.
+    """Number of folds of the used images; the same in every data set of ``manifest``.
 
     Raises:
-        ManifestError: if there are none, fewer than 3 (test and validation would leave nothing to train on),
-            other numbers in other data sets, a fold without images or an image without fold.
+        ManifestError: if there are none or fewer than 3 (test and validation would leave nothing to train on), if
+            data sets have different numbers of folds, a fold has no image, or an image has no fold.
     """
     counts = {}
     for dataset, rows in manifest.used().groupby("dataset"):
@@ -58,9 +58,12 @@ def count_folds(manifest: Manifest) -> int:
 
 
 def fold_manifest(manifest: Manifest, fold: int | None) -> Manifest:
-    """The manifest with ``fold`` as test split, the next one (after the last the first) as validation split.
+    """The manifest with ``fold`` as test split and the next fold as validation split; after the last comes the first.
 
-    No group is torn: the manifest was read with the proof that none is in two folds. None: unchanged.
+    No group and no picture is in two splits, because reading the manifest has checked that none is in two folds.
+
+    Args:
+        fold: from 0; None leaves the manifest unchanged.
 
     Raises:
         ManifestError: as ``count_folds``.
@@ -80,7 +83,7 @@ def fold_manifest(manifest: Manifest, fold: int | None) -> Manifest:
 
 
 def _of_fold(about: Mapping[str, Any], fold: int, count: int) -> dict[str, Any]:
-    """A sidecar whose account of the split is that of the fold, for each of the data sets."""
+    """The sidecar with a description of the fold's split, for each data set."""
     if "combined" in about:
         parts = {name: _of_fold(part, fold, count) for name, part in about["combined"].items()}
         return {**about, "combined": parts}
@@ -98,12 +101,12 @@ def train_experiment(
     say: Callable[[str], None],
     bar: bool = False,
 ) -> Iterator[tuple[Member, Outcome]]:
-    """Train one run after the other, or go on where they stopped; yield each when it is done.
+    """Train one run after the other, or continue them; yield each when it is done.
 
-    What would stop a later member is looked for before the first is trained.
+    All members are checked before the first is trained.
 
     Args:
-        begin: called between the two.
+        begin: called after the checks.
 
     Raises:
         TrainingError, ManifestError, ConfigError: as ``train`` and ``fold_manifest``.

@@ -1,7 +1,7 @@
 """The training loop, readable from top to bottom.
 
-Randomness is a function of (seed, epoch, position) alone and the state is saved after every epoch,
-so a run that was killed and started again ends with the same bits as one that was not.
+Randomness is a function of (seed, epoch, position) only, and the state is saved after every epoch. So a run that was
+killed and started again ends with the same bits as an uninterrupted one.
 """
 
 import contextlib
@@ -71,18 +71,18 @@ def train(
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     bar: bool = False,
 ) -> Outcome:
-    """Train in ``folder``, or go on where it stopped.
+    """Train in ``folder``, or continue after the last finished epoch.
 
     Args:
         settings: all settings; only ``runtime`` may differ from those the run was started with.
         manifest: the combined manifest of ``settings.data.train``.
-        folder: the run folder, made if absent.
+        folder: the run folder; it is created if it is missing.
         say: receives one line per event.
         bar: show a progress bar on stderr.
 
     Raises:
-        TrainingError: on data that cannot train, other settings than the run's, a loss that is not
-            finite, or too little memory or disk.
+        TrainingError: if the data cannot be trained on, the folder's run has other settings or data, a loss is not
+            finite, or memory or disk is too small.
     """
     run = Run(folder)
     if not ranks.is_first():
@@ -95,13 +95,14 @@ def train(
         begun = ranks.on_first(lambda: _check_folder(run, settings, manifest))
         with explained_memory(settings), explained_workers(), explained_compile(settings):
             training = _Training(settings, manifest, run, say, bar)
-            if not begun:  # only now: what stopped a start must not bind the next one to its settings
+            # not earlier: a start that failed must not bind the next one to its settings
+            if not begun:
                 ranks.on_first(lambda: run.begin(settings, manifest))
             return training.finish()
 
 
 def _check_folder(run: Run, settings: Settings, manifest: Manifest) -> bool:
-    """Whether the folder holds this very run already; errors as ``train``."""
+    """True if the folder already holds this run; errors as for ``train``."""
     if run.exists():
         run.check_same(settings, manifest)
         return True
@@ -111,7 +112,7 @@ def _check_folder(run: Run, settings: Settings, manifest: Manifest) -> bool:
 
 
 class _Training:
-    """The parts of one run, and the way through them in ``finish``."""
+    """The parts of one training; ``finish`` runs it."""
 
     def __init__(
         self, settings: Settings, manifest: Manifest, run: Run, say: Callable[[str], None], bar: bool
@@ -138,7 +139,8 @@ class _Training:
 
         torch.manual_seed(plan.seed)
         resuming = run.state_path.exists()
-        weights = None if resuming else settings.model.encoder_weights  # the state holds them all
+        # a state holds all weights
+        weights = None if resuming else settings.model.encoder_weights
         self.step = TrainingStep(settings, self.engine, weights)
         self.predictor = Predictor(
             self.step.best_model,
@@ -167,7 +169,7 @@ class _Training:
             )
 
     def finish(self) -> Outcome:
-        """Train until the last epoch or until patience ends; a run that is over is left as it is."""
+        """Train until the last epoch or until patience ends; a finished run is not changed."""
         if not self._is_over():
             self._announce()
             with self._steps_bar() as bar, self._tensorboard() as board:
@@ -181,9 +183,9 @@ class _Training:
         return self.progress.is_over(self.settings.train.epochs, self.settings.train.patience)
 
     def _calibrate(self) -> None:
-        """Fit temperature and thresholds of the best weights on the validation split, into their header.
+        """Fit temperature and thresholds of the best weights on the validation split, and write them into the header.
 
-        After the last epoch, once: a kill before it is made up for by the next start of the same command.
+        This is done once, after the last epoch. If the run was killed before, the next start of the same command does it.
         """
         if self.run.header().get("calibration"):
             return
@@ -214,7 +216,7 @@ class _Training:
         )
 
     def _steps_bar(self) -> tqdm:
-        """One bar over the whole run, so that its time left is the run's."""
+        """One bar over the whole run, so that it shows the time left for the run."""
         return tqdm(
             total=self.settings.train.epochs * self.steps,
             initial=self.progress.done * self.steps,
@@ -234,11 +236,12 @@ class _Training:
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
         plan = self.settings.train
-        torch.manual_seed(plan.seed + epoch)  # for whatever draws inside the network
+        # for random layers of the network
+        torch.manual_seed(plan.seed + epoch)
         self.sampler.set_epoch(epoch)
         self.step.model.train()
         bar.set_description(f"epoch {epoch + 1}/{plan.epochs}")
-        # On CUDA, reading a loss waits for the device; so it is read now and then.
+        # On CUDA, reading a loss waits for the device, so losses are read every 20 steps.
         interval = 20 if self.engine.device.type == "cuda" else 1
         losses: list[torch.Tensor] = []
         indices: list[torch.Tensor] = []
@@ -246,7 +249,7 @@ class _Training:
             rate = cosine_rate(plan.lr, epoch * self.steps + step, plan.epochs * self.steps)
             for group in self.step.optimizer.param_groups:
                 group["lr"] = rate
-            # the last group of an epoch may be a smaller one: no gradient is carried over the saved state
+            # The last group of an epoch may be smaller, because the saved state holds no gradients.
             begun = step // plan.accumulate * plan.accumulate
             size = min(plan.accumulate, self.steps - begun)
             losses.append(self.step(images, masks, size, last=step + 1 == begun + size))
@@ -293,7 +296,7 @@ class _Training:
         return {name: math.nan if value is None else value for name, value in (dice | rates).items()}
 
     def _record(self, row: dict[str, Any], board: Any) -> None:
-        """Write everything of one epoch; ``last.ckpt`` last, so that a kill before it repeats the epoch."""
+        """Write everything of one epoch. The state comes last, so that a kill before it repeats the epoch."""
         is_best = self.progress.add(row)
         if not ranks.is_first():
             return
@@ -311,7 +314,7 @@ class _Training:
         )
 
     def _about(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The checkpoint's header: everything needed to use the weights and to know their origin."""
+        """The checkpoint's header: what is needed to use the weights and to know where they come from."""
         return {
             "format": FORMAT,
             "model": self.step.model_arguments,
@@ -353,7 +356,7 @@ class _Training:
         if changed:
             self.say(
                 f"Warning: the run was computed elsewhere ({'; '.join(changed)}); "
-                "it will not be bit-identical to an uninterrupted one"
+                "it will not be bit-identical to an uninterrupted run"
             )
         if {name: state[name] for name in self.identity} != self.identity:
             raise ValueError("it is of a run with other data or settings")
@@ -379,7 +382,7 @@ def count_workers(settings: Settings, engine: Engine) -> int:
     """Loader processes of a run."""
     if settings.runtime.workers >= 0:
         return settings.runtime.workers
-    # On a CPU a batch takes 4 ms of a step of seconds, and a process beside the step would make it wait for longer.
+    # On a CPU a batch takes 4 ms of a step of seconds; another process would slow the step down by more.
     return 0 if engine.device.type == "cpu" else min(4, os.cpu_count() or 1)
 
 

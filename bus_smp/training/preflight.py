@@ -1,4 +1,4 @@
-"""What stands in the way of a training, said before the first step where that is possible."""
+"""Checks before a training starts, and clear errors for memory and compiler failures during it."""
 
 import contextlib
 import errno
@@ -38,10 +38,10 @@ def check_trainable(manifest: Manifest) -> list[str]:
 
 
 def check_processes(settings: Settings, images: int) -> None:
-    """Refuse a number of processes that cannot share the batches, or cannot do what was asked for.
+    """Refuse a number of processes that cannot share the batches, or that the settings do not allow.
 
     Args:
-        images: in the training split.
+        images: number of images in the training split.
 
     Raises:
         ConfigError: naming the setting.
@@ -61,7 +61,14 @@ def check_processes(settings: Settings, images: int) -> None:
 
 
 def check_disk(folder: Path, needed: int = 1_500_000_000) -> None:
-    """Refuse to start where the run would not fit: two states of a ResNet-50 and its best weights, in bytes."""
+    """Refuse to start where the disk has too little room.
+
+    Args:
+        needed: bytes; two states of a ResNet-50 and its best weights.
+
+    Raises:
+        TrainingError: naming the free and the needed space.
+    """
     there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -73,7 +80,7 @@ def check_disk(folder: Path, needed: int = 1_500_000_000) -> None:
 
 @contextlib.contextmanager
 def explained_memory(settings: Settings) -> Iterator[None]:
-    """Turn an exhausted memory, of the computer or of the GPU, into an error with a way out.
+    """Turn exhausted memory, of the computer or of the GPU, into an error with a remedy.
 
     Raises:
         TrainingError: in place of the errors that PyTorch raises then. Any other error passes.
@@ -83,7 +90,8 @@ def explained_memory(settings: Settings) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
         exhausted = (
             isinstance(error, (torch.OutOfMemoryError, MemoryError))
-            or getattr(error, "errno", None) == errno.ENOMEM  # no process can be started
+            # no process can be started
+            or getattr(error, "errno", None) == errno.ENOMEM
             or "can't allocate memory" in str(error)
         )
         if not exhausted:
@@ -97,7 +105,7 @@ def explained_memory(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained_compile(settings: Settings) -> Iterator[None]:
-    """Turn a failed compilation into an error with a way out.
+    """Turn a failed compilation into an error with a remedy.
 
     Raises:
         TrainingError: in place of the errors of PyTorch's compiler. Any other error passes.

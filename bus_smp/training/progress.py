@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SCORE = "val_dice_lesion"  # the best epoch has the highest
+# The best epoch has the highest value of it.
+SCORE = "val_dice_lesion"
 
 
 @dataclass
@@ -16,7 +17,7 @@ class Progress:
         history: the row of ``metrics.csv`` of each finished epoch.
         best_epoch: counted from 1; 0 before the first.
         best_score: ``SCORE`` of that epoch.
-        best_weights: what ``weights_sha256`` says of that epoch's weights.
+        best_weights: ``weights_sha256`` of that epoch's weights.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -30,7 +31,7 @@ class Progress:
         return len(self.history)
 
     def add(self, row: dict[str, Any]) -> bool:
-        """Take the row of a finished epoch; whether it is the best so far. A score of NaN never is."""
+        """Add the row of a finished epoch; return whether it is the best so far. A score of NaN never is."""
         self.history.append(row)
         if not row[SCORE] > self.best_score:
             return False
@@ -38,16 +39,16 @@ class Progress:
         return True
 
     def is_over(self, epochs: int, patience: int) -> bool:
-        """After ``epochs``, or after ``patience`` without a better score; a patience of 0 never ends."""
+        """True after ``epochs``, or after ``patience`` epochs without a better score; a patience of 0 never ends a run."""
         return self.done >= epochs or 0 < patience <= self.done - self.best_epoch
 
     def state(self) -> dict[str, Any]:
-        """For ``from_state``: numbers and texts."""
+        """Numbers and texts, from which ``from_state`` makes the same progress."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Progress":
-        """From a file that anybody may have written; other keys are not looked at.
+        """From a state file, which anybody may have written; other keys are ignored.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: if it is not what ``state`` returns.

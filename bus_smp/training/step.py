@@ -20,11 +20,11 @@ class TrainingStep:
     Args:
         settings: of the run.
         engine: device and precision.
-        encoder_weights: as of ``HybridResNet50``. Those of the settings are not looked at, because a run that
-            goes on takes all weights from its state. Random ones are as ``torch.manual_seed`` decides.
+        encoder_weights: as for ``HybridResNet50``. The settings' own are ignored, because a continued run takes all
+            weights from its state. Random weights depend on ``torch.manual_seed``.
 
     Attributes:
-        model: is trained.
+        model: the network that is trained.
         average: moving average of its weights, or None.
     """
 
@@ -47,16 +47,16 @@ class TrainingStep:
 
     @property
     def best_model(self) -> HybridResNet50:
-        """The weights that are validated and kept: the average, where there is one."""
+        """The network that is validated and saved: the average, where there is one."""
         return self.model if self.average is None else self.average.model
 
     def __call__(self, images: Tensor, masks: Tensor, group: int = 1, last: bool = True) -> Tensor:
-        """Add the gradient of one batch and, after the last of its group, change the weights.
+        """Add the gradient of one batch; after the last batch of its group, update the weights.
 
         Args:
             images: uint8 (N, S, S, 3), RGB.
             masks: uint8 (N, S, S), class indices.
-            group: batches whose mean gradient makes one change.
+            group: number of batches whose mean gradient makes one update.
             last: whether this batch is the group's last.
 
         Returns:
@@ -65,7 +65,7 @@ class TrainingStep:
         device = self.engine.device
         inputs = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
         targets = masks.to(device, non_blocking=True)
-        # processes exchange gradients once for each change of the weights
+        # processes exchange gradients once for each update of the weights
         waiting = ranks.count() > 1 and not last
         with self._network.no_sync() if waiting else contextlib.nullcontext():
             loss, heads = self._compute(inputs, targets)
@@ -84,14 +84,14 @@ class TrainingStep:
         return self.loss(outputs, targets)
 
     def share_buffers(self) -> None:
-        """Give every process the first one's running statistics of batch norm; each has seen other images."""
+        """Give every process the first one's running statistics of batch norm, because each has seen other images."""
         if ranks.count() > 1:
             for model in (self.model, *([self.average.model] if self.average else [])):
                 for buffer in model.buffers():
                     torch.distributed.broadcast(buffer, 0)
 
     def state(self) -> dict:
-        """Everything that a run needs to go on after this step; read back by ``restore``."""
+        """Everything that a run needs to continue after this step; ``restore`` reads it."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -100,10 +100,11 @@ class TrainingStep:
         }
 
     def restore(self, state: dict) -> None:
-        """Take over what ``state`` of a step with the same settings returned."""
+        """Load what ``state`` returned for a step with the same settings."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty where the run was not in fp16 so far
+        # empty where the run was not in fp16 so far
+        if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.restore(state["average"])

@@ -1,6 +1,6 @@
-"""Curves for TensorBoard, written at once and in this thread, so that a full disk is an error like any other.
+"""Curves for TensorBoard, written by this thread, so that a full disk is an error like any other.
 
-TensorBoard's own writer does it in a thread whose errors cannot be caught, and puts the machine's name into the file's.
+TensorBoard's own writer uses a thread whose errors cannot be caught, and puts the machine's name into the file name.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from bus_smp.system.files import explained
 
 
 class EventFile:
-    """An event file of one process; a record that a kill cut short is skipped by its readers.
+    """An event file of one process. TensorBoard skips a record that a kill cut short.
 
     Args:
-        folder: exists.
-        first: the step from which on earlier event files of the folder are hidden.
+        folder: must exist.
+        first: TensorBoard hides points of earlier event files from this step on.
 
     Raises:
         BusSmpError: here and in ``add``, if the disk is full or the folder cannot be written to.
@@ -35,7 +35,7 @@ class EventFile:
         self._write(session_log=SessionLog(status=SessionLog.START), step=first)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
-        """Add one point to each curve; what is not finite is left out."""
+        """Add one point to each curve; values that are not finite are left out."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -44,7 +44,8 @@ class EventFile:
 
     def close(self) -> None:
         """Close the file."""
-        with contextlib.suppress(OSError):  # what could not be written was told when it was
+        # an error of writing was raised by ``add``
+        with contextlib.suppress(OSError):
             self._file.close()
 
     def _write(self, **parts: Any) -> None:
