@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bus_smp.data.images import read_image
+from bus_smp.figures.agreement import write_agreement
 from bus_smp.figures.calibration import risk_coverage, write_calibration
-from bus_smp.figures.lesions import write_agreement, write_difficulty, write_froc
+from bus_smp.figures.froc import write_froc
 from bus_smp.figures.matrix import write_matrix
 from bus_smp.figures.style import BLUE, COLUMN, DPI, GREEN, PAGE, VERMILLION
+from bus_smp.figures.subgroups import write_subgroups
 
 LONG = "a_very_long_name_without_spaces_" * 6 + " $x_1$ <b>&amp; \u8d85\u97f3\u6ce2"
 MEASURES = ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")
@@ -70,7 +72,7 @@ def estimate(mean, n=50, width=0.05):
     return {"mean": mean, "low": low, "high": high, "n": n}
 
 
-def strata(level="small", dice=0.5, width=0.05):
+def subgroups(level="small", dice=0.5, width=0.05):
     of = {"dice_lesion": estimate(dice, width=width), "miss_rate": estimate(dice, width=width)}
     return {"size": {level: of, "large": of}, "flags": {LONG: of}}
 
@@ -190,12 +192,12 @@ def test_froc_of_nothing_and_of_one_point_is_drawn(curves, tmp_path):
     assert_fits(tmp_path / "froc.png", COLUMN)
 
 
-# Difficulty
+# Subgroups
 
 
 def test_a_dot_stands_at_its_value_and_is_hollow_without_an_interval(tmp_path):
     def dots(dice, width):
-        write_difficulty(strata(dice=dice, width=width), tmp_path / "d.png", "title")
+        write_subgroups(subgroups(dice=dice, width=width), tmp_path / "d.png", "title")
         blue = (read_image(tmp_path / "d.png") == (0, 0x72, 0xB2)).all(axis=2)
         return blue.sum(), np.nonzero(blue)[1].mean()
 
@@ -205,15 +207,15 @@ def test_a_dot_stands_at_its_value_and_is_hollow_without_an_interval(tmp_path):
     assert dots(0.25, None)[0] < low_count / 2
 
 
-def test_an_undefined_stratum_has_no_dot(tmp_path):
-    write_difficulty(strata(dice=None), tmp_path / "d.png", "title")
+def test_an_undefined_subgroup_has_no_dot(tmp_path):
+    write_subgroups(subgroups(dice=None), tmp_path / "d.png", "title")
     picture = assert_fits(tmp_path / "d.png")
     assert color_count(picture, BLUE) == color_count(picture, VERMILLION) == 0
 
 
-def test_long_names_of_strata_fit_and_no_strata_are_drawn(tmp_path):
-    write_difficulty(strata(LONG), tmp_path / "long.png", LONG)
-    write_difficulty({}, tmp_path / "none.png", "title")
+def test_long_names_of_subgroups_fit_and_no_subgroups_are_drawn(tmp_path):
+    write_subgroups(subgroups(LONG), tmp_path / "long.png", LONG)
+    write_subgroups({}, tmp_path / "none.png", "title")
     assert_fits(tmp_path / "long.png")
     assert_fits(tmp_path / "none.png")
 
@@ -316,7 +318,7 @@ def test_the_same_tables_give_the_same_bytes_whatever_the_user_set_in_matplotlib
     def write_all(folder):
         write_calibration(reliability(), per_image(), folder / "c.png", "title")
         write_froc({"a": (np.arange(3), np.arange(3) / 3)}, folder / "f.png", "title")
-        write_difficulty(strata(), folder / "d.png", "title")
+        write_subgroups(subgroups(), folder / "d.png", "title")
         write_agreement(per_image(), agreement(), folder / "a.png", "title")
         write_matrix(cells(), folder / "m.png", PANELS)
         return {path.name: path.read_bytes() for path in folder.iterdir()}

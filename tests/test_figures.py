@@ -13,15 +13,12 @@ import pytest
 
 from bus_smp.classes import BENIGN, MALIGNANT
 from bus_smp.data.images import read_image
-from bus_smp.figures.curves import (
-    write_confusion_matrix,
-    write_dice_curve,
-    write_loss_curves,
-    write_roc_curves,
-)
+from bus_smp.figures.confusion_matrix import write_confusion_matrix
 from bus_smp.figures.overlay import overlay
-from bus_smp.figures.pictures import Case, write_contact_sheet, write_qualitative
+from bus_smp.figures.qualitative import Case, write_qualitative
+from bus_smp.figures.roc import write_roc_curves
 from bus_smp.figures.style import COLUMN, DPI, GREEN, PAGE, VERMILLION
+from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 
 LONG = (
     "a_very_long_run_name_without_spaces_2031-01-01T00-00-00_" * 4
@@ -220,8 +217,7 @@ def test_long_titles_and_names_are_wrapped_and_never_cut_off(tmp_path):
     write_roc_curves({LONG: roc(), "b": roc(0.7)}, tmp_path / "roc.png", LONG)
     write_confusion_matrix(np.eye(3, dtype=int), np.eye(3, dtype=int), tmp_path / "cm.png", LONG)
     write_qualitative(cases(2, LONG), tmp_path / "qual.png", LONG)
-    write_contact_sheet([(LONG, grey(), grey((300, 90)))] * 3, tmp_path / "sheet.png")
-    for path, width in (("roc", COLUMN), ("cm", PAGE), ("qual", PAGE), ("sheet", PAGE)):
+    for path, width in (("roc", COLUMN), ("cm", PAGE), ("qual", PAGE)):
         picture = read_image(tmp_path / f"{path}.png")
         assert picture.shape[1] == width * DPI
         assert_nothing_is_cut_off(picture)
@@ -249,11 +245,9 @@ def test_qualitative_shows_the_truth_beside_the_prediction(tmp_path):
     assert columns[0].max() < columns[1].min(), "the truth stands left of the prediction"
 
 
-def test_no_cases_and_no_pairs_still_make_a_picture(tmp_path):
+def test_no_cases_still_make_a_picture(tmp_path):
     write_qualitative([], tmp_path / "qual.png", "title")
-    write_contact_sheet([], tmp_path / "sheet.png")
     assert read_image(tmp_path / "qual.png").size
-    assert read_image(tmp_path / "sheet.png").size
 
 
 # All of them
@@ -277,7 +271,7 @@ def test_the_same_figure_has_the_same_bytes_whatever_the_user_set_in_matplotlib(
 def test_figures_need_no_torch_no_pyplot_no_display_and_no_home():
     code = (
         "import sys; from bus_smp.figures import overlay; assert 'matplotlib' not in sys.modules;"
-        "from bus_smp.figures import curves, pictures;"
+        "from bus_smp.figures import training_curves, qualitative;"
         "bad = {'torch', 'matplotlib.pyplot'} & set(sys.modules); assert not bad, bad"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND", "MPLCONFIGDIR")}

@@ -26,7 +26,7 @@ from bus_smp.config import load_settings
 from bus_smp.data import synthetic
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import BusSmpError
-from bus_smp.figures.curves import write_loss_curves
+from bus_smp.figures.training_curves import write_loss_curves
 from bus_smp.model.checkpoint import write_checkpoint
 from bus_smp.runs.run import Run
 from bus_smp.system.files import replacing

@@ -14,24 +14,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import invoke
+from PIL import Image
 
 from bus_smp.config import load_settings
 from bus_smp.data.manifest import read_manifest, write_manifest
-from bus_smp.report.blocks import (
-    Bullets,
-    Code,
-    Commands,
-    Document,
-    Heading,
-    Paragraph,
-    Section,
-    Table,
-    link,
-)
-from bus_smp.report.findings import short_answer
-from bus_smp.report.markdown import markdown_text
-from bus_smp.report.page import page_html
-from bus_smp.report.records import Evaluation, Run
+from bus_smp.report.html import page_html
+from bus_smp.report.markdown import code, escape, label, link, templates
+from bus_smp.report.page import Report
+from bus_smp.report.records import EvaluationRecord, RunRecord
 from bus_smp.statistics.score_table import format_estimate, table_rows
 
 OWN, BUSI = "eval-bus-uclm-test", "eval-busi-all"
@@ -244,7 +234,7 @@ def _evaluation(dice, blob, external=True):
 
     columns = {"model": column(dice), "nothing": column((0.0, None, None)), "blob": column(blob)}
     summary = {"dataset": "x", "split": "all", "external": external, "warnings": []}
-    return Evaluation(Path("x"), summary, columns, [], {}, None, None)
+    return EvaluationRecord(Path("x"), summary, columns, [], {}, None, None)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +250,7 @@ def _evaluation(dice, blob, external=True):
             (0.4, 0.3, 0.55),
             "above the better baseline, blob (0.4), but the intervals overlap",
         ),
-        ((0.6, None, None), (0.2, 0.1, 0.3), "but without an interval to tell whether by chance"),
+        ((0.6, None, None), (0.2, 0.1, 0.3), "but without an interval to exclude chance"),
         ((0.2, 0.1, 0.3), (0.2, 0.1, 0.3), "no better than the better baseline, blob (0.2)"),
         (
             (0.1, 0.0, 0.2),
@@ -270,9 +260,11 @@ def _evaluation(dice, blob, external=True):
         ((None, None, None), (None, None, None), "no image shows a lesion, so Dice is not defined"),
     ],
 )
-def test_the_short_answer_says_no_more_than_the_intervals_allow(dice, blob, words):
-    run = Run("r", Path("r"), [], None, None, None, None, None, [_evaluation(dice, blob)], [])
-    (answer,) = short_answer([run]).blocks[1].items
+def test_the_short_answer_states_no_more_than_the_intervals_allow(dice, blob, words):
+    run = RunRecord("r", Path("r"), [], None, None, None, None, None, [_evaluation(dice, blob)], [])
+    answer = next(
+        line for line in Report([run]).markdown("summary", full_name="x").splitlines() if line[0:2] == "- "
+    )
     assert words in answer
     assert ("clearly" in answer) == ("clearly" in words)
 
@@ -348,47 +340,67 @@ def test_hostile_names_of_runs_images_and_data_sets_are_text_and_nothing_else(sc
     assert not re.search(r"(?<!\\)<", text)
 
 
-def test_every_kind_of_text_is_escaped_in_the_page_and_in_markdown():
-    table = Table(
-        HOSTILE, [HOSTILE], [Heading(HOSTILE), [[HOSTILE, Code(HOSTILE), link(HOSTILE, "javascript:x")]]]
-    )
-    blocks = [
-        Paragraph(HOSTILE),
-        Paragraph(HOSTILE, "warning"),
-        Bullets([HOSTILE, "- x"]),
-        Commands([HOSTILE]),
-        table,
-    ]
-    section = Section(HOSTILE, [*blocks, Section(HOSTILE)])
-    document = Document(HOSTILE, HOSTILE, [section])
-    page = _Page(page_html(document))
-    _assert_harmless(page)
-    assert page.text.count(HOSTILE) >= 13
+PLACES = """\
+# {{ text }}
 
-    text = markdown_text(document)
-    plain = _without_code(text)
-    assert not re.search(r"(?<!\\)[<*`$]", plain.replace("**Warning:**", "").replace("**", ""))
-    assert not re.search(r"(?<!\\)\]\(", plain)
-    row = next(line for line in text.splitlines() if line.startswith("| ") and "``" in line)
-    assert len(re.findall(r"(?<!\\)\|", row)) == 2, "a bar in a name makes no cell"
+{{ text }}
+
+    {{ text|verbatim }}
+
+> - {{ text }}
+
+- {{ text }}
+
+{{ text|code }} {{ text|link }}
+
+**{{ text }}**
+
+{{ [text, text]|head }}
+{{ text|group(2) }}
+{{ [text, 1]|row }}
+
+## {{ text }}
+
+![{{ text|label }}](images/x.png)\\
+*{{ text }}*
+"""
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("# x", "\\# x"), ("1. x", "1\\. x"), ("- x", "\\- x"), ("0.5 x", "0.5 x")]
+    "text",
+    [
+        HOSTILE,
+        "# x",
+        "- x",
+        "1. x",
+        "+",
+        "-",
+        "---",
+        "=====",
+        "x #",
+        "a | b \\| c \\",
+        "    x",
+        "![a]",
+        "[a]: b",
+        "``` x",
+    ],
 )
-def test_a_paragraph_stays_one_whatever_it_begins_with(text, line):
-    assert line in markdown_text(Document("t", "s", [Section("a", [Paragraph(text)])])).splitlines()
+def test_a_value_is_text_wherever_it_stands(text, tmp_path):
+    pixel = tmp_path / "x.png"
+    Image.new("L", (1, 1)).save(pixel)
+    page = _Page(page_html(templates({"text": text}).from_string(PLACES).render(), text, {"x.png": pixel}))
+    _assert_harmless(page)
+    shown = " ".join(text.split())
+    assert page.text.count(shown) >= 14
+    assert [tag for tag, _ in page.elements if tag in ("h1", "h2", "ul", "pre", "hr", "ol", "table", "td", "code", "img", "a")] == [
+        "h1", "pre", "code", "ul", "ul", "code", "table", "td", "ol", "a", "h2", "img"
+    ]  # fmt: skip
 
 
 def test_control_characters_and_halves_of_characters_reach_no_page():
-    document = Document(
-        "a\x00b", "\ud800", [Section("c\nd\u2028e", [Paragraph("\x1b[31m"), Commands(["x\ny"])])]
-    )
-    for text in (page_html(document), markdown_text(document)):
-        text.encode("utf-8")
-        assert not re.search("[\x00\x1b\u2028]", text)
-        assert "c d e" in text
-        assert "x y" in text
+    for write in (escape, label, code):
+        assert write("a\x00b\nc\u2028d\ud800e") in ("a b c d e", "`a b c d e`")
+    assert "\x1b" not in link("https://x.org/\x1b")
 
 
 # Missing pieces
@@ -466,12 +478,19 @@ def test_without_a_name_the_newest_run_is_taken_and_said(scored, tmp_path):
 # Markdown
 
 
-def test_markdown_shows_the_same_numbers_and_its_figures_but_no_picture_of_a_patient(scored, tmp_path):
-    page = tmp_path / "docs" / "results.md"
-    _, _ = _report(scored)
-    result = invoke("report", "first", "--out", scored.parent, "--markdown", "--to", page)
-    assert result.exit_code == 0, result.stderr
-    text = page.read_text(encoding="utf-8")
+def test_markdown_is_a_page_of_headlines_and_one_of_everything_but_pictures_of_patients(scored, tmp_path):
+    page, full = tmp_path / "docs" / "results.md", tmp_path / "docs" / "results-full.md"
+    _report(scored, "--markdown", "--to", page)
+    headlines, text = page.read_text(encoding="utf-8"), full.read_text(encoding="utf-8")
+    assert len(headlines.splitlines()) <= 120
+    for title in (
+        "## The short answer",
+        "## Warnings",
+        "## What this does not show",
+        "## How it was made",
+        "](results-full.md)",
+    ):
+        assert title in headlines
     for name in (OWN, BUSI):
         summary = json.loads((scored / name / "summary.json").read_text(encoding="utf-8"))
         for _, words, cells in table_rows(summary["summaries"]):
@@ -480,13 +499,12 @@ def test_markdown_shows_the_same_numbers_and_its_figures_but_no_picture_of_a_pat
     assert sorted(shown) == sorted(path.name for path in (page.parent / "images").iterdir())
     assert "first-busi-all-roc_curves.png" in shown
     assert not any("qualitative" in name or "failures" in name for name in shown)
-    assert str(scored.parent.parent) not in text
-    for title in ("## How it was made", "### The misleading numbers", "## What this does not show"):
-        assert title in text
+    assert str(scored.parent.parent) not in text + headlines
 
     again = tmp_path / "again" / "results.md"
-    invoke("report", "first", "--out", scored.parent, "--markdown", "--to", again)
+    _report(scored, "--markdown", "--to", again)
     assert again.read_bytes() == page.read_bytes()
+    assert (again.parent / full.name).read_bytes() == full.read_bytes()
 
 
 # Quick, alone, printable

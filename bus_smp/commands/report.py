@@ -1,5 +1,6 @@
 """``bus-smp report``."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -19,22 +20,20 @@ from bus_smp.commands.options import out_option
 @click.option(
     "--markdown",
     is_flag=True,
-    help="Markdown for a repository instead; its figures go into images/ beside it, none of patients.",
+    help="Markdown for a repository instead: a page of headlines and <page>-full.md; figures go into images/, none of patients.",
 )
 @click.option("--pdf", is_flag=True, help="The same page as PDF instead (needs pip install 'bus_smp[pdf]').")
 def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, pdf: bool) -> None:
-    """Write all that was found about one or several runs as one page.
+    """Write everything that was found about one or several runs as one page.
 
     RUN is the name or folder of a run or an experiment; without one the newest run is taken. Only files
     are read: the evaluations that evaluate and crosseval wrote, the settings, the manifest. The page
-    holds its figures and needs no network: it can be sent to someone. What is missing is said on it.
+    holds its figures and needs no network: it can be sent to someone. It names what is missing.
     """
     if markdown and pdf:
         raise click.UsageError("--markdown and --pdf exclude each other")
 
-    from bus_smp.report.contents import report, results
-    from bus_smp.report.markdown import images_beside, write_markdown
-    from bus_smp.report.page import write_page, write_pdf
+    from bus_smp.report.page import Report, images_of, repository_pages, write_markdown, write_page, write_pdf
     from bus_smp.report.reading import read_run
     from bus_smp.runs.find import find_folder
 
@@ -49,31 +48,34 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     for run in runs:
         for sentence in run.missing:
             click.echo(f"Missing: {run.name}: {sentence}", err=True)
+    report = Report(runs, matrix)
     if markdown:
-        document = results(runs, matrix)
+        pages = repository_pages(report, path)
+        for page in pages:
+            _refuse_other(page)
         if not earlier:
-            _refuse_images(images_beside(path, document))
-        write_markdown(document, path)
+            _refuse_images(images_of(report, pages))
+        write_markdown(report, pages)
     elif pdf:
-        write_pdf(report(runs, matrix), path)
+        write_pdf(report, path)
     else:
-        write_page(report(runs, matrix), path)
+        write_page(report, path)
     click.echo(path)
 
 
-# What the writers of bus_smp.report put into every page: HTML and Markdown near the beginning, PDF at the end.
+# What every page of bus_smp.report contains: HTML and Markdown near the beginning, PDF at the end.
 _MARKS = (b'<meta name="generator" content="bus_smp ', b"Made by bus-smp report ", b"/ID [(bus_smp)")
 _NEAR = 16_384  # bytes
 
 
 def _refuse_other(path: Path) -> bool:
-    """Only a report is replaced by a report: ``--to last.ckpt`` would cost a training.
+    """A report replaces only a report: ``--to last.ckpt`` would destroy a training.
 
     Returns:
-        whether there is one.
+        whether there is an earlier report.
 
     Raises:
-        BusSmpError: if there is something else.
+        BusSmpError: if there is anything else.
     """
     import os
 
@@ -86,7 +88,7 @@ def _refuse_other(path: Path) -> bool:
             ends = file.read(_NEAR)
             file.seek(max(0, size - _NEAR))
             ends += b"\n" + file.read()
-        other = "is no report"
+        other = "is not a report"
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -96,11 +98,11 @@ def _refuse_other(path: Path) -> bool:
     return size > 0
 
 
-def _refuse_images(images: list[Path]) -> None:
-    """Without an earlier page beside them, images of these names are somebody's own.
+def _refuse_images(images: Iterable[Path]) -> None:
+    """Without an earlier page next to them, images of these names belong to the user.
 
     Raises:
-        BusSmpError: naming the first.
+        BusSmpError: naming the first one that exists.
     """
     import os
 
@@ -109,7 +111,7 @@ def _refuse_images(images: list[Path]) -> None:
     for image in images:
         if os.path.lexists(image):
             raise BusSmpError(
-                f"{image}: would be replaced, and no earlier report wrote it",
+                f"{image}: would be replaced, but no earlier report wrote it",
                 hint="move it elsewhere, or name a file in another folder with --to",
             )
 

@@ -12,10 +12,13 @@ from bus_smp.data.examples import read_example
 from bus_smp.data.images import read_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
+from bus_smp.figures.agreement import write_agreement
 from bus_smp.figures.calibration import write_calibration
-from bus_smp.figures.curves import write_confusion_matrix, write_roc_curves
-from bus_smp.figures.lesions import write_agreement, write_difficulty, write_froc
-from bus_smp.figures.pictures import Case, write_qualitative
+from bus_smp.figures.confusion_matrix import write_confusion_matrix
+from bus_smp.figures.froc import write_froc
+from bus_smp.figures.qualitative import Case, write_qualitative
+from bus_smp.figures.roc import write_roc_curves
+from bus_smp.figures.subgroups import write_subgroups
 from bus_smp.measures.lesions import GOOD_IOU, LEAST_IOU, froc
 from bus_smp.measures.overlap import TARGETS
 from bus_smp.runs.evaluations import MODEL, Tables, mask_path, read_summary, read_tables
@@ -53,7 +56,7 @@ def draw(folder: Path, tables: Tables, summary: Mapping[str, Any], manifest: Man
     )
     found = {f"IoU >= {iou:g}": froc(table, tables.components, iou) for iou in (LEAST_IOU, GOOD_IOU)}
     write_froc(found, folder / "detection.png", title)
-    write_difficulty(model["strata"], folder / "difficulty.png", title)
+    write_subgroups(model["strata"], folder / "difficulty.png", title)
     write_agreement(table, model["agreement"], folder / "agreement.png", title)
     write_qualitative(_cases(folder, _typical(table), manifest), folder / "qualitative.png", title)
     write_qualitative(

@@ -1,10 +1,9 @@
-"""The data card: what the images are, which were left out and why, how they were divided, and whose they are.
+"""The facts of the data card: what the images are, which were left out and why, and how they were divided.
 
 After "Datasheets for Datasets" (Gebru et al., CACM 64, 2021), as far as a manifest can answer it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,165 +11,111 @@ import pandas as pd
 from bus_smp.classes import LABELS
 from bus_smp.data.exclusions import describe_code, exclusion_code
 from bus_smp.data.manifest import SPLITS, manifest_hash
-from bus_smp.report.blocks import Block, Bullets, Paragraph, Section, Table, Text, link
-from bus_smp.report.records import Evaluation, Run
+from bus_smp.report.records import EvaluationRecord, RunRecord
 
-_EXCLUDED = ("reason", "images", "for example")
 _NAMED = 5  # images named per reason; the manifest names all
 
 
-def data_card(runs: Sequence[Run]) -> Section:
-    """A section for each manifest that was trained on or scored, with all that it was used for."""
+def data_cards(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """A card for each data set that was trained on or scored, with everything it was used for.
+
+    Returns:
+        dicts of ``name, sources, images, used, unit, groups, labels, splits, how, excluded, audits, uses, sha256``;
+        ``labels`` or ``splits`` is empty where only the other is known.
+    """
+    cards: dict[str, dict[str, Any]] = {}
     uses: dict[str, list[str]] = {}
-    told: dict[str, Callable[[], Section]] = {}
     for run in runs:
-        if run.manifest is None:
-            continue
-        for name, rows in run.manifest.frame.groupby("dataset", sort=True):
+        tables = run.manifest.frame.groupby("dataset", sort=True) if run.manifest is not None else ()
+        for name, rows in tables:
             digest = manifest_hash(rows)
             uses.setdefault(digest, []).append(f"training, validation and own test of {run.name}")
-            about = dict(run.sidecars).get(str(name), {})
-            told.setdefault(digest, partial(_trained_on, str(name), rows, about, digest, uses))
+            if digest not in cards:
+                cards[digest] = _trained_on(str(name), rows, dict(run.sidecars).get(str(name), {}))
     for run in runs:
-        for evaluation in run.evaluations:
-            if evaluation.summary["external"] and evaluation.data is not None:
+        for evaluation in run.external:
+            if evaluation.data is not None:
                 digest = str(evaluation.data.get("sha256", "not recorded"))
-                uses.setdefault(digest, []).append(
-                    f"external test of {run.name}: all used images, whatever their split"
-                )
-                told.setdefault(digest, partial(_scored, evaluation, digest, uses))
-    return Section(
-        "Data card", [tell() for tell in told.values()] or [Paragraph("No manifest could be read.")]
-    )
+                used = f"external test of {run.name}: all used images, whatever their split"
+                uses.setdefault(digest, []).append(used)
+                if digest not in cards:
+                    cards[digest] = _scored(evaluation, evaluation.data)
+    return [{**card, "sha256": digest, "uses": uses[digest]} for digest, card in cards.items()]
 
 
-def _trained_on(
-    name: str, rows: pd.DataFrame, about: Mapping[str, Any], digest: str, uses: Mapping[str, list[str]]
-) -> Section:
-    used = rows[rows["excluded"] == ""]
-    known = bool(used["patient_known"].all())
-    facts = [
-        *_source(about),
-        ["images", f"{len(rows):,}, of which {len(used):,} are used"],
-        [
-            "patients" if known else "groups",
-            f"{used['group_id'].nunique():,}"
-            + ("" if known else " (no patient ids for all: duplicates that were found)"),
-        ],
-        ["used as", "; ".join(uses[digest])],
-        ["manifest", f"sha256 {digest}"],
-    ]
-    blocks: list[Block] = [Table(f"{name}: what it is", ["", ""], facts, prose=True)]
-    splits = [
-        [
-            split, f"{len(part):,}", *(f"{int((part['label'] == label).sum()):,}" for label in LABELS),
-            f"{part['group_id'].nunique():,}",
-        ]
-        for split in SPLITS
-        for part in [used[used["split"] == split]]
-    ]  # fmt: skip
-    how = str((about.get("splits") or {}).get("how", "as recorded in the manifest"))
-    blocks.append(
-        Table(
-            f"{name}: splits ({how}); whole {'patients' if known else 'groups'}, none in two",
-            ["split", "images", *LABELS, "patients" if known else "groups"],
-            splits,
-        )
-    )
-    blocks += _exclusions(name, rows)
-    blocks += _audit(name, about)
-    return Section(name, blocks)
-
-
-def _source(about: Mapping[str, Any]) -> list[list[Text]]:
-    source = about.get("source") or {}
-    facts: list[list[Text]] = []
-    if source.get("title"):
-        facts.append(["title", str(source["title"])])
-    facts.append(["cite", str(source.get("cite") or "not recorded: for the authors to add")])
-    facts.append(["licence", str(source.get("licence") or "not recorded: for the authors to add")])
-    if source.get("url"):
-        facts.append(["source", [link(str(source["url"]), str(source["url"]))]])
-    return facts
-
-
-def _exclusions(name: str, rows: pd.DataFrame) -> list[Block]:
-    excluded = rows[rows["excluded"] != ""]
-    if excluded.empty:
-        return [Paragraph(f"No image of {name} is excluded.")]
-    cells: list[list[Text]] = []
-    for code, part in excluded.groupby(excluded["excluded"].map(exclusion_code), sort=True):
-        shown = part["image_id"] if code != "other" else part["excluded"].drop_duplicates()
-        cells.append([describe_code(str(code)), f"{len(part):,}", _some(sorted(shown.astype(str)))])
-    return [Table(f"{name}: excluded images, by reason", _EXCLUDED, cells, prose=True)]
-
-
-def _audit(name: str, about: Mapping[str, Any]) -> list[Block]:
-    audit = about.get("audit") or {}
-    blocks: list[Block] = []
-    found = [
-        [str(finding.get("what", flag)), f"{finding['count']:,}"]
-        for flag, finding in (audit.get("findings") or {}).items()
-    ]
-    if found:
-        blocks.append(Table(f"{name}: what the audit found", ["finding", "images"], found))
-    kinds = [pair[2] for pair in audit.get("pairs") or []]
-    sentences = []
-    if kinds:
-        policy = (about.get("options") or {}).get("duplicates")
-        sentences.append(
-            f"Pairs of equal pixels: {kinds.count('exact'):,}; verified near-duplicate pairs: "
-            f"{kinds.count('near'):,}; policy for both: {policy}. None is torn apart by a split."
-        )
-    for group, patients in (audit.get("merged_groups") or {}).items():
-        if len(patients) > 1 and (about.get("splits") or {}).get("unit") == "patients":
-            sentences.append(f"The same pictures stand under {' and '.join(patients)}: one group, {group}.")
-    sentences += [str(text) for text in audit.get("notes") or []]
-    for key in ("notes", "warnings"):
-        sentences += [str(text) for text in (about.get("splits") or {}).get(key) or []]
-    if sentences:
-        blocks.append(Bullets(sentences))
-    return blocks
-
-
-def _scored(evaluation: Evaluation, digest: str, uses: Mapping[str, list[str]]) -> Section:
-    """Data that was only scored, from the evaluation's own ``data.json``."""
-    name, data = evaluation.dataset, evaluation.data or {}
-    unit = (
-        "patients"
-        if data.get("patients_known")
-        else "groups (no patient ids for all: duplicates that were found)"
-    )
-    facts = [fact for _, about in evaluation.sidecars for fact in _source(about)] or _source({})
-    facts += [
-        ["images", f"{data.get('images', 0):,}, of which {data.get('used', 0):,} are used"],
-        [
-            "labels of these",
-            ", ".join(f"{number:,} {label}" for label, number in (data.get("labels") or {}).items()),
-        ],
-        [
-            unit.split(" ")[0],
-            f"{data.get('groups', 0):,}{unit.removeprefix('groups').removeprefix('patients')}",
-        ],
-        ["used as", "; ".join(uses[digest])],
-        ["manifest", f"sha256 {digest}"],
-    ]
-    blocks: list[Block] = [Table(f"{name}: what it is", ["", ""], facts, prose=True)]
-    examples = {
-        kind: of.get("images") or []
-        for _, about in evaluation.sidecars
-        for kind, of in ((about.get("audit") or {}).get("excluded") or {}).items()
+def _trained_on(name: str, rows: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
+    used, excluded = rows[rows["excluded"] == ""], rows[rows["excluded"] != ""]
+    splits = []
+    for split in SPLITS:
+        part = used[used["split"] == split]
+        labels = [int((part["label"] == label).sum()) for label in LABELS]
+        splits.append([split, len(part), *labels, part["group_id"].nunique()])
+    reasons = []
+    for reason, part in excluded.groupby(excluded["excluded"].map(exclusion_code), sort=True):
+        shown = part["image_id"] if reason != "other" else part["excluded"].drop_duplicates()
+        reasons.append([describe_code(str(reason)), len(part), _examples(sorted(shown.astype(str)))])
+    return {
+        "name": name,
+        "sources": [about.get("source") or {}],
+        "images": len(rows),
+        "used": len(used),
+        "unit": "patients" if used["patient_known"].all() else "groups",
+        "groups": used["group_id"].nunique(),
+        "labels": {},
+        "splits": splits,
+        "how": str((about.get("splits") or {}).get("how", "as recorded in the manifest")),
+        "excluded": reasons,
+        "audits": list(_audits([(name, about)])),
     }
-    excluded: list[list[Text]] = [
-        [describe_code(str(kind)), f"{number:,}", _some(examples.get(kind, [])) or "-"]
-        for kind, number in (data.get("excluded") or {}).items()
-    ]
-    if excluded:
-        blocks.append(Table(f"{name}: excluded images, by reason", _EXCLUDED, excluded, prose=True))
-    for told, about in evaluation.sidecars:
-        blocks += _audit(told, about)
-    return Section(name, blocks)
 
 
-def _some(images: Sequence[str]) -> str:
-    return ", ".join(str(image) for image in images[:_NAMED]) + (", ..." if len(images) > _NAMED else "")
+def _scored(evaluation: EvaluationRecord, data: Mapping[str, Any]) -> dict[str, Any]:
+    """From the ``data.json`` of an evaluation."""
+    examples = {
+        reason: of.get("images") or []
+        for _, about in evaluation.sidecars
+        for reason, of in ((about.get("audit") or {}).get("excluded") or {}).items()
+    }
+    return {
+        "name": evaluation.dataset,
+        "sources": [about.get("source") or {} for _, about in evaluation.sidecars] or [{}],
+        "images": data.get("images", 0),
+        "used": data.get("used", 0),
+        "unit": "patients" if data.get("patients_known") else "groups",
+        "groups": data.get("groups", 0),
+        "labels": data.get("labels") or {},
+        "splits": [],
+        "how": "",
+        "excluded": [
+            [describe_code(str(reason)), number, _examples(examples.get(reason, []))]
+            for reason, number in (data.get("excluded") or {}).items()
+        ],
+        "audits": list(_audits(evaluation.sidecars)),
+    }
+
+
+def _examples(images: Sequence[str]) -> str:
+    return (", ".join(str(image) for image in images[:_NAMED]) or "-") + (", ..." * (len(images) > _NAMED))
+
+
+def _audits(sidecars: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """What the audit of each data set found: ``name``, ``findings`` as (words, images), and ``notes``."""
+    for name, about in sidecars:
+        audit, splits = about.get("audit") or {}, about.get("splits") or {}
+        findings = [
+            [str(finding.get("what", flag)), finding["count"]]
+            for flag, finding in (audit.get("findings") or {}).items()
+        ]
+        notes = []
+        if kinds := [pair[2] for pair in audit.get("pairs") or []]:
+            policy = (about.get("options") or {}).get("duplicates")
+            notes.append(
+                f"Pairs of equal pixels: {kinds.count('exact'):,}; verified near-duplicate pairs: "
+                f"{kinds.count('near'):,}; policy for both: {policy}. No pair is divided by a split."
+            )
+        for group, patients in (audit.get("merged_groups") or {}).items():
+            if len(patients) > 1 and splits.get("unit") == "patients":
+                notes.append(f"{' and '.join(patients)} share the same images: they are one group, {group}.")
+        for texts in (audit.get("notes"), splits.get("notes"), splits.get("warnings")):
+            notes += [str(text) for text in texts or []]
+        yield {"name": name, "findings": findings, "notes": notes}

@@ -1,51 +1,109 @@
-"""A report as one HTML file that needs nothing else: no network, no script, no font of its own."""
+"""The report as files: Markdown for a repository, one HTML page that needs nothing else, the same page as PDF.
 
-import base64
+Equal runs give equal bytes of Markdown and HTML.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import Any
 
 from bus_smp import __version__
+from bus_smp.classes import LABELS
 from bus_smp.errors import BusSmpError
-from bus_smp.figures.style import DPI
-from bus_smp.report.blocks import Document, Heading, Link, Section, one_line, parts
+from bus_smp.figures.subgroups import SUBGROUP_WORDS, subgroup_name
+from bus_smp.report import facts
+from bus_smp.report.claim_checklist import STATES, claim_checklist
+from bus_smp.report.data_card import data_cards
+from bus_smp.report.html import page_html
+from bus_smp.report.markdown import templates
+from bus_smp.report.records import RunRecord
+from bus_smp.report.reproduce import commands
+from bus_smp.statistics.metrics import HEADLINES
 from bus_smp.system.files import replacing, write_text
 
-
-def write_page(document: Document, path: Path) -> None:
-    """Write ``page_html`` to ``path``; equal input gives equal bytes."""
-    write_text(path, page_html(document))
+_IDENTIFIER = b"bus_smp"
 
 
-def page_html(document: Document) -> str:
-    """The document as HTML. Every text is escaped; figures are part of the page, as data URIs.
+class Report:
+    """What the pages about one or several runs are made from.
 
-    A policy in the page's head forbids what is not in it: scripts, and anything from elsewhere.
+    Attributes:
+        title: of the page.
+        pictures: file name -> file of every figure that a page may show.
     """
-    environment = Environment(
-        loader=PackageLoader("bus_smp", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["line"] = one_line
-    environment.tests["heading"] = lambda row: isinstance(row, Heading)
-    environment.tests["section"] = lambda block: isinstance(block, Section)
-    environment.tests["link"] = lambda part: isinstance(part, Link)
-    return environment.get_template("page.html.j2").render(
-        document=document, version=__version__, parts=parts, kind=lambda block: type(block).__name__,
-        data_uri=_data_uri, width=_width,
-    )  # fmt: skip
+
+    def __init__(self, runs: Sequence[RunRecord], matrix: Path | None = None) -> None:
+        """``matrix``: the heat map of training sets against test sets, where there is one."""
+        drawn = [one for run in runs for of in (*run.evaluations, None) for one in facts.pictures(run, of)]
+        heat_map = facts.matrix_picture(matrix) if matrix else None
+        self.title = f"Evaluation of {', '.join(run.name for run in runs)}"
+        self.pictures = {one.name: one.path for one in (*drawn, *([heat_map] if heat_map else ()))}
+        self._environment = templates(
+            {
+                "version": __version__, "runs": runs, "matrix": heat_map, "headlines": HEADLINES,
+                "calibrated": facts.CALIBRATED, "packages": facts.PACKAGES, "labels": list(LABELS), "subgroup_words": SUBGROUP_WORDS,
+                "subgroup_name": subgroup_name, "claim_states": STATES, "commands": commands,
+                "data_cards": data_cards, "claim_checklist": lambda run: claim_checklist(run, self._environment),
+                **{
+                    of.__name__: of
+                    for of in (
+                        facts.verdict, facts.printed, facts.limits, facts.network, facts.initial_weights,
+                        facts.commit, facts.settings_table, facts.pictures,
+                    )
+                },
+            }
+        )  # fmt: skip
+
+    def markdown(self, template: str = "report", **more: Any) -> str:
+        """The text of a page; its figures are looked for in ``images/``."""
+        text = self._environment.get_template(f"{template}.md.j2").render({"for_repository": False, **more})
+        # values have no line ends, so this cannot change one
+        return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
+
+    def html(self) -> str:
+        """The whole report as one HTML page."""
+        return page_html(self.markdown(), self.title, self.pictures)
 
 
-def _width(path: Path) -> int:
-    """Width of a PNG in CSS pixels: a third wider than on paper, for a screen is read from further away."""
-    return round(int.from_bytes(path.read_bytes()[16:20], "big") / DPI * 96 * 4 / 3)
+def repository_pages(report: Report, path: Path) -> dict[Path, str]:
+    """The pages that ``write_markdown`` writes: the headlines as ``path``, and everything as ``<path>-full``."""
+    full = path.with_name(f"{path.stem}-full{path.suffix}")
+    return {
+        path: report.markdown("summary", full_name=full.name),
+        full: report.markdown(for_repository=True),
+    }
 
 
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+def images_of(report: Report, pages: Mapping[Path, str]) -> dict[Path, Path]:
+    """Where the figures of these pages go, in ``images/`` next to them -> their files."""
+    return {
+        page.parent / "images" / name: file
+        for name, file in report.pictures.items()
+        for page, text in pages.items()
+        if f"](images/{name})" in text
+    }
 
 
-def write_pdf(document: Document, path: Path) -> None:
+def write_markdown(report: Report, pages: Mapping[Path, str]) -> None:
+    """Write the pages and the figures that they show.
+
+    Raises:
+        BusSmpError: if the disk is full or the folder cannot be written to.
+    """
+    for image, file in images_of(report, pages).items():
+        with replacing(image) as temporary:
+            temporary.write_bytes(file.read_bytes())
+    for page, text in pages.items():
+        write_text(page, text)
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Write the whole report as one HTML file."""
+    write_text(path, report.html())
+
+
+def write_pdf(report: Report, path: Path) -> None:
     """Write the same page, laid out for print, as PDF.
 
     Raises:
@@ -64,7 +122,7 @@ def write_pdf(document: Document, path: Path) -> None:
             f"--pdf: WeasyPrint cannot start ({error})",
             hint="install Pango (Debian: apt install libpangoft2-1.0-0), or print report.html from a browser",
         ) from None
-    identifier = b"bus_smp"  # all else that names a PDF's maker is packed; report replaces what has it
-    own = URLFetcher(allowed_protocols=["data"])  # the page's own figures, and nothing from elsewhere
+    # only the page's own figures, nothing from elsewhere
+    own = URLFetcher(allowed_protocols=["data"])
     with replacing(path) as temporary:
-        HTML(string=page_html(document), url_fetcher=own).write_pdf(temporary, pdf_identifier=identifier)
+        HTML(string=report.html(), url_fetcher=own).write_pdf(temporary, pdf_identifier=_IDENTIFIER)

@@ -28,7 +28,7 @@ from bus_smp.data.sampler import EpochSampler, RankSampler
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.score_images import score_images
-from bus_smp.figures.curves import write_dice_curve, write_loss_curves
+from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import Predictor, load_predictor
 from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD

@@ -1,4 +1,4 @@
-"""Figures made of ultrasound images: predictions beside the truth, and pairs of near-duplicates."""
+"""Images with the true and the predicted outline next to each other."""
 
 import math
 from collections.abc import Sequence
@@ -106,24 +106,3 @@ def _legend_of_overlay(figure: Figure, top: float) -> None:
     for (picture, label), left in zip(keys, (_GAP, 1.6, 3.3, 5.2), strict=True):
         _place(figure, picture, left, top)
         figure.text((left + 0.54) / PAGE, 1 - (top + 0.12) / height, label, va="center")
-
-
-def write_contact_sheet(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], path: Path) -> None:
-    """Pairs of images side by side, two pairs a row, each below its caption.
-
-    Args:
-        pairs: (caption, uint8 (H, W, 3), uint8 (h, w, 3)); a caption of more than two lines is cut.
-        path: PNG to write.
-    """
-    across, side, row_height = 2, PAGE / 4 - 0.1, 1.7
-    height = max(1, math.ceil(len(pairs) / across)) * row_height
-    with style():
-        figure = Figure((PAGE, height))
-        for i, (caption, *images) in enumerate(pairs):
-            top, left = i // across * row_height + 0.05, i % across * PAGE / across + 0.05
-            lines = wrap(caption, PAGE / across - 0.1).splitlines()[:2]
-            figure.text(left / PAGE, 1 - (top + 0.27) / height, "\n".join(lines), va="bottom")
-            for image in images:
-                _place(figure, _fit(image, (side, row_height - 0.4)), left, top + 0.3)
-                left += side + 0.05
-        save(figure, path)

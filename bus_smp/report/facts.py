@@ -1,0 +1,194 @@
+"""What the templates state about runs: verdicts, limits and descriptions that follow from the records."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bus_smp.report.records import EvaluationRecord, RunRecord
+from bus_smp.statistics.metrics import BY_KEY
+
+# Metrics of probabilities that are given before and after the temperature.
+CALIBRATED = {key: metric.words for key, metric in BY_KEY.items() if f"{key}_raw" in BY_KEY}
+# Packages of the environment that a report names.
+PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "albumentations")
+
+
+def read_words(name: str) -> Any:
+    """The content of a YAML file of this folder."""
+    return yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+FIGURES: Mapping[str, Mapping[str, Mapping[str, Any]]] = read_words("figures.yaml")
+
+
+# Answers
+
+
+def verdict(evaluation: EvaluationRecord) -> str:
+    """The lesion Dice against the better baseline's; "clearly" only where the intervals do not overlap."""
+    dice = evaluation.estimates()["dice_lesion"]
+    baselines = {
+        name: found
+        for name, column in evaluation.baselines.items()
+        if (found := evaluation.estimates(column).get("dice_lesion")) and found["mean"] is not None
+    }
+    if not baselines:
+        return "without a baseline to compare it with"
+    best = max(baselines, key=lambda name: baselines[name]["mean"])
+    other = baselines[best]
+    compared = f"the better baseline, {best} ({other['text']})"
+    if dice["mean"] <= other["mean"]:
+        return f"no better than {compared}"
+    if dice["low"] is None:
+        return f"above {compared}, but without an interval to exclude chance"
+    if dice["low"] > (other["mean"] if other["high"] is None else other["high"]):
+        return f"clearly above {compared}: the intervals do not overlap"
+    return f"above {compared}, but the intervals overlap"
+
+
+def printed(estimates: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Estimates as they are printed everywhere; ``-`` where one was not made."""
+    return [estimates[name]["text"] if estimates.get(name) else "-" for name in names]
+
+
+def limits(runs: Sequence[RunRecord]) -> list[str]:
+    """What these results do not show, as far as the files tell; a sentence each."""
+    sentences = []
+    for run in runs:
+        if not run.members:
+            seed = f" (seed {run.settings.train.seed})" if run.settings else ""
+            sentences.append(
+                f"{run.name} is one run{seed}: how much the numbers change in a repetition is not known."
+            )
+    evaluations = [evaluation for run in runs for evaluation in run.evaluations]
+    if not any(evaluation.is_external for evaluation in evaluations):
+        sentences.append("No external test: how the model performs in another hospital is not known.")
+    for evaluation in evaluations:
+        groups = evaluation.model["counts"]["groups"]
+        if not evaluation.summary.get("patient_known", True):
+            sentences.append(
+                f"{evaluation.dataset} publishes no patient ids: its groups are the duplicates that were found. "
+                "Images of one patient resemble each other, so the intervals are too narrow."
+            )
+        elif groups < 30:
+            sentences.append(f"The interval on {evaluation.dataset} rests on {groups} patients.")
+        if evaluation.summary["split"] == "val":
+            sentences.append(
+                f"The validation split of {evaluation.dataset} chose the epoch: its numbers are optimistic."
+            )
+    sentences += [
+        "The files do not say whether these are consecutive patients. The share of malignant lesions may differ "
+        "from that of a clinic, and every predictive value depends on it.",
+        "Use by a reader, benefit for a patient and fitness for clinical use were not tested.",
+    ]
+    return list(dict.fromkeys(sentences))
+
+
+# Descriptions
+
+
+def network(run: RunRecord) -> str:
+    """The network in one sentence without its full stop."""
+    header = run.header or {}
+    model = header.get("model") or (run.settings.model.model_dump() if run.settings else None)
+    if not model:
+        return "not known: neither the checkpoint nor the settings could be read"
+    heads = "heads at full, 1/2, 1/4 and 1/8 size" if model.get("deep_supervision") else "one head"
+    extras = [str(model[key]) for key in ("attention", "bottleneck") if model.get(key)]
+    size = header.get("size") or (run.settings.data.size if run.settings else None)
+    pixels = f"; input RGB stretched to {size} x {size} pixels" if size else ""
+    return (
+        f"U-Net decoder on a {model.get('encoder_name')} encoder, {', '.join([heads, *extras])}{pixels}; "
+        "output: background, benign, malignant for every pixel"
+    )
+
+
+def initial_weights(run: RunRecord) -> str:
+    """What the training started from."""
+    saved = (run.header or {}).get("model") or {}
+    start = run.settings.model.encoder_weights if run.settings else saved.get("encoder_weights", "unknown")
+    named = {
+        None: "random weights",
+        "imagenet": "an encoder trained on ImageNet, random elsewhere",
+        "unknown": "not known",
+    }
+    return named.get(start, "an encoder from a weights file, random elsewhere")
+
+
+def commit(value: object) -> str:
+    """The first twelve digits of a git commit; says so if the code had uncommitted changes."""
+    text = str(value or "not recorded")
+    return text if not value else text[:12] + (" with changes" if text.endswith("+") else "")
+
+
+def settings_table(run: RunRecord) -> list[list[str]]:
+    """Key and value of every setting that can change a result."""
+    return [
+        [key, _setting(value)] for key, value in run.settings.flat().items() if not key.startswith("runtime.")
+    ]
+
+
+def _setting(value: Any) -> str:
+    """The value of a setting; of a path only its last part."""
+    if isinstance(value, str):
+        return re.split(r"[/\\]", value)[-1]
+    if isinstance(value, Sequence):
+        return ", ".join(_setting(one) for one in value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# Figures
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report. ``name``: its file name next to a Markdown page; ``alt``: what it shows."""
+
+    path: Path
+    name: str
+    alt: str
+    caption: str
+    of_patients: bool = False
+
+
+def pictures(run: RunRecord, evaluation: EvaluationRecord | None = None) -> Iterator[Picture]:
+    """The figures of an evaluation, or those of the training, as far as their files are there."""
+    folder = evaluation.folder if evaluation else run.folder
+    known = FIGURES["evaluation" if evaluation else "training"]
+    for figure, words in known.items():
+        path = folder / f"{figure}.png"
+        if is_png(path):
+            where = f"{run.name} on {evaluation.dataset}" if evaluation else run.name
+            names = [run.name, *([folder.name.removeprefix("eval-")] if evaluation else []), figure]
+            alt = f"{words['title']}; {where}." + (" The tables hold its numbers." if evaluation else "")
+            caption = f"{words['title']}. {words['caption']}"
+            yield Picture(path, _png_name(*names), alt, caption, words.get("patients", False))
+
+
+def matrix_picture(path: Path) -> Picture | None:
+    """The heat map of every run on every target; None where its file is not there."""
+    words = FIGURES["runs"]["matrix"]
+    return Picture(path, "matrix.png", words["title"], words["caption"]) if is_png(path) else None
+
+
+def _png_name(*words: str) -> str:
+    """A file name that is plain in a path, a link and on a command line; words that had to change get a hash."""
+    name = "-".join(words)
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", "_", name)[:100]
+    if plain != name:
+        plain += f"-{hashlib.sha256(name.encode(errors='backslashreplace')).hexdigest()[:8]}"
+    return f"{plain}.png"
+
+
+def is_png(path: Path) -> bool:
+    """Whether ``path`` is a file that begins as a PNG does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == b"\x89PNG\r\n\x1a\n"
+    except OSError:
+        return False

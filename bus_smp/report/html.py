@@ -1,0 +1,129 @@
+"""Markdown to one HTML page that needs nothing else: no network, no script, no font of its own."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markupsafe import Markup
+
+from bus_smp import __version__
+from bus_smp.figures.style import DPI
+from bus_smp.report.markdown import one_line
+
+# characters; a longer cell holds a sentence, not a number
+_PROSE = 60
+
+
+def page_html(text: str, title: str, pictures: Mapping[str, Path]) -> str:
+    """Markdown as a page with a table of contents; equal text gives equal bytes.
+
+    HTML in the text is shown, not obeyed. A policy in the page's head forbids what is not in it: scripts, and anything from
+    elsewhere.
+
+    Args:
+        text: begins with a heading of the first level and holds one of the second.
+        pictures: file name in ``images/`` -> PNG file, which becomes part of the page.
+    """
+    markdown = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Page).enable("table")
+    tokens = _with_figures(_with_captions(markdown.parse(text)))
+    contents = _with_ids(tokens)
+    first = next(i for i, token in enumerate(tokens) if token.tag == "h2")
+    header, main = (
+        Markup(markdown.renderer.render(part, markdown.options, {"pictures": pictures}))
+        for part in (tokens[:first], tokens[first:])
+    )
+    environment = Environment(
+        loader=PackageLoader("bus_smp.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html.j2").render(
+        title=one_line(title), version=__version__, header=header, contents=contents, main=main
+    )
+
+
+class _Page(RendererHTML):
+    """Links that do not tell where the reader comes from, figures from ``env["pictures"]``, tables that scroll."""
+
+    def link_open(self, tokens, i, options, env) -> str:
+        tokens[i].attrSet("rel", "noreferrer")
+        return self.renderToken(tokens, i, options, env)
+
+    def image(self, tokens, i, options, env) -> str:
+        data = env["pictures"][tokens[i].attrs["src"].removeprefix("images/")].read_bytes()
+        # a third wider than on paper: a screen is read from further away
+        width = round(int.from_bytes(data[16:20], "big") / DPI * 96 * 4 / 3)
+        source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+        alt = Markup.escape(tokens[i].content)
+        return f'<img src="{source}" style="width: {width}px" alt="{alt}">'
+
+    def table_open(self, tokens, i, options, env) -> str:
+        kind = ' class="prose"' if tokens[i].meta.get("prose") else ""
+        caption = Markup.escape(tokens[i].meta["caption"])
+        return (
+            f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}">\n'
+            f"<table{kind}>\n<caption>{caption}</caption>\n"
+        )
+
+    def table_close(self, tokens, i, options, env) -> str:
+        return "</table>\n</div>\n"
+
+
+def _text(token: Token) -> str:
+    return "".join(child.content for child in token.children or ())
+
+
+def _with_captions(tokens: Sequence[Token]) -> list[Token]:
+    """Bold lines become captions of the tables below them, and bold cells with nothing beside them group heads."""
+    done: list[Token] = []
+    for i, token in enumerate(tokens):
+        if token.type == "table_open":
+            close = next(j for j in range(i, len(tokens)) if tokens[j].type == "table_close")
+            cells = [one for one in tokens[i:close] if one.type == "inline"]
+            token.meta = {"caption": _text(done[-2]), "prose": any(len(_text(one)) > _PROSE for one in cells)}
+            del done[-3:]
+        elif token.type == "tr_open" and tokens[i + 1].type == "td_open":
+            close = next(j for j in range(i, len(tokens)) if tokens[j].type == "tr_close")
+            cells = [one for one in tokens[i:close] if one.type == "inline"]
+            row = tokens[i + 1 : close]
+            row[0].tag = row[2].tag = "th"
+            row[0].attrSet("scope", "row")
+            if cells[0].content.startswith("**") and not any(cell.content for cell in cells[1:]):
+                token.attrSet("class", "group")
+                row[0].attrs = {"scope": "colgroup", "colspan": str(len(cells))}
+                for one in row[3:]:
+                    one.hidden, one.children, one.content = True, [], ""
+        elif token.type == "th_open":
+            token.attrSet("scope", "col")
+        done.append(token)
+    return done
+
+
+def _with_figures(tokens: list[Token]) -> list[Token]:
+    """A paragraph of an image and a line in italics becomes a figure with its caption."""
+    for i, token in enumerate(tokens):
+        children = token.children or []
+        if token.type == "inline" and children and children[0].type == "image":
+            tokens[i - 1].tag = tokens[i + 1].tag = "figure"
+            token.children = [child for child in children if child.type != "hardbreak"]
+            for child in token.children:
+                child.tag = child.tag.replace("em", "figcaption")
+    return tokens
+
+
+def _with_ids(tokens: Sequence[Token]) -> list[dict[str, Any]]:
+    """Give the headings of two levels ids; the table of contents: ``id, title, inner`` of each."""
+    contents: list[dict[str, Any]] = []
+    for i, token in enumerate(tokens):
+        if token.type == "heading_open" and token.tag in ("h2", "h3"):
+            if token.tag == "h2":
+                level, name = contents, f"s{len(contents) + 1}"
+            else:
+                level = contents[-1]["inner"]
+                name = f"{contents[-1]['id']}-{len(level) + 1}"
+            token.attrSet("id", name)
+            level.append({"id": name, "title": _text(tokens[i + 1]), "inner": []})
+    return contents
