@@ -73,7 +73,7 @@ def _bland_altman(axes: Axes, truth: np.ndarray, predicted: np.ndarray, of: Mapp
     ]
     drawn = [difference.min(), difference.max(), 0.0]
     for value, dashes, width in lines:
-        if _known(value):
+        if value is not None and _known(value):
             axes.axhline(value / scale, color=VERMILLION, linestyle=dashes, linewidth=width)
             drawn.append(value / scale)
     margin = 0.08 * (max(drawn) - min(drawn)) or 1.0

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bus_smp.classes import CLASSES, LABELS
-from bus_smp.figures.style import PAGE, save, style, wrap
+from bus_smp.figures.style import PAGE, ink_on, save, style, wrap
 
 
 def write_confusion_matrix(
@@ -65,12 +65,11 @@ def _matrix_panel(axes: Axes, matrix: np.ndarray, names: Sequence[str], colours,
             continue
         for column, number in enumerate(matrix[row]):
             share = number / total
-            red, green, blue, _ = colours(share)
-            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=(red, green, blue)))
-            light = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2  # relative luminance
+            colour = colours(share)[:3]
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour))
             axes.text(
                 column, row, f"{_count(int(number))}\n{_percent(share)}",
-                ha="center", va="center", color="black" if light > 0.18 else "white",
+                ha="center", va="center", color=ink_on(colour),
             )  # fmt: skip
     axes.set(xlim=(-0.5, 2.5), ylim=(2.5, -0.5), aspect="equal")
     axes.set_xticks(range(3), names)

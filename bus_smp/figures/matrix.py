@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bus_smp.figures.style import BLACK, PAGE, VERMILLION, save, style, wrap
+from bus_smp.figures.style import BLACK, PAGE, VERMILLION, ink_on, save, style, wrap
 
-_NAMES, _GAP = 1.25, 0.15  # inches: row names, between two panels side by side
-_WIDEST = 1.0  # inches of a cell; a matrix of one cell is not blown up
+# inches: row names, between two panels side by side
+_NAMES, _GAP = 1.25, 0.15
+# inches of a cell; a matrix of one cell is not enlarged
+_WIDEST = 1.0
 
 
 def write_matrix(cells: pd.DataFrame, path: Path, panels: Sequence[tuple[str, str, bool]]) -> None:
@@ -82,7 +85,7 @@ def _cell(
     axes: Axes, cell: dict, measure: str, falling: bool, place: tuple[float, float, float], width: float
 ) -> None:
     column, y, tall = place
-    box = {"xy": (column, y), "width": 1, "height": tall}
+    box: dict[str, Any] = {"xy": (column, y), "width": 1, "height": tall}
     kind, value = cell["kind"], cell[measure]
     lines, ink = [], "black"
     if kind == "refused":
@@ -94,11 +97,10 @@ def _cell(
     else:
         colour = matplotlib.colormaps["cividis"](float(np.clip(1 - value if falling else value, 0, 1)))[:3]
         axes.add_patch(Rectangle(**box, facecolor=colour))
-        red, green, blue = colour
-        ink = "black" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18 else "white"
-        low, high = cell.get(f"{measure}_low"), cell.get(f"{measure}_high")
+        ink = ink_on(colour)
+        low, high = cell.get(f"{measure}_low", math.nan), cell.get(f"{measure}_high", math.nan)
         known = not (pd.isna(low) or pd.isna(high))
-        sd = cell.get(f"{measure}_sd")
+        sd = cell.get(f"{measure}_sd", math.nan)
         if known:
             lines = [_number(value), f"{_number(low)}\N{EN DASH}{_number(high)}"]
         elif not pd.isna(sd):

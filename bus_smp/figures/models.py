@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -175,7 +176,7 @@ def _legend(figure: Figure, backends: Sequence[str], columns: int, tall: float) 
     figure.text(0.1 / PAGE, 0.08 / height, note)
 
 
-def _number(value: object) -> float:
+def _number(value: Any) -> float:
     return float("nan") if value is None or pd.isna(value) else float(value)
 
 

@@ -1,14 +1,16 @@
 """What every figure shares: sizes, style, text that fits, and the writing of the file.
 
 Every figure is 3.5 or 7 inches wide (one or two columns of a paper) with no text below 8 points, in the
-colours of Okabe and Ito (2008), which stay apart for colour-blind readers. The same input gives the same
+colours of Okabe and Ito (2008), which colour-blind readers can distinguish. The same input gives the same
 bytes. No display, no pyplot, no state between calls.
 """
 
 import bisect
 import functools
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -26,10 +28,11 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
 )  # fmt: skip
 GREY = "#767676"
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
+    # comes with matplotlib, so every machine draws the same
+    "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -41,20 +44,27 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 1.3,
-    "text.parse_math": False,  # a file name may hold dollar signs
+    # a file name may hold dollar signs
+    "text.parse_math": False,
 }
 
 
-def style():
-    """Our style on matplotlib's defaults, so that a user's matplotlibrc changes nothing."""
+def style() -> AbstractContextManager[None]:
+    """Our style on top of matplotlib's defaults, so that a user's matplotlibrc changes nothing."""
     return matplotlib.style.context(["default", _STYLE])
 
 
+def ink_on(colour: tuple[float, float, float]) -> str:
+    """Black or white, whichever is readable on an RGB colour of 0..1, by its relative luminance."""
+    red, green, blue = colour
+    return "black" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18 else "white"
+
+
 def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG without the version of matplotlib, all or nothing."""
     with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing"
-        )  # a name in another script: boxes, no noise
+        # a name in another script: boxes instead of letters, and no warning
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 

@@ -128,9 +128,8 @@ def commit(value: object) -> str:
 
 def settings_table(run: RunRecord) -> list[list[str]]:
     """Key and value of every setting that can change a result."""
-    return [
-        [key, _setting(value)] for key, value in run.settings.flat().items() if not key.startswith("runtime.")
-    ]
+    known = run.settings.flat() if run.settings else {}
+    return [[key, _setting(value)] for key, value in known.items() if not key.startswith("runtime.")]
 
 
 def _setting(value: Any) -> str:

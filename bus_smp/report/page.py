@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
+
 from bus_smp import __version__
 from bus_smp.classes import LABELS
 from bus_smp.errors import BusSmpError
@@ -39,7 +41,7 @@ class Report:
         heat_map = facts.matrix_picture(matrix) if matrix else None
         self.title = f"Evaluation of {', '.join(run.name for run in runs)}"
         self.pictures = {one.name: one.path for one in (*drawn, *([heat_map] if heat_map else ()))}
-        self._environment = templates(
+        self._environment: Environment = templates(
             {
                 "version": __version__, "runs": runs, "matrix": heat_map, "headlines": HEADLINES,
                 "calibrated": facts.CALIBRATED, "packages": facts.PACKAGES, "labels": list(LABELS), "subgroup_words": SUBGROUP_WORDS,

@@ -15,7 +15,7 @@ from bus_smp.report.facts import FIGURES, is_png
 from bus_smp.report.records import EvaluationRecord, RunRecord
 from bus_smp.report.reproduce import evaluation_command
 from bus_smp.runs.evaluations import read_summary
-from bus_smp.runs.experiment import is_experiment, read_experiment
+from bus_smp.runs.experiment import Member, is_experiment, read_experiment
 from bus_smp.runs.layout import DATA, EXPERIMENT, PER_IMAGE, SUMMARY, list_evaluations
 from bus_smp.runs.run import Run
 from bus_smp.statistics.score_table import digits_of, estimate_over_runs, format_estimate, table_rows
@@ -42,7 +42,7 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder} holds no evaluation{why}",
             hint=f"make one: bus-smp evaluate --run {name}, or bus-smp crosseval --run {name} --target busi",
         )
-    members = ()
+    members: tuple[Member, ...] = ()
     if is_experiment(folder):
         try:
             members = read_experiment(folder).members
