@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bus_smp.data import manifest as manifest_module
 from bus_smp.data.manifest import (
     COLUMNS,
     Manifest,
@@ -20,6 +21,7 @@ from bus_smp.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from bus_smp.data.manifest_checks import check_text
 from bus_smp.errors import BusSmpError, ManifestError
 
 
@@ -224,6 +226,19 @@ def test_bytes_and_hash_do_not_depend_on_row_or_column_order_or_types(written, t
 def test_further_columns_are_kept(tmp_path, root):
     path = write_manifest(Manifest(frame().assign(birads="4a"), {"demo": root}), tmp_path / "x.csv")
     assert read_manifest(path).frame["birads"].tolist() == ["4a"] * 5
+
+
+def test_a_table_is_checked_once_where_it_enters(written, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(manifest_module, "check_text", lambda *a: checked.append("read") or check_text(*a))
+    monkeypatch.setattr(manifest_module, "check", lambda frame: checked.append("check") or check(frame))
+    manifest = read_manifest(written)
+    assert combine([manifest]) is manifest
+    write_manifest(manifest, tmp_path / "m" / "again.csv")
+    assert manifest.sha256 == manifest_hash(manifest.frame)
+    assert checked == ["read"]
+    write_manifest(Manifest(manifest.frame, manifest.roots), tmp_path / "m" / "again.csv")
+    assert checked == ["read", "check"]
 
 
 def test_a_table_that_would_leak_is_not_written(tmp_path, root):
@@ -443,6 +458,15 @@ def test_group_ids_that_name_no_data_set_are_not_taken_for_one_patient():
     plain = one.frame.assign(group_id=one.frame["patient_id"])
     with pytest.raises(ManifestError, match="group 007 is in several data sets but names none"):
         combine([Manifest(plain, one.roots), other])
+
+
+def test_manifests_that_were_read_are_combined_by_what_they_share(written, root):
+    one, picture = read_manifest(written), "ab" * 32
+    other = Manifest(pd.DataFrame([row("x", "y", "test", dataset="other", sha256=picture)]), {"other": root})
+    write_manifest(other, written.with_name("other.csv"))
+    write_manifest(Manifest(frame(0, sha256=picture), one.roots), written)
+    with pytest.raises(ManifestError, match="one picture .* is in 2 splits: test .other/x., train .demo/a1."):
+        combine([read_manifest(written), read_manifest(written.with_name("other.csv"))])
 
 
 def test_combining_nothing_or_one_data_set_twice_is_an_error():

@@ -1,4 +1,4 @@
-"""Long tables: what is counted all at once is what a loop would count, and memory goes with rows alone."""
+"""Long tables: memory grows with the rows only, and one fault among many rows is found."""
 
 import tracemalloc
 
@@ -14,7 +14,6 @@ from bus_smp.data.splits import assign_folds, assign_splits
 from bus_smp.statistics.bootstrap import bootstrap
 from bus_smp.statistics.estimators import Auc, Ratio, SensitivityAt, Weighted
 from bus_smp.statistics.summary import summarise
-from bus_smp.text import harmless_table
 
 
 def _estimators(random, group, digits):
@@ -75,7 +74,7 @@ def test_statistics_take_the_same_memory_an_image_and_none_for_more_draws():
 
 
 def _frame(rows, groups):
-    """A frame as of ``judge``, with every text of its own where real ones are."""
+    """A frame as ``make_manifests`` makes it; texts differ from row to row where real ones do."""
     random = np.random.default_rng(0)
     patient = random.integers(0, groups, rows)
     name = pd.Series([f"P{p:06d}_{i:07d}" for i, p in enumerate(patient)])
@@ -99,20 +98,19 @@ def long_frame():
     return _frame(10_000, 500)
 
 
-def test_a_long_manifest_is_written_and_read_in_bounded_memory_and_comes_back_as_it_was(tmp_path):
-    long_frame = _frame(50_000, 2500)  # of fewer, the parts that are read at once are most
+def test_a_long_manifest_is_written_and_read_in_bounded_memory_and_comes_back_as_it_was(long_frame, tmp_path):
+    """100,000 rows must fit in 2 GB, which is 20 kB a row."""
     path, rows = tmp_path / "made.csv", len(long_frame)
     shuffled = long_frame.sample(frac=1, random_state=0, ignore_index=True)
     written, _ = _peak(lambda: write_manifest(Manifest(shuffled, {"made": tmp_path}), path))
     read, manifest = _peak(lambda: read_manifest(path))
-    assert written < 800 * rows
-    assert read < 1450 * rows
+    assert max(written, read) < 5_000 * rows
     again = as_text(manifest.frame)
     assert again.equals(as_text(long_frame.sort_values("image_id", ignore_index=True)))
     assert manifest_hash(manifest.frame) == manifest_hash(shuffled)
 
 
-def test_a_torn_group_or_picture_among_many_is_found_and_every_place_of_it_is_named(long_frame):
+def test_a_divided_group_or_picture_among_many_is_found_and_every_place_of_it_is_named(long_frame):
     frame = long_frame.copy()
     row = frame.index[frame["split"] == "train"][7]
     frame.loc[row, "split"] = "test"
@@ -123,20 +121,3 @@ def test_a_torn_group_or_picture_among_many_is_found_and_every_place_of_it_is_na
     other = frame.index[frame["fold"] != frame.loc[row, "fold"]][0]
     frame.loc[other, "sha256"] = frame.loc[row, "sha256"]
     assert any("one picture (sha256)" in p and "is in 2 folds" in p and name in p for p in check(frame))
-
-
-def test_a_manifest_is_the_csv_that_pandas_writes(long_frame, tmp_path):
-    frame = long_frame.head(50).assign(note=['say "a, b"', "=1+1", "-3", " x ", ""] * 10, pixel_mm="0.1")
-    write_manifest(Manifest(frame, {"made": tmp_path}), tmp_path / "made.csv")
-    text = as_text(frame).sort_values("image_id", kind="stable")
-    expected = harmless_table(text).to_csv(index=False, lineterminator="\n")
-    assert (tmp_path / "made.csv").read_bytes() == expected.encode()
-    assert b",'=1+1," in expected.encode() and b'"say ""a, b"""' in expected.encode()
-
-
-def test_a_text_is_looked_at_once_however_many_rows_hold_it(long_frame, monkeypatch):
-    looked = []
-    frame = long_frame.assign(pixel_mm="0.08")
-    monkeypatch.setattr("bus_smp.data.manifest_checks.is_pixel_mm", lambda text: looked.append(text) or True)
-    assert check(frame) == []
-    assert looked == ["0.08"]

@@ -3,32 +3,33 @@
 Everything after it (training, evaluation, reports) knows manifests only. In memory a manifest's
 frame has the columns ``COLUMNS``: text, except ``patient_known`` (bool) and ``width``, ``height``,
 ``fold`` (Int64, <NA> where empty). Further columns are kept, as text. On disk it is CSV (UTF-8,
-LF, sorted by dataset and image_id, ``true``/``false``, no cell that a spreadsheet would run) with a sidecar ``<stem>.json`` that records
-the data sets' root folders, relative to the sidecar, and how the manifest was made.
+LF, sorted by dataset and image_id, ``true``/``false``, no cell that a spreadsheet would run) with a sidecar
+``<stem>.json`` that records the data sets' root folders, relative to the sidecar, and how the manifest was made.
+
+A table is checked once, where it enters: ``read_manifest`` and ``combine`` check, and ``write_manifest`` checks a
+table that was made in memory. Everything that receives a ``Manifest`` from them trusts it.
 
 A path may not be absolute or climb with ``..``, so a manifest cannot name a file outside its
 root. Links are followed: a root, a folder or an image may be a link that the user has set, and a
-manifest cannot set one. Which folder the root is, is the sidecar's word unless ``--root`` says it; what
-lies there is decoded as images and nothing else, so no other file's content can be seen through a manifest.
+manifest cannot set one. The sidecar names the root unless ``--root`` does. The files below it are only ever
+decoded as images, so no other file's content can be seen through a manifest.
 """
 
 import difflib
 import hashlib
 import json
-import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import pandas as pd
 
 import bus_smp
-from bus_smp.data.manifest_checks import CLIMBING, COLUMNS, CONTROL, as_text, check, text_problems
-from bus_smp.data.manifest_csv import csv_parts, header_names, read_cells
+from bus_smp.data.manifest_checks import CLIMBING, COLUMNS, CONTROL, as_text, check, check_text, find_divided
+from bus_smp.data.manifest_csv import header_names, read_cells, to_csv
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import ManifestError
 from bus_smp.system.files import open_regular, replacing
@@ -39,22 +40,26 @@ __all__ = [
 ]  # fmt: skip
 
 _INTEGERS = ("fold", "width", "height")
-_LISTED = 10  # problems spelled out in one error; more than that nobody reads
+
+# Problems that one error spells out; nobody reads more.
+_LISTED = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A checked table of images, the folders its paths start from, and how it was made.
+    """A table of images, the folders its paths start from, and how it was made.
 
     Attributes:
         frame: one row per image, columns as the module describes, sorted by dataset and image_id; not to be changed.
         roots: data set -> folder that its ``image`` and ``masks`` are relative to.
         about: the rest of the sidecar (options, audit, version, ...), plain JSON values.
+        checked: whether ``frame`` was checked when it entered; one made in memory is checked before it is written.
     """
 
     frame: pd.DataFrame
     roots: dict[str, Path]
     about: dict = field(default_factory=dict)
+    checked: bool = False
 
     @property
     def datasets(self) -> list[str]:
@@ -62,9 +67,14 @@ class Manifest:
         return sorted(self.frame["dataset"].unique())
 
     @cached_property
+    def csv(self) -> bytes:
+        """The CSV that ``write_manifest`` writes."""
+        return _frame_csv(self.frame)
+
+    @cached_property
     def sha256(self) -> str:
-        """``manifest_hash`` of the table, computed once (7 s for a million rows)."""
-        return manifest_hash(self.frame)
+        """``manifest_hash`` of the table."""
+        return hashlib.sha256(self.csv).hexdigest()
 
     def used(self, split: str | None = None) -> pd.DataFrame:
         """Rows that are not excluded, of one split or of all; index 0..n-1, order as in ``frame``."""
@@ -129,26 +139,23 @@ def _cell(row: pd.Series | Mapping | tuple, column: str) -> str:
     return getattr(row, column) if isinstance(row, tuple) else row[column]
 
 
-def _typed(text: pd.DataFrame) -> pd.DataFrame:
-    """The frame that ``Manifest`` promises, from text that passed the checks."""
-    text = _ordered(text).reset_index(drop=True)
-    frame = {column: text[column].astype("str") for column in text.columns}
+def _with_types(text: pd.DataFrame) -> pd.DataFrame:
+    """The frame that ``Manifest`` describes, from text that passed the checks."""
+    frame = _in_order(text).reset_index(drop=True).astype("str")
     for column in _INTEGERS:
-        codes, values = pd.factorize(text[column])
-        numbers = pd.array([int(value) if value else pd.NA for value in values], dtype="Int64")
-        frame[column] = numbers.take(codes)
-    frame["patient_known"] = text["patient_known"] == "true"
-    return pd.DataFrame(frame)
+        frame[column] = pd.to_numeric(frame[column].where(frame[column] != "")).astype("Int64")
+    frame["patient_known"] = frame["patient_known"] == "true"
+    return frame
 
 
-def _ordered(text: pd.DataFrame) -> pd.DataFrame:
+def _in_order(text: pd.DataFrame) -> pd.DataFrame:
     """COLUMNS first, rows sorted by dataset and image_id."""
     rest = [column for column in text.columns if column not in COLUMNS]
-    table = text[[*COLUMNS, *rest]]
-    names = list(zip(text["dataset"].to_numpy(), text["image_id"].to_numpy(), strict=True))
-    if all(map(operator.le, names, islice(names, 1, None))):  # as a manifest is written: nothing to move
-        return table
-    return table.sort_values(["dataset", "image_id"], kind="stable")
+    return text[[*COLUMNS, *rest]].sort_values(["dataset", "image_id"], kind="stable")
+
+
+def _frame_csv(frame: pd.DataFrame) -> bytes:
+    return to_csv(_in_order(as_text(frame)))
 
 
 def _raise(where: str, problems: Sequence[str], hint: str) -> None:
@@ -167,12 +174,12 @@ def _raise(where: str, problems: Sequence[str], hint: str) -> None:
 def read_manifest(
     path: Path, root: Path | Mapping[str, Path] | None = None, *, images: bool = True
 ) -> Manifest:
-    """Read a manifest and prove everything that ``check`` promises.
+    """Read a manifest and check it, with everything that ``check`` proves.
 
     Accepts what spreadsheets make of it: a byte-order mark, ``;`` or tabs, CRLF, other row order.
 
     Args:
-        path: the CSV file; its sidecar is ``<stem>.json`` beside it.
+        path: the CSV file; its sidecar is ``<stem>.json`` next to it.
         root: folder of the images instead of the recorded one; a mapping for several data sets.
         images: whether the root folders must exist (not so where only the table is asked).
 
@@ -182,17 +189,15 @@ def read_manifest(
     path = Path(path)
     text, lines, problems = read_cells(path)
     again = f"correct it, or make it again with bus-smp make-manifest (from a table of your own: --csv {path.name})"
-    if set(COLUMNS) <= set(text.columns):
-        text["patient_known"] = text["patient_known"].str.lower()  # spreadsheets turn true into TRUE
-        problems += text_problems(text, lines)
-    else:
-        problems += check(text)
-    _raise(str(path), problems, again)
+    if "patient_known" in text.columns:
+        # Spreadsheets turn true into TRUE.
+        text["patient_known"] = text["patient_known"].str.lower()
+    _raise(str(path), problems + check_text(text, lines), again)
 
-    frame = _typed(text)
+    frame = _with_types(text)
     about = _read_sidecar(path.with_suffix(".json"))
     roots = _roots(path, frame["dataset"].unique(), about.pop("roots"), root)
-    manifest = Manifest(frame, roots, about)
+    manifest = Manifest(frame, roots, about, checked=True)
     if images:
         manifest.require_images(path)
     return manifest
@@ -236,30 +241,26 @@ def _roots(
 
 
 def manifest_hash(frame: pd.DataFrame) -> str:
-    """sha256 (64 hex digits) of the CSV that ``write_manifest`` writes for ``frame``; row order is no matter."""
-    digest = hashlib.sha256()
-    for part in csv_parts(_ordered(as_text(frame))):
-        digest.update(part)
-    return digest.hexdigest()
+    """sha256 (64 hex digits) of the CSV that ``write_manifest`` writes for ``frame``, in whatever order its rows are."""
+    return hashlib.sha256(_frame_csv(frame)).hexdigest()
 
 
-def write_manifest(manifest: Manifest, path: Path, *, checked: bool = False) -> Path:
+def write_manifest(manifest: Manifest, path: Path) -> Path:
     """Write ``path`` (CSV) and its sidecar, each all or nothing, the same bytes for the same manifest.
 
     On any error both are as they were.
 
-    Args:
-        checked: True for a manifest that ``read_manifest`` or ``combine`` returned: they have checked it.
-
     Raises:
-        ManifestError: if ``check`` finds a problem, a root's name is not UTF-8, or a folder has one of the two names.
+        ManifestError: if ``check`` finds a problem in a table made in memory, a root's name is not UTF-8, or a
+            folder has one of the two names.
         BusSmpError: if the disk is full or the folder cannot be written to.
     """
     path = Path(path)
     sidecar = path.with_suffix(".json")
-    text = as_text(manifest.frame)
-    problems = [] if checked else check(text)
-    _raise(f"{path} was not written", problems, "correct the table, then run the command again")
+    if not manifest.checked:
+        _raise(
+            f"{path} was not written", check(manifest.frame), "correct the table, then run the command again"
+        )
     for file in (path, sidecar):
         if file.is_dir():
             raise ManifestError(
@@ -267,15 +268,14 @@ def write_manifest(manifest: Manifest, path: Path, *, checked: bool = False) -> 
             )
     roots = {dataset: record_root(root, path.parent) for dataset, root in manifest.roots.items()}
     about = {"version": bus_smp.__version__, **manifest.about, "roots": roots}
-    told = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    # both are on the disk before either takes its name: rows with another manifest's account would look right
-    with replacing(sidecar) as account, replacing(path) as rows:
-        with account.open("wb") as file:
-            file.write(told.encode("utf-8"))
+    text = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    # Both are on the disk before either takes its name: rows with the sidecar of another manifest would look right.
+    with replacing(sidecar) as new_sidecar, replacing(path) as new_rows:
+        with new_sidecar.open("wb") as file:
+            file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
-        with rows.open("wb") as file:
-            file.writelines(csv_parts(_ordered(text)))
+        new_rows.write_bytes(manifest.csv)
     return path
 
 
@@ -300,7 +300,7 @@ def record_root(root: Path, folder: Path) -> str:
 
 
 def looks_like_manifest(path: Path) -> bool:
-    """Has the file a manifest's header, whatever its rows are?"""
+    """Whether the file has a manifest's header, whatever its rows are."""
     try:
         with open_regular(path) as file:
             first = file.readline(1 << 16).decode("utf-8-sig", errors="replace")
@@ -310,7 +310,7 @@ def looks_like_manifest(path: Path) -> bool:
 
 
 def looks_like_sidecar(path: Path) -> bool:
-    """Is the file a JSON object with ``roots``?"""
+    """Whether the file is a JSON object with ``roots``."""
     try:
         with open_regular(path) as file:
             about = json.loads(file.read().decode("utf-8-sig"))
@@ -344,23 +344,25 @@ def combine(manifests: Sequence[Manifest]) -> Manifest:
             f"the data set {', '.join(twice)} is listed twice", hint="name each data set once"
         )
 
-    frame = pd.concat([as_text(m.frame) for m in manifests], ignore_index=True).fillna("")
-    grouped = frame.loc[frame["group_id"] != "", ["dataset", "group_id"]].drop_duplicates()
+    text = pd.concat([as_text(m.frame) for m in manifests], ignore_index=True).fillna("")
+    grouped = text.loc[text["group_id"] != "", ["dataset", "group_id"]].drop_duplicates()
     shared = grouped.loc[grouped.duplicated("group_id"), "group_id"].unique()
-    unnamed = sorted(group for group in shared if ":" not in group)
     again = (
         "make them again in one run, which keeps shared groups in one split: bus-smp make-manifest "
         + " ".join(f"--dataset {name}" for name in names)
     )
-    _raise(
-        where,
-        [f"group {g} is in several data sets but names none (<dataset>:<patient>)" for g in unnamed],
-        again,
-    )
-    _raise(where, check(frame), again)
+    unnamed = [
+        f"group {group} is in several data sets but names none (<dataset>:<patient>)"
+        for group in sorted(shared)
+        if ":" not in group
+    ]
+    _raise(where, unnamed, again)
+    # Each of them was checked where it was read; only what they share is new.
+    problems = find_divided(text) if all(m.checked for m in manifests) else check(text)
+    _raise(where, problems, again)
     roots = {name: root for manifest in manifests for name, root in manifest.roots.items()}
     about = {"combined": {"+".join(m.datasets): m.about for m in manifests}}
-    return Manifest(_typed(frame), roots, about)
+    return Manifest(_with_types(text), roots, about, checked=True)
 
 
 def list_manifests(folder: Path) -> list[Path]:

@@ -168,7 +168,7 @@ class Run:
         """
         from bus_smp.data.manifest import write_manifest
 
-        write_manifest(manifest, self.manifest_path, checked=True)
+        write_manifest(manifest, self.manifest_path)
         write_text(self.settings_path, settings.to_yaml())
 
     def check_same(self, settings: "Settings", manifest: "Manifest") -> None:

@@ -79,7 +79,7 @@ def fold_manifest(manifest: Manifest, fold: int | None) -> Manifest:
     split = np.select([number == fold, number == (fold + 1) % count], ["test", "val"], "train")
     frame = manifest.frame.copy()
     frame.loc[used, "split"] = split
-    return Manifest(frame, manifest.roots, _of_fold(manifest.about, fold, count))
+    return Manifest(frame, manifest.roots, _of_fold(manifest.about, fold, count), checked=manifest.checked)
 
 
 def _of_fold(about: Mapping[str, Any], fold: int, count: int) -> dict[str, Any]:
