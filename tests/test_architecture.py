@@ -72,6 +72,7 @@ def _edges() -> dict[str, set[str]]:
             if target in modules and target != name
         }
         for name, path in modules.items()
+        if name  # the package's own names are imported from all rooms, but only when they are used
     }
 
 

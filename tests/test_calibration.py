@@ -104,7 +104,7 @@ def _prediction(score, size=4):
     grid = np.zeros((3, size, size), np.float32)
     grid[0] = 1
     grid[:, 1, 2] = 1 - score, 0, score
-    return Prediction(grid, grid, grid)
+    return Prediction(grid, grid, grid.shape[1:])
 
 
 def test_an_image_is_called_malignant_from_the_threshold_on_and_not_at_all_without_one():
@@ -188,7 +188,7 @@ def test_a_run_finished_without_calibration_gets_it_by_the_same_command(manifest
     before, weights = best.read_bytes(), weights_sha256(best)
     predictor, header = load_predictor(best, make_engine("cpu", "fp32"))
     stripped = {key: value for key, value in header.items() if key not in ("calibration", "sha256")}
-    write_checkpoint(best, predictor.model, stripped)
+    write_checkpoint(best, predictor.network.model, stripped)
     assert "calibration" not in read_header(best)
 
     root = ("--root", read_manifest(trained / "manifest.csv").roots["bus-uclm"])

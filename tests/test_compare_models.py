@@ -11,7 +11,7 @@ from torch import nn
 
 from bus_smp.errors import ConfigError
 from bus_smp.figures.models import write_models
-from bus_smp.inference.read_formats import load_onnx
+from bus_smp.inference.formats.onnx import load_onnx
 from bus_smp.model_comparison.backends import BACKENDS, Exports, choose_backends, count_gflop, open_backend
 from bus_smp.model_comparison.networks import (
     HYBRID,

@@ -265,7 +265,7 @@ def test_an_image_that_vanished_is_named_and_no_summary_is_written(manifests, tr
 def test_a_network_that_returns_nan_is_an_error_not_a_score(manifests, trained):
     predictor, _ = load_predictor(trained / "best.safetensors", make_engine("cpu", "fp32"))
     with torch.no_grad():
-        next(predictor.model.parameters()).fill_(float("nan"))
+        next(predictor.network.model.parameters()).fill_(float("nan"))
     manifest = read_manifest(manifests / "data_manifests" / "busi.csv")
     with pytest.raises(EvaluationError, match="the network returned NaN"):
         score_images(predictor, manifest, manifest.used().head(2))
@@ -278,7 +278,7 @@ def test_probabilities_come_back_at_native_size_and_sum_to_one(trained):
         rng.integers(0, 256, (height, width, 3), np.uint8)
         for height, width in ((70, 91), (200, 33), (1, 1), (64, 64))
     ]
-    found = list(predictor.at_temperature(2.5).predictions(images))
+    found = predictor.at_temperature(2.5).predict(images)
     for image, prediction in zip(images, found, strict=True):
         assert prediction.native.shape == (3, *image.shape[:2])
         assert prediction.grid.shape == prediction.raw_grid.shape == (3, 64, 64)

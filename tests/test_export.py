@@ -6,7 +6,6 @@ import pickle
 import re
 import shutil
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +19,18 @@ from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import CheckpointError, ConfigError
 from bus_smp.evaluation.evaluate import is_current
 from bus_smp.inference import export as exports
-from bus_smp.inference import read_formats as reading
-from bus_smp.inference import write_formats as export
 from bus_smp.inference.backends import check_backend, choose_precision
 from bus_smp.inference.export import export_path, export_run, find_export, record_path
 from bus_smp.inference.folding import MainHead, fold_batch_norms
+from bus_smp.inference.formats.onnx import load_onnx
+from bus_smp.inference.formats.openvino import load_openvino
+from bus_smp.inference.formats.pth import load_pth
 from bus_smp.inference.parity import compare_networks, passes
 from bus_smp.model.checkpoint import load_model, read_header, write_checkpoint
 from bus_smp.model.hybrid import HybridResNet50, normalise
 from bus_smp.system.files import file_sha256
 
-KINDS = ("onnx", "openvino", "torch-export", "pth")
+KINDS = ("onnx", "openvino", "pth")
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +68,14 @@ def scratch(exported, tmp_path):
 def _network(run, kind):
     path = export_path(run, kind)
     if kind == "pth":
-        model, about = reading.load_pth(path)
+        model, about = load_pth(path)
 
         def network(images):
             with torch.inference_mode():
                 return model(normalise(torch.from_numpy(images), about["mean"], about["std"])).numpy()
 
         return network
-    return {
-        "onnx": reading.load_onnx,
-        "openvino": reading.load_openvino,
-        "torch-export": reading.load_torch_export,
-    }[kind](path)
+    return {"onnx": load_onnx, "openvino": load_openvino}[kind](path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,14 +125,17 @@ def test_a_predictor_follows_weights_that_change(trained):
 
     predictor, _ = load_predictor(trained / "best.safetensors", make_engine("cpu", "fp32"))
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    model = predictor.model
+    network = predictor.network
+    model = network.model
 
     def agrees():
         with torch.inference_mode():
-            inputs = normalise(torch.from_numpy(image[None]), predictor.mean, predictor.std)
+            inputs = normalise(torch.from_numpy(image[None]), network.mean, network.std)
             expected = model.eval().predict_logits(inputs)
         return torch.allclose(
-            predictor.grid_logits([image]), expected, atol=1e-3 * expected.abs().max().item()
+            torch.from_numpy(predictor.grid_logits([image])),
+            expected,
+            atol=1e-3 * expected.abs().max().item(),
         )
 
     assert agrees()
@@ -147,7 +146,7 @@ def test_a_predictor_follows_weights_that_change(trained):
     model.eval()  # as if somebody else had switched it back
     assert agrees()
     average = WeightAverage(model, 0.5)
-    predictor.model = model = average.model
+    network.model = model = average.model
     assert agrees()
     other = HybridResNet50(encoder_name="resnet18", encoder_weights=None)
     for _ in range(3):
@@ -167,10 +166,6 @@ def _about(path):
         import openvino
 
         return json.loads(openvino.Core().read_model(str(path)).get_rt_info(["bus_smp"]).astype(str))
-    if path.suffix == ".pt2":
-        with zipfile.ZipFile(path) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith("/extra/bus_smp.json"))
-            return json.loads(archive.read(name))
     return torch.load(path, weights_only=True)["about"]
 
 
@@ -222,7 +217,7 @@ def test_a_file_that_predicts_otherwise_is_not_left(scratch, monkeypatch):
     """The real writer, given weights of another network: what a broken converter would do."""
     record_path(export_path(scratch, "onnx")).unlink()  # else OpenVINO's would be made from it
     before = {path: path.read_bytes() for path in (scratch / "export").iterdir()}
-    written = export.write_onnx
+    written = exports.write_onnx
 
     def broken(module, *arguments, **options):
         torch.manual_seed(1)
@@ -231,7 +226,7 @@ def test_a_file_that_predicts_otherwise_is_not_left(scratch, monkeypatch):
                 weight += 0.2 * torch.randn_like(weight)
         written(module, *arguments, **options)
 
-    monkeypatch.setattr(export, "write_onnx", broken)
+    monkeypatch.setattr(exports, "write_onnx", broken)
     result = invoke("export", "--format", "openvino", "--out", scratch.parent)
     assert result.exit_code == 1
     assert "does not predict as the weights" in result.stderr
@@ -281,7 +276,7 @@ def test_int8_takes_its_ranges_from_training_images_alone(scratch, monkeypatch):
         exports, "read_example", lambda manifest, row: seen.append(row["split"]) or read(manifest, row)
     )
     given = []
-    write = export.write_int8
+    write = exports.write_int8
 
     def watched(source, path, batches, about=None):
         batches = list(batches)
@@ -289,7 +284,7 @@ def test_int8_takes_its_ranges_from_training_images_alone(scratch, monkeypatch):
         assert set(seen) == {"train"}
         write(source, path, iter(batches), about)
 
-    monkeypatch.setattr(export, "write_int8", watched)
+    monkeypatch.setattr(exports, "write_int8", watched)
     export_run(scratch, "onnx", int8=True)
     manifest = read_manifest(scratch / "manifest.csv")
     train = manifest.used("train")
@@ -384,7 +379,7 @@ def test_a_damaged_export_is_one_clear_error(scratch, tmp_path, kind, damage):
 @pytest.mark.parametrize("kind", KINDS)
 def test_reading_what_is_no_export_is_an_error_of_ours(exported, tmp_path, kind):
     path = tmp_path / f"x{exports.SUFFIXES[kind]}"
-    load = reading.load_pth if kind == "pth" else lambda path: _load_any(path, kind)
+    load = {"onnx": load_onnx, "openvino": load_openvino, "pth": load_pth}[kind]
     with pytest.raises(CheckpointError, match="no such file"):
         load(path)
     good = export_path(exported, kind).read_bytes()
@@ -392,12 +387,6 @@ def test_reading_what_is_no_export_is_an_error_of_ours(exported, tmp_path, kind)
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=path.name):
             load(path)
-
-
-def _load_any(path, kind):
-    return {
-        "onnx": reading.load_onnx, "openvino": reading.load_openvino, "torch-export": reading.load_torch_export,
-    }[kind](path)  # fmt: skip
 
 
 def test_no_pickle_in_a_pth_file_is_executed(tmp_path):
@@ -410,10 +399,10 @@ def test_no_pickle_in_a_pth_file_is_executed(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"about": {}, "state_dict": Bomb()}, path)
     with pytest.raises(CheckpointError):
-        reading.load_pth(path)
+        load_pth(path)
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(CheckpointError):
-        reading.load_pth(path)
+        load_pth(path)
     assert not ran.exists()
 
 

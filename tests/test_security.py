@@ -387,7 +387,8 @@ def _exported(weights=None):
 @pytest.mark.parametrize("place", ["../secret", "absolute", "link"])
 def test_an_export_reads_no_file_outside_its_folder(place, suffix, tmp_path):
     """OpenVINO goes by content, so ONNX may stand in an .xml. The libraries of today refuse too; ONNX Runtime 1.19 does not."""
-    from bus_smp.inference.read_formats import load_onnx, load_openvino
+    from bus_smp.inference.formats.onnx import load_onnx
+    from bus_smp.inference.formats.openvino import load_openvino
 
     (tmp_path / "secret").write_bytes(bytes(4))
     path = tmp_path / "export" / f"model{suffix}"
@@ -401,7 +402,8 @@ def test_an_export_reads_no_file_outside_its_folder(place, suffix, tmp_path):
 
 
 def test_an_export_that_returns_no_logits_is_refused_when_it_is_run(tmp_path):
-    from bus_smp.inference.read_formats import load_onnx, load_openvino
+    from bus_smp.inference.formats.onnx import load_onnx
+    from bus_smp.inference.formats.openvino import load_openvino
 
     path = tmp_path / "model.onnx"
     path.write_bytes(_exported())

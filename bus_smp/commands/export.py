@@ -11,9 +11,9 @@ from bus_smp.commands.options import Root, check_root, out_option, root_option, 
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["onnx", "openvino", "torch-export", "pth"]),
+    type=click.Choice(["onnx", "openvino", "pth"]),
     required=True,
-    help="onnx runs with ONNX Runtime alone; pth is a plain state dict.",
+    help="onnx: for ONNX Runtime; openvino: fastest on a CPU; pth: a plain state dict.",
 )
 @run_option
 @out_option
@@ -30,8 +30,7 @@ def command(
 ) -> None:
     """Write a run's network as a file that runs without bus_smp.
 
-    Writes outputs/<run>/export/model.onnx, .xml with .bin (OpenVINO), .pt2 (torch.export) or .pth: the full-size
-    head, for any number and size of images, with the checkpoint's header inside. The file is then run on real
+    Writes outputs/<run>/export/model.onnx, .xml with .bin (OpenVINO) or .pth: the full-size head, for any number and size of images, with the checkpoint's header inside. The file is then run on real
     images beside the weights; if fewer than 99.95 % of the pixels agree, or lesion Dice moves by more than 0.001,
     nothing is kept. The comparison stands beside the file as JSON.
 

@@ -102,7 +102,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         raise ImageError(f"{path}: colours are stored as {image.mode}; save it as RGB or grey") from None
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
     """Read an image file.
 
     Returns:
@@ -113,6 +113,7 @@ def read_image(path: Path) -> np.ndarray:
         ImageError: if the file is missing, no file, truncated, damaged, too large, an animation, or of
             floating-point pixels.
     """
+    path = Path(path)
     image = _eight_bit(_open(path), path)
     return np.array(_rgb(image, path))
 

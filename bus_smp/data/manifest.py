@@ -172,7 +172,7 @@ def _raise(where: str, problems: Sequence[str], hint: str) -> None:
 
 
 def read_manifest(
-    path: Path, root: Path | Mapping[str, Path] | None = None, *, images: bool = True
+    path: str | Path, root: Path | Mapping[str, Path] | None = None, *, images: bool = True
 ) -> Manifest:
     """Read a manifest and check it, with everything that ``check`` proves.
 

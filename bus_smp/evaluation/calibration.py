@@ -6,6 +6,7 @@ split; so no caller can fit on the images that are scored.
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,12 +69,14 @@ def calibrate(predictor: Predictor, manifest: Manifest, read: Reader = read_exam
     logits, truth = _sample(plain, manifest, rows, read)
     temperature = fit_temperature(logits, truth)
     scaled = predictor.at_temperature(temperature)
-    images = (image for image, _ in read_ahead(lambda row: read(manifest, row), _records(rows)))
-    scores = np.array([malignant_score(prediction.grid) for prediction in scaled.predictions(images)])
+    examples = read_ahead(lambda row: read(manifest, row), _records(rows))
+    scores = []
+    while batch := [image for image, _ in islice(examples, scaled.batch_size)]:
+        scores += [prediction.malignant_score for prediction in scaled.predict(batch)]
     malignant = (rows["label"] == MALIGNANT.name).to_numpy()
     return {
         "temperature": temperature,
-        **fit_thresholds(scores, malignant),
+        **fit_thresholds(np.array(scores), malignant),
         "fitted_on": "val",
         "images": len(rows),
         "malignant_images": int(malignant.sum()),
@@ -103,7 +106,7 @@ def _sample(
         batch.append(example)
         if len(batch) == predictor.batch_size or number == len(rows):
             images, masks = zip(*batch, strict=True)
-            grid = predictor.grid_logits(images).numpy()[:, :, ::stride, ::stride]
+            grid = predictor.grid_logits(images)[:, :, ::stride, ::stride]
             logits.append(grid.transpose(0, 2, 3, 1).reshape(-1, len(CLASSES)))
             truths.append(np.stack(masks).reshape(-1))
             batch = []

@@ -4,16 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from bus_smp.errors import ConfigError
 from bus_smp.inference.export import describe_parity, export_run, find_export
-from bus_smp.inference.predictor import Predictor, load_predictor, temperature_of
-from bus_smp.inference.read_formats import load_onnx, load_openvino
+from bus_smp.inference.formats.onnx import load_onnx
+from bus_smp.inference.formats.openvino import load_openvino
+from bus_smp.inference.predictor import Predictor, load_predictor, predictor_of
 from bus_smp.model.checkpoint import read_header
-from bus_smp.runs.run import Run
+from bus_smp.runs.find import find_run
+from bus_smp.runs.layout import BEST
 from bus_smp.system.engine import make_engine
 from bus_smp.system.files import file_sha256
 
@@ -24,34 +22,30 @@ PRECISIONS = {
 }
 
 
-class ExportedPredictor(Predictor):
-    """A ``Predictor`` whose logits come from an exported file; computed on the CPU.
+def load_run(
+    run: str | Path | None = None,
+    *,
+    out: str | Path = "outputs",
+    backend: str = "torch",
+    device: str = "auto",
+    precision: str = "auto",
+) -> Predictor:
+    """Return the network of a trained run, ready to predict images.
 
     Args:
-        network: from uint8 (N, S, S, 3) to logits float32 (N, 3, S, S).
-        backend: a key of ``PRECISIONS``, and ``precision`` one of its values.
+        run: name of the run in ``out``, or its folder; None: the newest run.
+        backend: "torch"; "onnx" or "openvino" run the run's export, which is made first if there is none.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        precision: "auto" (that of the training), "fp32", "bf16", "fp16" or "int8", if the backend has it.
+
+    Raises:
+        CheckpointError: if there is no such run, or its weights are damaged.
+        ConfigError: if the backend cannot do what is asked, or its package is missing.
     """
-
-    def __init__(
-        self,
-        network: Callable[[np.ndarray], np.ndarray],
-        backend: str,
-        precision: str,
-        *,
-        size: int,
-        batch_size: int = 8,
-        temperature: float = 1.0,
-    ) -> None:
-        self.network = network
-        self.backend, self.precision = backend, precision
-        self.size, self.batch_size, self.temperature = size, batch_size, temperature
-
-    @property
-    def computed_in(self) -> dict[str, str]:
-        return {"backend": self.backend, "device": "cpu", "precision": self.precision}
-
-    def _logits(self, pixels: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.network(pixels))
+    if backend not in PRECISIONS:
+        raise ConfigError(f"backend={backend} is unknown", hint=f"use one of: {', '.join(PRECISIONS)}")
+    folder = find_run(None if run is None else str(run), Path(out)).folder
+    return open_predictor(folder, backend=backend, device=device, precision=precision)[0]
 
 
 def check_backend(backend: str, device: str, precision: str) -> None:
@@ -75,7 +69,7 @@ def check_backend(backend: str, device: str, precision: str) -> None:
 
 
 def choose_precision(backend: str, precision: str, trained_in: str) -> str:
-    """What ``auto`` means for an exported file: that of the training, if backend and CPU compute in it, else fp32."""
+    """Return what ``auto`` means for an exported file: the training's, if backend and CPU compute in it, else fp32."""
     if precision != "auto":
         return precision
     natural = make_engine("cpu", "auto", trained_in).precision
@@ -92,14 +86,14 @@ def open_predictor(
     root: Path | Mapping[str, Path] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Predictor, dict[str, Any]]:
-    """The predictor of a run folder's best weights, and their header with the file's ``sha256``.
+    """Return the predictor of a run folder's best weights, and their header with the file's ``sha256``.
 
-    For another backend than torch the run's export is taken; where there is none of these very weights, it is
-    exported first.
+    For another backend than torch the run's export is taken. Where there is no export of exactly these weights, it is
+    made first.
 
     Args:
-        root: where the run's images are, if they have moved; needed for an export alone.
-        say: told of an export.
+        root: where the run's images are, if they have moved; needed only for an export.
+        say: receives one line per event of an export.
 
     Raises:
         ConfigError: if the backend cannot do what is asked, or its package is missing.
@@ -107,7 +101,7 @@ def open_predictor(
         EvaluationError, DataError: as ``export_run``.
     """
     check_backend(backend, device, precision)
-    best = Run(run).best_path
+    best = Path(run) / BEST
     header = read_header(best)
     if backend == "torch":
         return load_predictor(best, make_engine(device, precision, header["precision"]), batch_size)
@@ -120,12 +114,5 @@ def open_predictor(
         path, record = export_run(run, backend, int8=int8, root=root, say=say)
         say(describe_parity(record["parity"]))
     network = load_onnx(path) if backend == "onnx" else load_openvino(path, precision)
-    predictor = ExportedPredictor(
-        network,
-        backend,
-        precision,
-        size=header["size"],
-        batch_size=batch_size,
-        temperature=temperature_of(header),
-    )
-    return predictor, header
+    computed_in = {"backend": backend, "device": "cpu", "precision": precision}
+    return predictor_of(network, computed_in, header, batch_size), header

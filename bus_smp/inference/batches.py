@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -43,9 +44,8 @@ def predict_batches(
         image, more = load(item)
         return image, None if image is None else resize_image(image, predictor.size), more
 
-    def finish_one(item: Item, image: np.ndarray | None, more: More, probabilities: tuple | None) -> Result:
-        whole = None if probabilities is None else Prediction.of(*probabilities, image.shape[:2])
-        return finish(item, image, more, whole)
+    def finish_one(item: Item, image: np.ndarray | None, more: More, found: Prediction | None) -> Result:
+        return finish(item, image, more, found and replace(found, shape=image.shape[:2]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loading: list[Future] = []
@@ -59,8 +59,8 @@ def predict_batches(
                 for future in finishing:
                     yield future.result()
                 finishing = [
-                    pool.submit(finish_one, item, image, more, probabilities)
-                    for item, (image, _, more), probabilities in zip(batch, loaded, predicted, strict=True)
+                    pool.submit(finish_one, item, image, more, prediction)
+                    for item, (image, _, more), prediction in zip(batch, loaded, predicted, strict=True)
                 ]
                 if not beside:
                     loading = [pool.submit(load_resized, item) for item in following]
@@ -74,8 +74,7 @@ def predict_batches(
                 future.cancel()
 
 
-def _predict(predictor: Predictor, grids: Sequence[np.ndarray | None]) -> list[tuple | None]:
-    """(grid, raw_grid) of each image, None where there is none."""
-    there = [grid for grid in grids if grid is not None]
-    found = iter(zip(*predictor.grid_probabilities(there), strict=True)) if there else iter(())
+def _predict(predictor: Predictor, grids: Sequence[np.ndarray | None]) -> list[Prediction | None]:
+    """Return the prediction of each image that is already on the network's grid; None where there is none."""
+    found = iter(predictor.predict([grid for grid in grids if grid is not None]))
     return [None if grid is None else next(found) for grid in grids]

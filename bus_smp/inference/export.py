@@ -15,24 +15,20 @@ from bus_smp.data.examples import read_example
 from bus_smp.data.images import read_image, resize_image, resize_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import CheckpointError, ConfigError, EvaluationError
-from bus_smp.inference import read_formats as exported
-from bus_smp.inference import write_formats as export
 from bus_smp.inference.folding import MainHead, fold_batch_norms
-from bus_smp.inference.parity import (
-    LEAST_AGREEMENT,
-    MOST_DICE_DIFFERENCE,
-    Network,
-    compare_networks,
-    passes,
-)
+from bus_smp.inference.formats.contract import FromPixels
+from bus_smp.inference.formats.onnx import load_onnx, write_int8, write_onnx
+from bus_smp.inference.formats.openvino import load_openvino, write_openvino
+from bus_smp.inference.formats.pth import load_pth, write_pth
+from bus_smp.inference.parity import LEAST_AGREEMENT, MOST_DICE_DIFFERENCE, compare_networks, passes
 from bus_smp.inference.predict_files import find_images
-from bus_smp.inference.predictor import temperature_of
+from bus_smp.inference.predictor import Network, temperature_of
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50
 from bus_smp.runs.run import Run
 from bus_smp.system.files import explained, file_sha256, write_text
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "pth": ".pth"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pth": ".pth"}
 QUANTISED = ("onnx", "openvino")
 CALIBRATION_IMAGES = 128
 _CHECK_IMAGES = 200
@@ -198,21 +194,18 @@ def _write(
 ) -> None:
     """Write one format; ``plain``: an fp32 ONNX file of these weights, if there is one."""
     if kind == "pth":
-        export.write_pth(model, path, about)
+        write_pth(model, path, about)
         return
-    module = export.FromPixels(fold_batch_norms(MainHead(model)), about["mean"], about["std"]).eval()
-    if kind == "torch-export":
-        export.write_torch_export(module, path, about["size"], about)
-        return
+    module = FromPixels(fold_batch_norms(MainHead(model)), about["mean"], about["std"]).eval()
     if plain is None or (kind == "onnx" and calibration is None):
         plain = path.with_name("plain.onnx")
-        export.write_onnx(module, plain, about["size"], about)
+        write_onnx(module, plain, about["size"], about)
     if calibration is not None:
         quantised = path.with_name("quantised.onnx")
-        export.write_int8(plain, quantised, _calibration_batches(calibration, about["size"]), about)
+        write_int8(plain, quantised, _calibration_batches(calibration, about["size"]), about)
         plain = quantised
     if kind == "openvino":
-        export.write_openvino(plain, path, about)
+        write_openvino(plain, path, about)
     else:
         plain.replace(path)
 
@@ -220,17 +213,15 @@ def _write(
 def _load(path: Path, kind: str, int8: bool) -> Network:
     """The network in a file as just written, read as its users will."""
     if kind == "onnx":
-        return exported.load_onnx(path)
+        return load_onnx(path)
     if kind == "openvino":
-        return exported.load_openvino(path, "int8" if int8 else "fp32")
-    if kind == "torch-export":
-        return exported.load_torch_export(path)
-    return _torch_network(*exported.load_pth(path))
+        return load_openvino(path, "int8" if int8 else "fp32")
+    return _torch_network(*load_pth(path))
 
 
 def _torch_network(model: HybridResNet50, about: Mapping[str, Any]) -> Network:
     """The weights as they are, in fp32 on the CPU, nothing folded."""
-    module = export.FromPixels(MainHead(model), about["mean"], about["std"]).eval()
+    module = FromPixels(MainHead(model), about["mean"], about["std"]).eval()
 
     @torch.inference_mode()
     def network(images: np.ndarray) -> np.ndarray:

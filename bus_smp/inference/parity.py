@@ -1,21 +1,20 @@
 """Whether two networks say the same about real images: an exported file beside the weights it was made from."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from bus_smp.classes import MALIGNANT
+from bus_smp.inference.predictor import Network
 from bus_smp.measures.overlap import confusion, image_metrics, malignant_score
 from bus_smp.statistics.estimators import Auc, Weighted
 
 LEAST_AGREEMENT = 0.9995  # of the pixels, by their most probable class
 MOST_DICE_DIFFERENCE = 0.001
 _BATCH = 8
-
-Network = Callable[[np.ndarray], np.ndarray]
 
 
 def compare_networks(

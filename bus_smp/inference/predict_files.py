@@ -16,7 +16,6 @@ from bus_smp.data.sources._tree import key
 from bus_smp.errors import DataError, ImageError
 from bus_smp.inference.batches import predict_batches
 from bus_smp.inference.predictor import Prediction, Predictor, describe_computing
-from bus_smp.measures.overlap import classes_of, confusion, malignant_score, predicted_label
 from bus_smp.system.files import explained, open_regular, remove_leftovers, replacing, short_name
 from bus_smp.system.locks import alone
 from bus_smp.text import harmless_table, printable
@@ -186,9 +185,8 @@ def predict_files(
     ) -> dict[str, Any]:
         if pixels is None or prediction is None:
             return {"error": error}
-        mask = classes_of(prediction.native)
-        _write_pictures(folder, image[1], pixels, mask)
-        described = _describe(mask, malignant_score(prediction.grid), threshold, image[1])
+        _write_pictures(folder, image[1], pixels, prediction.mask)
+        described = _describe(prediction, threshold, image[1])
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows = []
@@ -227,12 +225,12 @@ def _write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> pd.DataFram
     return table
 
 
-def _describe(mask: np.ndarray, score: float, threshold: float | None, name: str) -> dict[str, Any]:
-    counts = confusion(np.zeros_like(mask), mask)
+def _describe(prediction: Prediction, threshold: float | None, name: str) -> dict[str, Any]:
+    mask, score = prediction.mask, prediction.malignant_score
     return {
         "width": mask.shape[1],
         "height": mask.shape[0],
-        "predicted_label": predicted_label(counts),
+        "predicted_label": prediction.label,
         "malignant_score": round(score, 6),
         "called_malignant": "" if threshold is None else ("yes" if score >= threshold else "no"),
         f"{BENIGN.name}_area": round(float(np.mean(mask == BENIGN.index)), 6),

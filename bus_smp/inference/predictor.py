@@ -1,178 +1,270 @@
 """From images to class probabilities: at each image's own size, and on the network's grid."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bus_smp.data.images import resize_image, restore_probabilities
-from bus_smp.errors import EvaluationError
+from bus_smp.errors import ConfigError, EvaluationError
 from bus_smp.inference.folding import MainHead, fold_batch_norms
-from bus_smp.inference.fusing import fuse_convolutions
+from bus_smp.measures.overlap import classes_of, confusion, malignant_score, predicted_label
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50, normalise
 from bus_smp.system.engine import Engine
 from bus_smp.system.files import file_sha256
 
+# From uint8 (N, S, S, 3), RGB, to logits float32 (N, classes, S, S).
+Network = Callable[[np.ndarray], np.ndarray]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says about one image.
+    """The probabilities of one image; they sum to 1 over the classes (background, benign, malignant).
 
     Attributes:
-        native: float32 (3, H, W) at the image's own size, before temperature: masks come from it, so that
-            calibration never moves an outline.
         grid: float32 (3, S, S) on the network's grid, after temperature: scores and calibration come from it.
         raw_grid: the same before temperature.
-
-    All are probabilities that sum to 1 over the classes (background, benign, malignant).
+        shape: height and width of the image in pixels.
     """
 
-    native: np.ndarray
     grid: np.ndarray
     raw_grid: np.ndarray
+    shape: tuple[int, int]
 
-    @classmethod
-    def of(cls, grid: np.ndarray, raw_grid: np.ndarray, shape: tuple[int, int]) -> "Prediction":
-        """The prediction of an image of ``shape`` (H, W) from what ``grid_probabilities`` says of it."""
-        return cls(restore_probabilities(raw_grid, shape), grid, raw_grid)
+    @cached_property
+    def native(self) -> np.ndarray:
+        """Probabilities at the image's own size, float32 (3, H, W).
+
+        They are taken before temperature: masks come from them, so that calibration never moves an outline.
+        """
+        return restore_probabilities(self.raw_grid, self.shape)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """The most probable class of each pixel, uint8 (H, W): 0 background, 1 benign, 2 malignant."""
+        return classes_of(self.native)
+
+    @property
+    def label(self) -> str:
+        """The class of the image by its mask: normal, benign or malignant."""
+        return predicted_label(confusion(np.zeros_like(self.mask), self.mask))
+
+    @property
+    def malignant_score(self) -> float:
+        """The highest probability of malignancy of a pixel, after temperature, in 0..1."""
+        return malignant_score(self.grid)
 
 
-class Predictor:
-    """A network with the geometry and statistics it was trained with.
+class Predictor(Protocol):
+    """Anything that predicts images: the weights of a run, or a file that was exported from them.
 
-    Training's validation and every later evaluation predict through this one class, so a number
-    means the same in both. Auxiliary heads are not computed, batch norms are folded into the convolutions
-    (``fold_batch_norms``), and on a CPU what follows these is computed with them (``fuse_convolutions``): anew
-    whenever the weights have changed, as between two validations of a training.
+    Attributes:
+        size: height and width of the network's grid in pixels.
+        batch_size: images in one pass of the network.
+        weights: SHA-256 of each checkpoint that takes part; empty for weights that are still being trained.
     """
 
-    backend = "torch"
-
-    def __init__(
-        self,
-        model: HybridResNet50,
-        engine: Engine,
-        *,
-        size: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        batch_size: int = 8,
-        temperature: float = 1.0,
-    ) -> None:
-        self.model = model
-        self.engine = engine
-        self.size = size
-        self.mean = mean
-        self.std = std
-        self.batch_size = batch_size
-        self.temperature = temperature
-        self._folded: nn.Module | None = None
-        self._folded_from: list[int] = []
+    size: int
+    batch_size: int
+    weights: tuple[str, ...]
 
     @property
     def computed_in(self) -> dict[str, str]:
         """``backend``, ``device`` and ``precision``: what a number may depend on besides the weights."""
-        return {
-            "backend": self.backend,
-            "device": self.engine.device.type,
-            "precision": self.engine.precision,
-        }
+        ...
 
     def at_temperature(self, temperature: float) -> "Predictor":
-        """The same network with another temperature; weights are shared."""
+        """Return the same predictor with another temperature; the weights are shared."""
+        ...
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Return a ``Prediction`` of each image: uint8, RGB (H, W, 3) or grey (H, W), of any size."""
+        ...
+
+    def grid_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logits of images on the network's grid before temperature, float32 (N, 3, S, S)."""
+        ...
+
+
+class NetworkPredictor:
+    """A network with the geometry that it was trained with; a ``Predictor``.
+
+    Training's validation and every later evaluation predict through this class, so a number has the same meaning in
+    both.
+
+    Args:
+        network: a ``TorchNetwork``, or what ``formats`` reads from an exported file.
+        computed_in: ``backend``, ``device`` and ``precision`` of the network.
+        size: height and width of the network's grid in pixels.
+        temperature: > 0; logits are divided by it.
+        weights: as of ``Predictor``.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        computed_in: Mapping[str, str],
+        *,
+        size: int,
+        batch_size: int = 8,
+        temperature: float = 1.0,
+        weights: tuple[str, ...] = (),
+    ) -> None:
+        self.network = network
+        self.computed_in = dict(computed_in)
+        self.size, self.batch_size, self.temperature = size, batch_size, temperature
+        self.weights = weights
+
+    def at_temperature(self, temperature: float) -> "NetworkPredictor":
+        """Return the same predictor with another temperature; the weights are shared."""
         other = copy.copy(self)
         other.temperature = temperature
         return other
 
-    def predictions(self, images: Iterable[np.ndarray]) -> Iterator[Prediction]:
-        """Yield a ``Prediction`` for each uint8 RGB (H, W, 3), in order.
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Return a ``Prediction`` of each image, in their order, ``batch_size`` of them in one pass.
+
+        Args:
+            images: uint8, RGB (H, W, 3) or grey (H, W), of any size.
+
+        Raises:
+            ConfigError: if something is not such an image.
+            EvaluationError: if the network returns NaN or infinity.
+        """
+        images = [_checked(image) for image in images]
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            logits = torch.from_numpy(self.grid_logits(batch))
+            raw = torch.softmax(logits, dim=1).numpy()
+            scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
+            found += [
+                Prediction(grid, raw_grid, image.shape[:2])
+                for image, grid, raw_grid in zip(batch, scaled, raw, strict=True)
+            ]
+        return found
+
+    def grid_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logits of one batch of uint8 RGB images, before temperature: float32 (N, 3, S, S).
 
         Raises:
             EvaluationError: if the network returns NaN or infinity.
         """
-        remaining = iter(images)
-        while batch := list(islice(remaining, self.batch_size)):
-            grids, raw_grids = self.grid_probabilities(batch)
-            for image, grid, raw_grid in zip(batch, grids, raw_grids, strict=True):
-                yield Prediction.of(grid, raw_grid, image.shape[:2])
-
-    def grid_probabilities(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of one batch on the network's grid, float32 (N, 3, S, S): after temperature, and before it.
-
-        Images and errors as ``predictions``.
-        """
-        logits = self.grid_logits(images)
-        raw = torch.softmax(logits, dim=1).numpy()
-        return (
-            raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
-        ), raw
-
-    def grid_logits(self, images: Sequence[np.ndarray]) -> Tensor:
-        """The network's logits for one batch of images, float32 (N, 3, S, S) on the CPU; errors as ``predictions``."""
-        logits = self._logits(np.stack([resize_image(image, self.size) for image in images]))
-        if not torch.isfinite(
-            logits.sum()
-        ):  # NaN and infinity survive a sum, ten times faster than asking each
+        logits = self.network(np.stack([resize_image(image, self.size) for image in images]))
+        # NaN and infinity survive a sum, which is ten times faster than asking each value
+        if not torch.isfinite(torch.from_numpy(logits).sum()):
             raise EvaluationError(
                 "the network returned NaN or infinite values",
                 hint="the weights are damaged or training diverged; try another run or --precision fp32",
             )
         return logits
 
+
+class TorchNetwork:
+    """A hybrid model as a ``Network``: normalisation in front, the full-size head only, batch norms folded.
+
+    The folded copy is made anew when the weights have changed, as between two validations of a training.
+
+    Args:
+        model: on the engine's device.
+        mean, std: of each channel, in 0..1.
+    """
+
+    def __init__(
+        self, model: HybridResNet50, engine: Engine, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        self.model, self.engine = model, engine
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._folded: nn.Module | None = None
+        self._folded_from: list[int] = []
+
+    @property
+    def computed_in(self) -> dict[str, str]:
+        """``backend``, ``device`` and ``precision``."""
+        return {
+            "backend": "torch",
+            "device": self.engine.device.type,
+            "precision": self.engine.precision,
+        }
+
     @torch.inference_mode()
-    def _logits(self, pixels: np.ndarray) -> Tensor:
-        """Logits float32 (N, 3, S, S) on the CPU of uint8 (N, S, S, 3)."""
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return logits float32 (N, 3, S, S) of uint8 (N, S, S, 3)."""
         network = self._prediction_network()
-        inputs = normalise(torch.from_numpy(pixels).to(self.engine.device), self.mean, self.std)
+        inputs = normalise(torch.from_numpy(images).to(self.engine.device), self.mean, self.std)
         with self.engine.autocast():
             logits = network(inputs)
-        return logits.float().cpu().contiguous()
+        return logits.float().cpu().contiguous().numpy()
 
     def _prediction_network(self) -> nn.Module:
-        # Every change that torch knows of counts a tensor's version up, except the fused optimisers'; but a training
-        # step's forward pass counts up batch norm's own counters. A fold costs a tenth of one batch.
+        # Every change that torch knows of increases a tensor's version, except those of fused optimisers; but the
+        # forward pass of a training step changes batch norm's counters. Folding costs a tenth of one batch.
         versions = [tensor._version for tensor in self.model.state_dict().values()]
         if self._folded is None or self.model.training or versions != self._folded_from:
             self.model.eval()
-            folded = fold_batch_norms(MainHead(self.model))
-            self._folded = fuse_convolutions(folded, self.engine.device, self.engine.dtype)
+            self._folded = fold_batch_norms(MainHead(self.model))
             self._folded_from = versions
         return self._folded
 
 
-def load_predictor(path: Path, engine: Engine, batch_size: int = 8) -> tuple[Predictor, dict[str, Any]]:
+def load_predictor(
+    path: Path, engine: Engine, batch_size: int = 8
+) -> tuple[NetworkPredictor, dict[str, Any]]:
     """Read ``best.safetensors``; return the predictor and the checkpoint's header with the file's ``sha256``.
+
+    The predictor's ``network`` is a ``TorchNetwork``.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or of another model.
     """
     model, header = load_model(path, device=str(engine.device))
     model = model.to(memory_format=torch.channels_last)
-    predictor = Predictor(
-        model,
-        engine,
+    header |= {"sha256": file_sha256(path)}
+    network = TorchNetwork(model, engine, header["mean"], header["std"])
+    return predictor_of(network, network.computed_in, header, batch_size), header
+
+
+def predictor_of(
+    network: Network, computed_in: Mapping[str, str], header: Mapping[str, Any], batch_size: int
+) -> NetworkPredictor:
+    """Return the predictor of a network that was made from the checkpoint with this header (and ``sha256``)."""
+    return NetworkPredictor(
+        network,
+        computed_in,
         size=header["size"],
-        mean=tuple(header["mean"]),
-        std=tuple(header["std"]),
         batch_size=batch_size,
         temperature=temperature_of(header),
+        weights=(header["sha256"],),
     )
-    return predictor, header | {"sha256": file_sha256(path)}
 
 
-def temperature_of(header: dict[str, Any]) -> float:
-    """The temperature a checkpoint was calibrated to; 1 where it was not."""
+def temperature_of(header: Mapping[str, Any]) -> float:
+    """Return the temperature a checkpoint was calibrated to; 1 where it was not."""
     return (header.get("calibration") or {}).get("temperature") or 1.0
 
 
 def describe_computing(computed_in: Mapping[str, str]) -> str:
-    """``Predictor.computed_in`` in words; a quantised network is called one wherever its results are."""
+    """Return ``Predictor.computed_in`` in words; the results of a quantised network name it so everywhere."""
     words = f"{computed_in.get('backend', 'torch')} {computed_in['precision']} on {computed_in['device']}"
     return f"{words}, a quantised network" if computed_in["precision"] == "int8" else words
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    """Return a user's image as RGB, or refuse it."""
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
+    if is_array and image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    if is_array and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else f"{type(image).__name__}"
+    raise ConfigError(
+        f"an image must be an array of uint8, RGB (H, W, 3) or grey (H, W), not {found}",
+        hint="read files with bus_smp.read_image(path); predict takes a list of images",
+    )

@@ -118,6 +118,15 @@ def image_metrics(counts: np.ndarray) -> dict[str, float]:
     return metrics
 
 
+def score_mask(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Return ``image_metrics`` of a predicted mask, integer (H, W) of class indices like the true one.
+
+    Raises:
+        EvaluationError: if the shapes differ, or a value is no class index.
+    """
+    return image_metrics(confusion(truth, predicted))
+
+
 def predicted_label(counts: np.ndarray) -> str:
     """The label that a predicted mask amounts to, from its (3, 3) counts.
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bus_smp.errors import ConfigError
-from bus_smp.inference.fusing import fuse_convolutions
-from bus_smp.inference.read_formats import Network, load_onnx, load_openvino
-from bus_smp.inference.write_formats import write_int8, write_onnx
+from bus_smp.inference.formats.onnx import load_onnx, write_int8, write_onnx
+from bus_smp.inference.formats.openvino import load_openvino
+from bus_smp.inference.predictor import Network
 from bus_smp.model_comparison.timing import Work
 from bus_smp.system.engine import Engine
 
@@ -92,7 +92,6 @@ def _torch(network: nn.Module, images: np.ndarray, engine: Engine, dtype: torch.
     if dtype not in (torch.float32, engine.dtype):
         raise Unavailable("this device does not gain from it")
     engine = Engine(engine.device, dtype)
-    network = fuse_convolutions(network, engine.device, dtype)
     inputs = torch.from_numpy(images).to(engine.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()

@@ -29,7 +29,7 @@ from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.score_images import score_images
 from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
-from bus_smp.inference.predictor import Predictor, load_predictor
+from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork, load_predictor
 from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.runs.run import Run
@@ -142,13 +142,9 @@ class _Training:
         # a state holds all weights
         weights = None if resuming else settings.model.encoder_weights
         self.step = TrainingStep(settings, self.engine, weights)
-        self.predictor = Predictor(
-            self.step.best_model,
-            self.engine,
-            size=settings.data.size,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            batch_size=plan.batch_size,
+        network = TorchNetwork(self.step.best_model, self.engine, IMAGENET_MEAN, IMAGENET_STD)
+        self.predictor = NetworkPredictor(
+            network, network.computed_in, size=settings.data.size, batch_size=plan.batch_size
         )
 
         self.read_validation = ExampleReader()
@@ -195,7 +191,7 @@ class _Training:
         about = {key: value for key, value in header.items() if key != "sha256"} | {
             "calibration": calibration
         }
-        write_checkpoint(self.run.best_path, predictor.model, about)
+        write_checkpoint(self.run.best_path, predictor.network.model, about)
         threshold = calibration["threshold"]
         called = (
             f"no threshold: {calibration['reason']}" if threshold is None else f"threshold {threshold:.3f}"

@@ -1,67 +1,28 @@
-"""Networks as files that run without this package: ONNX, OpenVINO, torch.export and a plain state dict.
+"""ONNX files: written by PyTorch's exporter, quantised by ONNX Runtime, and read by it."""
 
-ONNX, OpenVINO and torch.export files take any batch, height and width, and describe themselves: JSON under the name
-``bus_smp`` (ONNX metadata_props, OpenVINO rt_info, torch.export's extra files). The OpenVINO file is made from the
-ONNX one, and read by its C++ core alone: its Python converter would report its use to its makers.
-``exported.py`` reads them.
-"""
-
-import contextlib
-import io
-import json
-import logging
-import shutil
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bus_smp.errors import ConfigError
-from bus_smp.model.hybrid import HybridResNet50, normalise
+from bus_smp.inference.formats.contract import (
+    INPUT,
+    KEY,
+    OUTPUT,
+    FromPixels,
+    as_json,
+    checked,
+    needed,
+    quietly,
+    readable,
+    refuse_elsewhere,
+)
+from bus_smp.inference.predictor import Network
 from bus_smp.system.files import replacing
-
-KEY = "bus_smp"
-INPUT, OUTPUT = "images", "logits"
-_EXTRA_FILE = f"{KEY}.json"
-
-
-class FromPixels(nn.Module):
-    """A network with its normalisation in front: nobody who runs the file can forget or confuse it.
-
-    Args:
-        network: takes float (N, 3, H, W), normalised.
-        mean, std: of each channel, in 0..1.
-    """
-
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.mean, self.std = tuple(mean), tuple(std)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the network's logits, float32 (N, classes, H, W), of uint8 (N, H, W, 3), RGB."""
-        return self.network(normalise(images, self.mean, self.std))
-
-
-@contextlib.contextmanager
-def needed(purpose: str) -> Iterator[None]:
-    """Turn a missing package of the ``export`` extra into an error that says how to install it.
-
-    Raises:
-        ConfigError: in place of the ImportError.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigError(
-            f"{purpose} needs a package that is not installed ({error.name or error})",
-            hint='install it with: pip install "bus_smp[export]"',
-        ) from None
 
 
 def write_onnx(
@@ -122,7 +83,7 @@ def _name_axes(graph: Any, module: nn.Module) -> None:
 def _describe_onnx(model: Any, about: Mapping[str, Any] | None) -> None:
     if about is not None:
         entry = model.metadata_props.add()
-        entry.key, entry.value = KEY, _as_json(about)
+        entry.key, entry.value = KEY, as_json(about)
 
 
 def write_int8(
@@ -173,66 +134,6 @@ def write_int8(
         temporary.write_bytes(model.SerializeToString())
 
 
-def write_openvino(source: Path, path: Path, about: Mapping[str, Any] | None = None) -> None:
-    """Write an ONNX file of this module as OpenVINO's ``path`` (.xml) with the weights beside it (.bin), in float32.
-
-    Raises:
-        ConfigError: if openvino is not installed.
-    """
-    with needed("OpenVINO"):
-        import openvino
-
-    path = Path(path)
-    model = openvino.Core().read_model(str(source))
-    if about is not None:
-        model.set_rt_info(_as_json(about), [KEY])
-    # OpenVINO writes two files with names of its own; the weights are moved first, so that no .xml stands without them
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / path.name
-        openvino.save_model(model, str(made), compress_to_fp16=False)
-        for part in (path.with_suffix(".bin"), path):
-            with replacing(part) as temporary:
-                shutil.copyfile(made.with_suffix(part.suffix), temporary)
-
-
-def write_torch_export(
-    module: nn.Module, path: Path, size: int, about: Mapping[str, Any] | None = None
-) -> None:
-    """Write any network as a torch.export program (.pt2), all or nothing; arguments as of ``write_onnx``.
-
-    Height and width are free from 33 px on: below, PyTorch's tracer would have to follow another way.
-    """
-    buffer = io.BytesIO()
-    with quietly():
-        program = _traced(module, size, fixed=False)
-        torch.export.save(program, buffer, extra_files={_EXTRA_FILE: _as_json(about or {})})
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
-def write_pth(model: HybridResNet50, path: Path, about: Mapping[str, Any]) -> None:
-    """Write a hybrid model without its auxiliary heads as a plain dict, all or nothing.
-
-    ``torch.load(path, weights_only=True)`` gives ``{"about": ..., "state_dict": ...}``: ``state_dict`` fits
-    ``HybridResNet50(**about["model"])``, which takes normalised images and returns one tensor.
-
-    Args:
-        about: JSON values with ``model``, the constructor's arguments.
-    """
-    about = json.loads(_as_json(about))
-    about["model"] |= {"deep_supervision": False, "encoder_weights": None}
-    heads = tuple(f"heads.{number}." for number in range(1, len(model.heads)))
-    state = {
-        name: value.detach().cpu().contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith(heads or "\0")
-    }
-    buffer = io.BytesIO()
-    torch.save({"about": about, "state_dict": state}, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
 def _traced(module: nn.Module, size: int, fixed: bool) -> torch.export.ExportedProgram:
     """The network as a graph in which batch, height and width are free (``fixed``: batch alone)."""
     pixels = isinstance(module, FromPixels)
@@ -248,18 +149,25 @@ def _traced(module: nn.Module, size: int, fixed: bool) -> torch.export.ExportedP
     return program
 
 
-def _as_json(about: Mapping[str, Any]) -> str:
-    return json.dumps(about, sort_keys=True, allow_nan=False)
+def load_onnx(path: Path, threads: int | None = None) -> Network:
+    """The network in an ONNX file, on ONNX Runtime's CPU: from its input's array to logits, float32.
 
+    Args:
+        threads: None lets ONNX Runtime take every core.
 
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Exporters warn of what concerns their authors; errors are still raised."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+    Raises:
+        ConfigError: if onnxruntime is not installed.
+        CheckpointError: if the file is missing or damaged.
+    """
+    with needed("ONNX Runtime"):
+        import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised too
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    with readable(path):
+        refuse_elsewhere(path)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+    return checked(path, lambda images: session.run(None, {given.name: images})[0])

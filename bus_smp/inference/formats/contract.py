@@ -1,0 +1,140 @@
+"""What every exported file promises: pixels in, logits out, a description inside, and one clear error otherwise.
+
+ONNX and OpenVINO files take any batch, height and width, and describe themselves: JSON under the name ``bus_smp``
+(ONNX metadata_props, OpenVINO rt_info).
+"""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from bus_smp.classes import CLASSES
+from bus_smp.errors import BusSmpError, CheckpointError, ConfigError
+from bus_smp.inference.predictor import Network
+from bus_smp.model.hybrid import normalise
+from bus_smp.system.files import open_regular
+
+KEY = "bus_smp"
+INPUT, OUTPUT = "images", "logits"
+
+_AGAIN = "write it again: bus-smp export"
+
+
+class FromPixels(nn.Module):
+    """A network with its normalisation in front: nobody who runs the file can forget or confuse it.
+
+    Args:
+        network: takes float (N, 3, H, W), normalised.
+        mean, std: of each channel, in 0..1.
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's logits, float32 (N, classes, H, W), of uint8 (N, H, W, 3), RGB."""
+        return self.network(normalise(images, self.mean, self.std))
+
+
+@contextlib.contextmanager
+def needed(purpose: str) -> Iterator[None]:
+    """Turn a missing package of the ``export`` extra into an error that says how to install it.
+
+    Raises:
+        ConfigError: in place of the ImportError.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"{purpose} needs a package that is not installed ({error.name or error})",
+            hint='install it with: pip install "bus_smp[export]"',
+        ) from None
+
+
+def as_json(about: Mapping[str, Any]) -> str:
+    """Return a description as the text that goes into a file."""
+    return json.dumps(about, sort_keys=True, allow_nan=False)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Hide the warnings of exporters, which concern their authors; errors are still raised."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """One clear error in place of the many that readers raise on a missing or damaged file."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file", hint=_AGAIN)
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"{path}: reading it needs {error.name}", hint='pip install "bus_smp[export]"'
+        ) from None
+    except BusSmpError:
+        raise
+    except Exception as error:  # a type for each library
+        raise CheckpointError(
+            f"{path}: cannot be read; it is damaged or something else ({reason(error)})", hint=_AGAIN
+        ) from None
+
+
+def refuse_elsewhere(path: Path) -> None:
+    """Refuse a file that makes its library read others: our exports name none, and older ONNX Runtimes read any.
+
+    In ONNX (Protobuf) weights elsewhere stand under the name "location", which its length goes before: 8, or 0 at the
+    end of an 8 written long. No text has such a byte. OpenVINO goes by content, and would read ONNX in an .xml.
+    """
+    with open_regular(path) as file:
+        if Path(path).suffix == ".xml":
+            if file.read(5) != b"<?xml":
+                raise CheckpointError(f"{path}: is no OpenVINO file", hint=_AGAIN)
+            return
+        data = file.read()
+    place = -1
+    while (place := data.find(b"location", place + 1)) >= 0:
+        if data[place - 1] in (0, 8):
+            raise CheckpointError(f"{path}: takes its weights from another file", hint=_AGAIN)
+
+
+def checked(path: Path, network: Network) -> Network:
+    """Return the network with one clear error where it cannot be run, or returns something else than logits of each pixel."""
+
+    def run(images: np.ndarray) -> np.ndarray:
+        try:
+            logits = network(images)
+        except Exception as error:  # a type for each library
+            raise CheckpointError(f"{path}: cannot be run ({reason(error)})", hint=_AGAIN) from None
+        size = images.shape[1:3] if images.dtype == np.uint8 else images.shape[2:]
+        expected = (len(images), len(CLASSES), *size)
+        if logits.dtype != np.float32 or logits.shape != expected:
+            raise CheckpointError(
+                f"{path}: returns {logits.dtype} {logits.shape}, not float32 {expected}", hint=_AGAIN
+            )
+        return logits
+
+    return run
+
+
+def reason(error: Exception) -> str:
+    """Return an error's text on one line, shortened."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
