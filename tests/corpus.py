@@ -411,7 +411,7 @@ MASKS = (
     MaskKind("cut short", "binary", lambda m: saved(_levels(0, 255)(m), "PNG")[:-20], "end of the PNG"),
     MaskKind("text", "binary", lambda m: b"no mask", "it is no PNG"),
     MaskKind("of another size", "binary", lambda m: saved(_levels(0, 255)(m)[:-3], "PNG"), "mask is 40x29"),
-    MaskKind("empty", "binary", lambda m: saved(_levels(0, 0)(m), "PNG"), "marks nothing|empty mask"),
+    MaskKind("empty", "binary", lambda m: saved(_levels(0, 0)(m), "PNG"), "marks nothing|empty-mask"),
 )  # fmt: skip
 
 

@@ -195,11 +195,12 @@ GREYS = SHAPES.flatmap(lambda shape: arrays(np.uint8, shape))
 
 @OVER
 @given(picture=GREYS, kept=st.floats(0, 0.999))
-def test_a_picture_is_read_as_it_was_and_a_png_not_at_all_when_cut_short(picture, kept, tmp_path):
+def test_a_picture_is_read_as_it_was_and_a_png_not_at_all_when_its_end_is_cut_off(picture, kept, tmp_path):
     for name in ("a.bmp", "a.tif", "a.png"):
         Image.fromarray(picture).save(tmp_path / name)
         assert np.array_equal(read_image(tmp_path / name)[..., 1], picture)
     data = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(data[: int(len(data) * kept)])
+    # The last four bytes are the checksum of an empty chunk: without them no pixel is in doubt.
+    (tmp_path / "a.png").write_bytes(data[: min(int(len(data) * kept), len(data) - 5)])
     with pytest.raises(ImageError, match="a.png"):
         read_image(tmp_path / "a.png")

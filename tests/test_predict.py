@@ -13,7 +13,7 @@ from PIL import Image
 from bus_smp.errors import DataError
 from bus_smp.inference.backends import open_predictor
 from bus_smp.inference.predict_files import check_targets, find_images, predict_files
-from bus_smp.system.locks import alone
+from bus_smp.system.locks import hold_lock
 
 
 def _write(path, size=(50, 40)):
@@ -184,7 +184,7 @@ def test_what_a_killed_prediction_left_is_removed_by_the_next_one_and_nothing_el
 def test_two_predictions_at_once_never_share_a_folder(trained, tmp_path):
     image = _write(tmp_path / "scan.png")
     (tmp_path / "p").mkdir()
-    with alone(tmp_path / "p" / ".lock", lambda: None):
+    with hold_lock(tmp_path / "p" / ".lock", lambda: None):
         before = _everything(tmp_path / "p")
         result = invoke("predict", image, "--out", trained.parent, "--to", tmp_path / "p")
         assert result.exit_code == 1 and "another bus-smp predict is writing" in result.stderr

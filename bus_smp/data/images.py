@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bus_smp.classes import BENIGN, CLASSES, LABELS, MALIGNANT
-from bus_smp.data.png import damage_of_png, lacks_lines
+from bus_smp.data.png import lacks_lines
 from bus_smp.errors import ImageError
 from bus_smp.system.files import open_regular, replacing
 
@@ -60,15 +60,18 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise ImageError(f"{path}: {width}x{height} pixels is more than an ultrasound image has")
-    # A JPEG of several pictures is a photograph with its previews (MPO): the first is the photograph.
+    # A JPEG with several pictures is a photograph with its previews (MPO); the first is the photograph.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageError(
             f"{path}: holds several pictures (an animation, a clip or pages)",
             hint="save the one that is meant as a file of its own",
         )
     is_png = image.format == "PNG"
-    if is_png and (damage := damage_of_png(file)):
-        raise ImageError(f"{path}: {damage}")
+    if is_png:
+        _verify_png(path, image)
+        # An image that was verified has to be opened again.
+        file.seek(0)
+        image = Image.open(file, formats=FORMATS)
     image.load()
     last_line = image.crop((0, height - 1, width, height))
     if is_png and last_line.getbbox(alpha_only=False) is None and lacks_lines(file):
@@ -76,6 +79,16 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
     if image.mode in ("LAB", "HSV"):  # some versions of Pillow convert them, and not alike
         raise ImageError(f"{path}: colours are stored as {image.mode}; save it as RGB or grey")
     return ImageOps.exif_transpose(image)
+
+
+def _verify_png(path: Path, image: Image.Image) -> None:
+    """Check all chunks; decoding skips the checksums of pixels and fills up with black what is missing."""
+    try:
+        image.verify()
+    except (OSError, SyntaxError, ValueError):
+        raise ImageError(
+            f"{path}: is damaged or cut short: a checksum is wrong, or the end of the PNG is missing"
+        ) from None
 
 
 def _eight_bit(image: Image.Image, path: Path) -> Image.Image:

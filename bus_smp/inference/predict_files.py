@@ -17,7 +17,7 @@ from bus_smp.errors import DataError, ImageError
 from bus_smp.inference.batches import predict_batches
 from bus_smp.inference.predictor import Prediction, Predictor, describe_computing
 from bus_smp.system.files import explained, open_regular, remove_leftovers, replacing, short_name
-from bus_smp.system.locks import alone
+from bus_smp.system.locks import hold_lock
 from bus_smp.text import harmless_table, printable
 
 COLUMNS = (
@@ -214,7 +214,7 @@ def _alone(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(alone(folder / ".lock", refuse))
+            stack.enter_context(hold_lock(folder / ".lock", refuse))
         yield
 
 

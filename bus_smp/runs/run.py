@@ -9,6 +9,7 @@ from bus_smp.errors import TrainingError
 from bus_smp.model.checkpoint import check_trained_on, read_header
 from bus_smp.runs import layout
 from bus_smp.system.files import explained, file_sha256, remove_leftovers, replacing, write_text
+from bus_smp.system.locks import hold_lock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,20 +218,16 @@ class Run:
         Raises:
             TrainingError: if another process is training in the folder.
         """
-        import filelock
 
-        lock = filelock.FileLock(self.folder / layout.LOCK, timeout=0)
-        with explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire()
-            except filelock.Timeout:
-                raise TrainingError(
-                    f"another process is training in {self.folder}",
-                    hint="wait for it, stop it, or use --run NAME",
-                ) from None
-        try:
+        def refuse() -> None:
+            raise TrainingError(
+                f"another process is training in {self.folder}",
+                hint="wait for it, stop it, or use --run NAME",
+            )
+
+        with contextlib.ExitStack() as stack:
+            with explained(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold_lock(self.folder / layout.LOCK, refuse))
             remove_leftovers(self.folder)
             yield
-        finally:
-            lock.release()

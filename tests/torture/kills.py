@@ -200,7 +200,7 @@ class Torture:
         problems = []
         for check in (
             lambda: check_run(self.run),
-            lambda: check_cache(self.cache, SIZE),
+            lambda: check_cache(self.cache),
             lambda: _claim(is_free(self.run), "the lock is held"),
         ):
             try:

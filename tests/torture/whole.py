@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from bus_smp.data.cache_files import is_whole
+from bus_smp.data.cache import is_whole
 from bus_smp.model.checkpoint import load_model
 from bus_smp.runs.run import Run
 from bus_smp.system.engine import make_engine
@@ -49,13 +49,12 @@ def check_run(run: Path) -> None:
         json.loads(path.read_text())
 
 
-def check_cache(folder: Path, size: int) -> None:
+def check_cache(folder: Path) -> None:
     """Every cache under its final name is whole."""
     for cache in folder.iterdir():
         if cache.name.startswith("."):
             continue
-        count = len(json.loads((cache / "index.json").read_text())["images"])
-        assert is_whole(cache, count, size), f"{cache.name} is not whole"
+        assert is_whole(cache), f"{cache.name} is not whole"
 
 
 def hidden(folder: Path) -> list[str]:
