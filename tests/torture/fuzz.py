@@ -410,7 +410,7 @@ def _read_checkpoint(path: Path) -> None:
 def _state_seeds() -> list[bytes]:
     import torch
 
-    from bus_smp.runs.run import STATE_FORMAT
+    from bus_smp.training.resume import STATE_FORMAT
 
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     optimizer = torch.optim.AdamW(model.parameters())
