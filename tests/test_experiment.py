@@ -12,11 +12,13 @@ from conftest import invoke, settings_options
 from bus_smp.config import load_settings
 from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.errors import ConfigError, EvaluationError, ManifestError, TrainingError
+from bus_smp.evaluation.evaluate import is_current
 from bus_smp.evaluation.pooling import cells, pool_folds, spread
 from bus_smp.runs.experiment import Experiment, Member, begin_experiment, plan_experiment, read_experiment
 from bus_smp.runs.find import find_trained
 from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import read_per_image, summarise
+from bus_smp.system.files import file_sha256
 from bus_smp.training.cross_validation import count_folds, fold_manifest
 
 FOLDS = 3
@@ -86,31 +88,21 @@ def test_each_fold_is_tested_once_and_the_next_one_validates(work, out):
         assert own.groupby("group_id")["split"].nunique().max() == 1
 
 
-def test_a_fold_trained_on_its_own_is_the_same_run_to_the_last_bit(work, out, tmp_path):
-    alone = _train(work, tmp_path, "--run", "x", "--fold", 1, "--seeds", "42")
-    assert alone.exit_code == 0, alone.stderr
-    assert not (tmp_path / "x").exists(), "one fold is no experiment"
-    name = "x-seed42-fold1"
-    assert (tmp_path / name / "best.safetensors").read_bytes() == (
-        out / name / "best.safetensors"
-    ).read_bytes()
-    again = _train(work, tmp_path, "--run", name, "--fold", 1)
-    assert again.exit_code == 0, again.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {name}, "the name says the fold already"
-
-
-def test_an_interrupted_experiment_continues_where_it_stopped(work, out, tmp_path):
+def test_a_fold_trained_on_its_own_completes_the_experiment_and_is_the_same_to_the_last_bit(
+    work, out, tmp_path
+):
     copy = _copy(out, tmp_path / "outputs", "x-seed42-fold2")
     lacking = invoke("evaluate", "--out", copy, "--run", "x")
     assert lacking.exit_code == 1
     assert "x-seed42-fold2 not trained to the end" in lacking.stderr
-    before = _times(copy, "x-*/*.*")
-    again = _train(work, copy, "--run", "x", *WHOLE)
-    assert again.exit_code == 0, again.stderr
-    after = _times(copy, "x-*/*.*")
-    assert {path: after[path] for path in before} == before, "what was finished is untouched"
+    own = _train(work, copy, "--run", "x-seed42-fold2", "--fold", 2)
+    assert own.exit_code == 0, own.stderr
     name = "x-seed42-fold2/best.safetensors"
     assert (copy / name).read_bytes() == (out / name).read_bytes()
+    before = _times(copy, "x-*/[!.]*")
+    again = _train(work, copy, "--run", "x", *WHOLE)
+    assert again.exit_code == 0, again.stderr
+    assert _times(copy, "x-*/[!.]*") == before, "finished runs are not changed"
 
 
 def test_the_experiment_is_written_down_before_the_first_training(work, tmp_path):
@@ -242,15 +234,31 @@ def test_out_of_fold_predictions_are_one_table_of_every_image_with_one_interval(
     assert (folder / "eval-bus-uclm-oof" / "qualitative.png").is_file()
 
 
-def test_evaluations_that_are_current_are_not_made_again_and_others_are(out, folds):
+def test_only_evaluations_that_are_damaged_are_made_again(out, folds):
     pattern = "x-seed42-fold*/eval-bus-uclm-test/per_image.csv"
     before = _times(out, pattern)
     assert len(before) == FOLDS
-    stopped = out / "x-seed42-fold1" / "eval-bus-uclm-test"
+    stopped, lost = (out / f"x-seed42-fold{fold}" / "eval-bus-uclm-test" for fold in (1, 2))
     (stopped / "summary.json").unlink()
-    assert invoke("evaluate", "--out", out, "--run", "x").exit_code == 0
+    next((lost / "masks").rglob("*.png")).unlink()
+    again = invoke("evaluate", "--out", out, "--run", "x", "--json")
+    assert again.exit_code == 0, again.stderr
     made = {path for path, time in _times(out, pattern).items() if time != before[path]}
-    assert made == {stopped / "per_image.csv"}
+    assert made == {stopped / "per_image.csv", lost / "per_image.csv"}
+    assert json.loads(again.stdout)["summaries"] == folds[1]["summaries"]
+
+
+@pytest.mark.parametrize(
+    "name", ["summary.json", "per_image.csv", "components.csv", "pixel_roc.csv", "masks"]
+)
+def test_an_evaluation_without_one_of_its_files_is_not_current(out, folds, tmp_path, name):
+    run = Run(out / "x-seed42-fold0")
+    folder = shutil.copytree(run.evaluations()[0], tmp_path / "evaluation")
+    manifest = run.manifest()
+    known = (folder, file_sha256(run.best_path), manifest, manifest.used("test"))
+    assert is_current(*known)
+    shutil.rmtree(folder / name) if name == "masks" else (folder / name).unlink()
+    assert not is_current(*known)
 
 
 def test_folds_with_an_image_too_few_or_twice_are_not_pooled(out, folds, tmp_path):
@@ -373,22 +381,6 @@ def test_info_says_of_every_run_of_an_experiment_how_far_it_is(out, tmp_path):
     broken = invoke("info", runs / "x")
     assert broken.exit_code == 1
     assert "cannot be read as an experiment" in broken.stderr
-
-
-def test_an_evaluation_that_lost_a_table_or_a_mask_is_made_again(folds, out, tmp_path):
-    runs = _copy(out, tmp_path / "outputs")
-    for run in (out / "x-seed42-fold0", out / "x-seed42-fold1", out / "x-seed42-fold2"):
-        for evaluation in run.glob("eval-*"):
-            shutil.copytree(evaluation, runs / run.name / evaluation.name)
-    root = read_experiment(out / "x").manifest().roots["bus-uclm"]
-    first = runs / "x-seed42-fold0" / "eval-bus-uclm-test"
-    (first / "per_image.csv").unlink()
-    second = runs / "x-seed42-fold1" / "eval-bus-uclm-test"
-    next((second / "masks").rglob("*.png")).unlink()
-    again = invoke("evaluate", "--out", runs, "--run", "x", "--root", root, "--json")
-    assert again.exit_code == 0, again.stderr
-    assert again.stderr.count("Current: ") == 1
-    assert json.loads(again.stdout)["summaries"] == folds[1]["summaries"]
 
 
 def test_what_a_fold_is_split_by_is_said_in_its_manifest(out):

@@ -33,7 +33,7 @@ def describe(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _describe_members(folder: Path) -> dict[str, Any]:
     """Each run's epoch and validation scores of its weights; None where it is not trained."""
-    found = {}
+    found: dict[str, Any] = {}
     for run in read_experiment(folder).runs():
         try:
             header = run.header()
@@ -48,7 +48,8 @@ def describe_exports(folder: Path) -> dict[str, dict[str, Any] | Exception]:
 
     A record is JSON as ``export_run`` returns it, with ``current``: whether it was made from the run's weights of now.
     """
-    run, found = Run(folder), {}
+    run = Run(folder)
+    found: dict[str, dict[str, Any] | Exception] = {}
     records = sorted(run.exports_path.glob("*.json"))
     weights = file_sha256(run.best_path) if records else ""
     for path in records:

@@ -96,8 +96,9 @@ def plan_experiment(
     settings name a fold. So a fold that was trained on its own is the run that ``--folds`` would train.
     """
     members = []
+    numbers: Sequence[int | None] = folds or [settings.data.fold]
     for seed in seeds or [settings.train.seed]:
-        for fold in folds or [settings.data.fold]:
+        for fold in numbers:
             ending = (f"-seed{seed}" if seeds else "") + ("" if fold is None else f"-fold{fold}")
             members.append(Member(name.removesuffix(ending) + ending, seed, fold))
     return tuple(members)

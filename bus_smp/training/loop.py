@@ -91,7 +91,11 @@ def train(
         say(f"Warning: {warning}")
     check_processes(settings, len(manifest.used("train")))
     with contextlib.ExitStack() as stack:
-        ranks.on_first(lambda: stack.enter_context(run.locked()) and None)
+
+        def lock() -> None:
+            stack.enter_context(run.locked())
+
+        ranks.on_first(lock)
         begun = ranks.on_first(lambda: _check_folder(run, settings, manifest))
         with explained_memory(settings), explained_workers(), explained_compile(settings):
             training = _Training(settings, manifest, run, say, bar)
@@ -125,7 +129,9 @@ class _Training:
 
         self.rows = manifest.used("train")
         cache = ranks.after_first(self._open_cache)
-        self.sampler = EpochSampler(list(self.rows["label"]), plan.seed, plan.balanced_sampling)
+        self.sampler: EpochSampler | RankSampler = EpochSampler(
+            list(self.rows["label"]), plan.seed, plan.balanced_sampling
+        )
         if ranks.count() > 1:
             self.sampler = RankSampler(self.sampler, plan.batch_size, ranks.rank(), ranks.count())
         self.loader = make_loader(

@@ -35,7 +35,7 @@ class TrainingStep:
         model = HybridResNet50(**{**self.model_arguments, "encoder_weights": encoder_weights})
         if plan.sync_batchnorm and ranks.count() > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(engine.device, memory_format=torch.channels_last)
+        self.model = model.to(engine.device).to(memory_format=torch.channels_last)
         self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump())
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
