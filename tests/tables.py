@@ -1,4 +1,4 @@
-"""Rows of per-image tables as the evaluation writes them, from counts alone."""
+"""Rows of per-image tables as the evaluation writes them, measured on small masks."""
 
 import math
 
@@ -6,58 +6,32 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.classes import LABELS
-from bus_smp.measures.overlap import image_row
-from bus_smp.measures.shape import SHAPES
-from bus_smp.measures.surfaces import SURFACE_COLUMNS
+from bus_smp.measures.image import measure_image
 
 
 def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: float = 0.0, **more) -> dict:
-    """One row: overlap from ``counts``, a lesion that overlaps found as one component; ``more`` replaces columns."""
+    """One row, of masks one pixel high with ``counts`` pixels by true and predicted class; ``more`` replaces columns."""
     counts = np.array(counts)
-    row = image_row(counts)
-    shown, seen = counts[1:].sum(), counts[:, 1:].sum()
-    hit = int(row["dice_lesion"] > 0)
-    right = int(hit and np.argmax(counts[1:].sum(axis=1)) == np.argmax(counts[:, 1:].sum(axis=0)))
+    # Predicted, then both, then true, then neither: each lesion in one piece.
+    cells = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (2, 1), (1, 0), (2, 0), (0, 0)]
+    truth, prediction = np.repeat(np.array(cells, np.uint8), [counts[cell] for cell in cells], axis=0).T[
+        :, None
+    ]
+    measured, _ = measure_image(truth, prediction)
     about = {
         "dataset": "made", "image_id": image_id, "patient_id": group, "group_id": group, "label": label,
         "width": 10, "height": 10, "flags": "", "pixel_mm": math.nan,
     }  # fmt: skip
-    surfaces = {name: _surface(name, shown, hit) for name in SURFACE_COLUMNS}
-    detection = {
-        "lesions_true": int(shown > 0), "lesions_predicted": int(seen > 0), "hits_iou10": hit, "hits_iou50": hit,
-        "false_lesions_iou10": int(seen > 0) - hit, "false_lesions_iou50": int(seen > 0) - hit, "right_class_iou10": right,
-    }  # fmt: skip
-    shapes = {
-        f"{shape}_{mask}": float(area) if area else math.nan
-        for shape in SHAPES
-        for mask, area in (("truth", shown), ("predicted", seen))
-    }
     scores = {
         "malignant_score": score,
         "malignant_score_raw": score,
         "pixel_brier": 0.1,
         "pixel_brier_raw": 0.2,
     }
-    calls = {
-        name: float(score >= 0.5)
-        for name in ("called_malignant", "called_malignant_90", "called_malignant_95")
-    }
-    return {
-        **about,
-        **row,
-        **surfaces,
-        **detection,
-        **shapes,
-        **scores,
-        **calls,
-        "call_confidence": 0.0,
-        **more,
-    }
-
-
-def _surface(name: str, shown: int, hit: int) -> float:
-    missed = 0.0 if name.startswith("surface_dice") else math.nan
-    return (0.9 if name.startswith("surface_dice") else 2.0) if hit else missed if shown else math.nan
+    calls = dict.fromkeys(
+        ("called_malignant", "called_malignant_90", "called_malignant_95"), float(score >= 0.5)
+    )
+    return about | measured | scores | calls | {"call_confidence": 0.0} | more
 
 
 def lesion(label: str, found: int, predicted_as: str = "", size: int = 20) -> np.ndarray:

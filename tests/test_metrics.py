@@ -5,21 +5,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from masks import mask_pairs
 from sklearn import metrics as sk
 
 from bus_smp.errors import EvaluationError
+from bus_smp.measures.image import measure_image
+from bus_smp.measures.lesions import match_lesions
 from bus_smp.measures.overlap import (
     METRIC_COLUMNS,
     PIXEL_COLUMNS,
     TARGETS,
     classes_of,
     confusion,
-    counts_of_row,
     image_metrics,
     image_row,
     malignant_score,
     predicted_label,
 )
+from bus_smp.measures.shape import lesion_shape, shape_row
+from bus_smp.measures.surfaces import surface_row
 
 
 def _random(seed, shape=(17, 23)):
@@ -131,9 +135,26 @@ def test_false_alarm_area_is_the_share_of_the_image_predicted_on_background():
         (np.zeros((4, 5), int), np.zeros((4, 5)), "float64"),
     ],
 )
-def test_a_mask_of_another_size_or_of_unknown_classes_is_never_scored(truth, prediction, named):
+def test_a_mask_of_another_size_or_of_unknown_classes_is_never_measured(truth, prediction, named):
     with pytest.raises(EvaluationError, match=named):
-        confusion(truth, prediction)
+        measure_image(truth, prediction)
+
+
+@settings(max_examples=100, deadline=None)
+@given(pair=mask_pairs())
+def test_an_image_is_measured_inside_the_box_of_its_lesions_as_it_is_measured_whole(pair):
+    truth, prediction = pair
+    probability = np.random.default_rng(0).random(truth.shape)
+    row, components = measure_image(truth, prediction, probability)
+    lesions, of_whole = match_lesions(truth, prediction, probability)
+    shapes = shape_row(lesion_shape(truth), lesion_shape(prediction))
+    whole = image_row(confusion(truth, prediction)) | surface_row(truth, prediction) | lesions | shapes
+    assert row == pytest.approx(whole, nan_ok=True)
+    assert list(row) == list(whole)
+    inside, everywhere = (
+        np.array(sorted((c["area"], c["score"], c["iou"]) for c in found)) for found in (components, of_whole)
+    )
+    assert inside == pytest.approx(everywhere)
 
 
 def test_large_integer_types_and_many_classes_are_counted_without_overflow():
@@ -161,8 +182,7 @@ def test_a_row_holds_the_metrics_and_the_nine_counts_it_came_from():
     counts = confusion(*MASKS["random"])
     row = image_row(counts)
     assert set(row) == {*METRIC_COLUMNS, *PIXEL_COLUMNS, "false_alarm_area", "predicted_label"}
-    assert row["pixels_benign_as_malignant"] == counts[1, 2]
-    assert np.array_equal(counts_of_row(row), counts)
+    assert [row[column] for column in PIXEL_COLUMNS] == counts.reshape(-1).tolist()
 
 
 def test_malignant_score_is_the_highest_malignant_probability():

@@ -7,7 +7,6 @@ from masks import mask_pairs
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from bus_smp.errors import EvaluationError
 from bus_smp.measures import surfaces
 from bus_smp.measures.overlap import TARGETS
 from bus_smp.measures.surfaces import SURFACE_COLUMNS, SURFACE_METRICS, surface_metrics, surface_row
@@ -141,20 +140,3 @@ def test_an_image_without_pixels_has_no_surface():
 def test_a_lesion_of_the_wrong_class_has_the_right_outline():
     row = surface_row(np.full((6, 6), 1, np.uint8), np.full((6, 6), 2, np.uint8))
     assert (row["hd95_lesion"], row["surface_dice_lesion"], row["surface_dice_benign"]) == (0, 1, 0)
-
-
-@pytest.mark.parametrize(
-    ("truth", "prediction", "named"),
-    [
-        (np.zeros((4, 5), np.uint8), np.zeros((5, 4), np.uint8), r"\(5, 4\)"),
-        (np.zeros((4, 5), np.uint8), np.full((4, 5), 3, np.uint8), "prediction holds class index 3"),
-        (np.full((4, 5), -1), np.zeros((4, 5), np.uint8), "class index -1"),
-        (np.zeros((4, 5), np.uint8), np.full((4, 5), math.nan), "float64"),
-    ],
-)
-def test_masks_that_do_not_fit_are_never_measured(truth, prediction, named):
-    with pytest.raises(EvaluationError, match=named):
-        surface_row(truth, prediction)
-    if truth.shape != prediction.shape:
-        with pytest.raises(EvaluationError, match=named):
-            surface_metrics(truth > 0, prediction > 0)

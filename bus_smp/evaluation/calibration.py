@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
 
 from bus_smp.classes import CLASSES, MALIGNANT
 from bus_smp.data.examples import Reader, read_example
@@ -124,9 +125,9 @@ def negative_log_likelihood(logits: np.ndarray, truth: np.ndarray, temperature: 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """The temperature with the least negative log-likelihood (Guo et al., ICML 2017), in .05..20.
 
-    With b = 1 / temperature the likelihood is convex, and its slope, mean(E[z] - z_truth) under softmax(b z), rises
-    in b: halving finds where it crosses zero. Where it does not cross within the limits the nearer limit is returned;
-    logits that say nothing (all equal) leave the temperature at 1.
+    With b = 1 / temperature the negative log-likelihood is convex, and its slope, mean(E[z] - z_truth) under softmax(b z),
+    rises in b: the temperature is where the slope crosses zero. Where it does not cross within the limits, the nearer limit is
+    returned; logits that carry no information (all equal) leave the temperature at 1.
 
     Args:
         logits: float (N, C).
@@ -144,10 +145,11 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     low, high = -math.log(MOST_TEMPERATURE), -math.log(LEAST_TEMPERATURE)
     if np.ptp(logits, axis=1).max(initial=0) == 0:
         return 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return round(math.exp(-(low + high) / 2), 6)
+    if slope(low) >= 0:
+        return MOST_TEMPERATURE
+    if slope(high) <= 0:
+        return LEAST_TEMPERATURE
+    return round(math.exp(-brentq(slope, low, high)), 6)
 
 
 def fit_thresholds(scores: np.ndarray, malignant: np.ndarray) -> dict[str, Any]:
@@ -165,12 +167,16 @@ def fit_thresholds(scores: np.ndarray, malignant: np.ndarray) -> dict[str, Any]:
     for kind, name in ((malignant, "malignant"), (~malignant, "other than malignant")):
         if not kind.any():
             return {**none, "reason": f"the validation split has no image {name}"}
-    candidates = np.append(np.unique(scores), np.nextafter(scores.max(), 2))
-    called = scores[None] >= candidates[:, None]
-    sensitivity, specificity = called[:, malignant].mean(axis=1), (~called)[:, ~malignant].mean(axis=1)
-    kept = {name: float(candidates[np.argmax(specificity >= least)]) for name, least in SPECIFICITIES.items()}
-    best = np.argmax(np.round(sensitivity + specificity, 12))  # ties are ties whatever the last bit says
-    return {"threshold": float(candidates[best]), "thresholds": kept, "reason": ""}
+    # Not at the top: a start of train or evaluate would wait for it.
+    from sklearn.metrics import roc_curve
+
+    # From the lowest threshold up; the last one, above every score, calls no image.
+    false, sensitivity, cuts = (of[::-1] for of in roc_curve(malignant, scores, drop_intermediate=False))
+    cuts[-1] = np.nextafter(scores.max(), 2)
+    # Rounded: ties are ties whatever the last bit is.
+    specificity, youden = np.round(1 - false, 12), np.round(sensitivity - false, 12)
+    kept = {name: float(cuts[np.argmax(specificity >= least)]) for name, least in SPECIFICITIES.items()}
+    return {"threshold": float(cuts[np.argmax(youden)]), "thresholds": kept, "reason": ""}
 
 
 def score_row(

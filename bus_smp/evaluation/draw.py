@@ -69,11 +69,11 @@ def _image_roc(table: pd.DataFrame, auc: float | None) -> tuple[np.ndarray, np.n
     positive = (table["label"] == MALIGNANT.name).to_numpy()
     if auc is None:
         return np.array([]), np.array([]), float("nan")
-    score = table["malignant_score"].to_numpy()
-    thresholds = np.unique(score)[::-1]
-    above = score[None] >= thresholds[:, None]
-    rates = [np.concatenate([[0.0], above[:, of].mean(axis=1)]) for of in (~positive, positive)]
-    return rates[0], rates[1], auc
+    # Not at the top: a start of the program would wait for it.
+    from sklearn.metrics import roc_curve
+
+    false, found, _ = roc_curve(positive, table["malignant_score"], drop_intermediate=False)
+    return false, found, auc
 
 
 def _typical(table: pd.DataFrame) -> Chosen:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,15 +17,20 @@ from bus_smp.evaluation.calibration import SCORE_COLUMNS, score_row
 from bus_smp.inference.batches import predict_batches
 from bus_smp.inference.predictor import Prediction, Predictor
 from bus_smp.measures.baselines import BASELINES
-from bus_smp.measures.lesions import COMPONENT_COLUMNS, match_lesions
+from bus_smp.measures.image import measure_image
+from bus_smp.measures.lesions import COMPONENT_COLUMNS
 from bus_smp.measures.overlap import classes_of, confusion, image_row
 from bus_smp.measures.pixel_roc import PixelHistograms
-from bus_smp.measures.regions import lesion_box
 from bus_smp.measures.reliability import Reliability
-from bus_smp.measures.shape import lesion_shape, shape_row
-from bus_smp.measures.surfaces import surface_row
+from bus_smp.measures.shape import lesion_shape
 from bus_smp.runs.evaluations import COMPONENT_KEYS, Tables
+from bus_smp.statistics.summary import point_estimates
 from bus_smp.system import ranks
+
+# What training keeps of a validation.
+VALIDATED = ("dice_lesion", "dice_benign", "dice_malignant", "miss_rate", "false_alarm_rate")
+
+Streamed = TypeVar("Streamed", PixelHistograms, Reliability)
 
 _COPIED = ("dataset", "image_id", "patient_id", "group_id", "label", "width", "height", "flags")
 
@@ -42,7 +47,6 @@ def score_images(
     baselines: Sequence[str] = (),
     mask_path: Callable[[Mapping[str, Any]], Path] | None = None,
     progress: Callable[[], object] = lambda: None,
-    read: Reader = read_example,
 ) -> Tables:
     """Predict and measure images one by one; the memory for pixels does not grow with the number of images.
 
@@ -52,7 +56,6 @@ def score_images(
         baselines: names in ``BASELINES`` to score on the same images.
         mask_path: where to write the predicted colour mask of a row.
         progress: called after each image.
-        read: reads an example; an ``ExampleReader`` where the same images are scored several times.
 
     Raises:
         EvaluationError: if there are no rows, or the network returns NaN.
@@ -63,7 +66,7 @@ def score_images(
     pixel_roc, reliability = PixelHistograms(), Reliability()
 
     def load(row: dict[str, Any]) -> tuple[np.ndarray, tuple]:
-        image, truth = read(manifest, row)
+        image, truth = read_example(manifest, row)
         shape = lesion_shape(truth)
         return image, (
             truth,
@@ -81,10 +84,9 @@ def score_images(
         measured |= score_row(prediction, grid_truth, calibration or {})
         return measured, found, of_baselines, truth, grid_truth, prediction
 
-    # Several processes share whole batches, because the last bits of a prediction may depend on its batch's size.
     size = predictor.batch_size
     records = rows.to_dict("records")
-    own = [row for batch in ranks.share(_batches(records, size)) for row in batch]
+    own = _own(records, size)
     scored = []
     for row, done in zip(own, predict_batches(predictor, own, load, measure), strict=True):
         measured, found, of_baselines, truth, grid_truth, prediction = done
@@ -92,7 +94,8 @@ def score_images(
         pixel_roc.update(truth, prediction.native)
         reliability.update(grid_truth, prediction.raw_grid, prediction.grid)
         progress()
-    scored, (pixel_roc, reliability) = _collect(_batches(scored, size), pixel_roc, reliability)
+    scored = _collect(scored, size)
+    pixel_roc, reliability = _total(pixel_roc, PixelHistograms()), _total(reliability, Reliability())
     components = [
         {key: row[key] for key in COMPONENT_KEYS} | component
         for row, (_, found) in zip(records, scored, strict=True)
@@ -105,21 +108,54 @@ def score_images(
     return Tables(model, dict(zip(baselines, frames, strict=True)), found, pixel_roc, reliability)
 
 
+def validate(
+    predictor: Predictor, manifest: Manifest, rows: pd.DataFrame, read: Reader = read_example
+) -> dict[str, float]:
+    """The few numbers that training keeps of its validation images, as an evaluation of them would give; NaN where undefined.
+
+    Args:
+        rows: rows of ``manifest.frame``.
+        read: reads an example; an ``ExampleReader`` where the same images are scored again and again.
+
+    Returns:
+        key of ``METRICS`` -> its value, for each of ``VALIDATED``.
+
+    Raises:
+        EvaluationError, ImageError: as ``score_images``.
+    """
+
+    def load(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        return read(manifest, row)
+
+    def measure(row: dict[str, Any], image: np.ndarray, truth: np.ndarray, prediction: Prediction) -> dict:
+        overlap = image_row(confusion(truth, classes_of(prediction.native)))
+        return {name: row[name] for name in ("dataset", "image_id", "group_id", "label")} | overlap
+
+    size = predictor.batch_size
+    scored = predict_batches(predictor, _own(rows.to_dict("records"), size), load, measure)
+    return point_estimates(pd.DataFrame(_collect(list(scored), size)), VALIDATED)
+
+
 def _batches(items: list[Any], size: int) -> list[list[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _collect(
-    batches: list[list[Any]], pixel_roc: PixelHistograms, reliability: Reliability
-) -> tuple[list[Any], tuple[PixelHistograms, Reliability]]:
+def _own(records: list[Any], size: int) -> list[Any]:
+    """The images of this process: whole batches, because the last bits of a prediction may depend on its batch's size."""
+    return [row for batch in ranks.share(_batches(records, size)) for row in batch]
+
+
+def _collect(own: list[Any], size: int) -> list[Any]:
     """What all processes measured, in the order of the images and as if one had done it."""
-    of_each = ranks.gather((batches, pixel_roc, reliability))
-    all_roc, all_reliability = PixelHistograms(), Reliability()
-    for _, its_roc, its_reliability in of_each:
-        all_roc.add(its_roc)
-        all_reliability.add(its_reliability)
-    whole = ranks.interleave([its_batches for its_batches, _, _ in of_each])
-    return [image for batch in whole for image in batch], (all_roc, all_reliability)
+    whole = ranks.interleave(ranks.gather(_batches(own, size)))
+    return [image for batch in whole for image in batch]
+
+
+def _total(own: Streamed, total: Streamed) -> Streamed:
+    """What all processes counted, added to ``total``, which is empty."""
+    for counted in ranks.gather(own):
+        total.add(counted)
+    return total
 
 
 def _measure(
@@ -129,13 +165,7 @@ def _measure(
     mask: np.ndarray,
     lesion_probability: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One image's row of the per-image table but for its scores, and its predicted lesions."""
-    overlap = image_row(confusion(truth, mask))
-    # the other measurements do not see what lies around the lesions, and their time goes with the area
-    box = lesion_box(truth, mask)
-    truth, mask = truth[box], mask[box]
-    probability = None if lesion_probability is None else lesion_probability[box]
-    lesions, components = match_lesions(truth, mask, probability)
-    measured = overlap | surface_row(truth, mask) | lesions | shape_row(truth, mask, shape)
-    copied = {name: row[name] for name in _COPIED}
-    return copied | {"pixel_mm": float(row.get("pixel_mm") or math.nan)} | measured, components
+    """One image's row of the per-image table without its scores, and its predicted lesions."""
+    copied = {name: row[name] for name in _COPIED} | {"pixel_mm": float(row.get("pixel_mm") or math.nan)}
+    measured, components = measure_image(truth, mask, lesion_probability, shape)
+    return copied | measured, components

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bus_smp.classes import BENIGN, MALIGNANT
 from bus_smp.errors import EvaluationError
-from bus_smp.measures.regions import lesion_box, lesion_components
+from bus_smp.measures.regions import lesion_components
 
 # IoU from which a component can be a hit at all, and from which it is a good one.
 LEAST_IOU, GOOD_IOU = 0.1, 0.5
@@ -49,16 +49,12 @@ def match_lesions(
         >= .5; predicted lesions in no such pair; pairs at .1 with the same class. Never undefined: 0 where there is none.
         And one dict per predicted component, keys ``COMPONENT_COLUMNS``: number (1..), area (pixels),
         score (mean lesion probability of its pixels), class, iou (0 where unmatched), right_class (1 or 0; NaN where unmatched).
-
-    Raises:
-        EvaluationError: if the shapes differ, a value is not a class index, or a lesion's probability is not in 0..1.
     """
-    box = lesion_box(truth, prediction)
-    labels_true, stats_true = lesion_components(truth[box])
-    labels, stats = lesion_components(prediction[box])
-    malignant_true = _mostly_malignant(truth[box], labels_true, stats_true[:, 4])
-    malignant = _mostly_malignant(prediction[box], labels, stats[:, 4])
-    scores = _scores(labels, stats[:, 4], prediction, box, lesion_probability)
+    labels_true, stats_true = lesion_components(truth)
+    labels, stats = lesion_components(prediction)
+    malignant_true = _mostly_malignant(truth, labels_true, stats_true[:, 4])
+    malignant = _mostly_malignant(prediction, labels, stats[:, 4])
+    scores = _scores(labels, stats[:, 4], lesion_probability)
     matches = _match(labels_true, stats_true[:, 4], labels, stats[:, 4])
 
     components = []
@@ -93,25 +89,12 @@ def _mostly_malignant(mask: np.ndarray, labels: np.ndarray, areas: np.ndarray) -
     return 2 * malignant >= areas
 
 
-def _scores(
-    labels: np.ndarray,
-    areas: np.ndarray,
-    prediction: np.ndarray,
-    box: tuple[slice, slice],
-    lesion_probability: np.ndarray | None,
-) -> np.ndarray:
+def _scores(labels: np.ndarray, areas: np.ndarray, lesion_probability: np.ndarray | None) -> np.ndarray:
     if lesion_probability is None:
         return np.ones(len(areas))
-    if lesion_probability.shape != prediction.shape:
-        raise EvaluationError(
-            f"the lesion probabilities have shape {lesion_probability.shape}, the prediction {prediction.shape}"
-        )
     inside = labels > 0
-    probability = lesion_probability[box][inside]
-    # As of PixelHistograms: NaN is neither above nor below anything, and sums are off by rounding.
-    if probability.size and not (probability.min() >= -1e-3 and probability.max() <= 1 + 1e-3):
-        raise EvaluationError("the prediction holds probabilities that are NaN or outside 0..1")
-    sums = np.bincount(labels[inside], weights=probability, minlength=len(areas) + 1)[1:]
+    sums = np.bincount(labels[inside], weights=lesion_probability[inside], minlength=len(areas) + 1)[1:]
+    # Sums of probabilities are off by rounding.
     return np.clip(sums / areas, 0, 1)
 
 

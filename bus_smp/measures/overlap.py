@@ -7,7 +7,6 @@ predicting nothing scores .8 on a data set with many normal images; that is the 
 """
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -46,20 +45,16 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, num_classes: int = len(
             hint="bring the prediction back to the image's own size before scoring it",
         )
     for name, mask in (("reference", truth), ("prediction", prediction)):
-        check_classes(name, mask, num_classes)
+        if mask.dtype.kind not in "iu":
+            raise EvaluationError(f"the {name} holds {mask.dtype} values; class indices are integers")
+        if mask.size and not (mask.min() >= 0 and mask.max() < num_classes):
+            stray = mask.min() if mask.min() < 0 else mask.max()
+            raise EvaluationError(f"the {name} holds class index {stray}; expected 0 to {num_classes - 1}")
     # The smallest integer type that holds every cell: three times faster than int64.
     cells = truth.reshape(-1).astype(np.min_scalar_type(num_classes**2))
     cells *= num_classes
     cells += prediction.reshape(-1).astype(cells.dtype)
     return np.bincount(cells, minlength=num_classes**2).astype(np.int64).reshape(num_classes, num_classes)
-
-
-def check_classes(name: str, mask: np.ndarray, num_classes: int) -> None:
-    if mask.dtype.kind not in "iu":
-        raise EvaluationError(f"the {name} holds {mask.dtype} values; class indices are integers")
-    if mask.size and not (mask.min() >= 0 and mask.max() < num_classes):
-        stray = mask.min() if mask.min() < 0 else mask.max()
-        raise EvaluationError(f"the {name} holds class index {stray}; expected 0 to {num_classes - 1}")
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -171,8 +166,3 @@ def image_row(counts: np.ndarray) -> dict[str, float | int | str]:
         | {"predicted_label": predicted_label(counts)}
         | dict(zip(PIXEL_COLUMNS, cells, strict=True))
     )
-
-
-def counts_of_row(row: Mapping) -> np.ndarray:
-    """The int64 (3, 3) counts that ``image_row`` wrote into a row of the per-image table."""
-    return np.array([row[column] for column in PIXEL_COLUMNS], np.int64).reshape(len(CLASSES), len(CLASSES))

@@ -5,7 +5,7 @@ import pandas as pd
 
 from bus_smp.classes import CLASSES
 from bus_smp.errors import EvaluationError
-from bus_smp.measures.overlap import TARGETS, check_classes
+from bus_smp.measures.overlap import TARGETS
 
 # Log-odds beyond this are one bin: probabilities nearer to 0 or 1 than 1e-7, the limit of float32.
 _MAX_LOG_ODDS = 16.0
@@ -56,12 +56,11 @@ class PixelHistograms:
         """Add one image.
 
         Args:
-            truth: integer (H, W), class indices.
+            truth: integer (H, W), class indices as ``confusion`` has checked them.
             probabilities: float (3, H, W), in 0..1 (rounding errors up to 1e-3 are clipped).
 
         Raises:
-            EvaluationError: on NaN, infinite or out-of-range probabilities, another shape, or an
-                unknown class. The histograms are then unchanged.
+            EvaluationError: on NaN, infinite or out-of-range probabilities, or another shape. The histograms are then unchanged.
         """
         truth, probabilities = np.asarray(truth), np.asarray(probabilities)
         if probabilities.shape != (len(CLASSES), *truth.shape):
@@ -69,7 +68,6 @@ class PixelHistograms:
                 f"the probabilities have shape {probabilities.shape}; "
                 f"the reference needs {(len(CLASSES), *truth.shape)}"
             )
-        check_classes("reference", truth, len(CLASSES))
         if truth.size == 0:
             return
         # One comparison for all: NaN is neither above nor below anything.

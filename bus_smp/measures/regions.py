@@ -4,25 +4,6 @@ import cv2
 import numpy as np
 
 from bus_smp.classes import BACKGROUND
-from bus_smp.measures.overlap import confusion
-
-
-def lesion_box(truth: np.ndarray, prediction: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the smallest box around every lesion pixel of either mask; empty where there is none.
-
-    Args:
-        truth, prediction: uint8 (H, W) of class indices.
-
-    Raises:
-        EvaluationError: as ``confusion``, if the two cannot be compared.
-    """
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
-        confusion(truth, prediction)
-    box = bounding_box((truth != BACKGROUND.index) | (prediction != BACKGROUND.index))
-    # Outside the box there is nothing but background: whole masks would be checked to the same end, later.
-    confusion(truth[box], prediction[box])
-    return box
 
 
 def bounding_box(marked: np.ndarray) -> tuple[slice, slice]:

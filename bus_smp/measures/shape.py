@@ -6,29 +6,16 @@ import cv2
 import numpy as np
 
 from bus_smp.errors import EvaluationError
-from bus_smp.measures.regions import lesion_box, lesion_components
+from bus_smp.measures.regions import lesion_components
 
 SHAPES = ("area", "depth_to_width", "circularity", "solidity")
 SHAPE_COLUMNS = tuple(f"{shape}_{mask}" for shape in SHAPES for mask in ("truth", "predicted"))
 
 
-def shape_row(
-    truth: np.ndarray, prediction: np.ndarray, of_truth: dict[str, float] | None = None
-) -> dict[str, float]:
-    """``lesion_shape`` of the reference and of the prediction; keys ``SHAPE_COLUMNS``.
-
-    Args:
-        truth, prediction: uint8 (H, W) of class indices, at the image's own aspect ratio.
-        of_truth: ``lesion_shape(truth)``, where it is known already.
-
-    Raises:
-        EvaluationError: if the shapes differ, or a value is not a class index.
-    """
-    box = lesion_box(truth, prediction)
-    of_truth = of_truth or lesion_shape(truth[box])
-    of_prediction = lesion_shape(prediction[box])
-    pairs = ((of_truth[shape], of_prediction[shape]) for shape in SHAPES)
-    return dict(zip(SHAPE_COLUMNS, (value for pair in pairs for value in pair), strict=True))
+def shape_row(truth: dict[str, float], predicted: dict[str, float]) -> dict[str, float]:
+    """Two results of ``lesion_shape`` as columns of the per-image table; keys ``SHAPE_COLUMNS``."""
+    values = (of_mask[shape] for shape in SHAPES for of_mask in (truth, predicted))
+    return dict(zip(SHAPE_COLUMNS, values, strict=True))
 
 
 def lesion_shape(mask: np.ndarray) -> dict[str, float]:

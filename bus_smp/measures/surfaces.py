@@ -11,7 +11,7 @@ import numpy as np
 
 from bus_smp.classes import CLASSES, LESIONS
 from bus_smp.measures.overlap import TARGETS
-from bus_smp.measures.regions import bounding_box, lesion_box
+from bus_smp.measures.regions import bounding_box
 
 SURFACE_METRICS = ("hd95", "asd", "surface_dice")
 SURFACE_COLUMNS = tuple(f"{metric}_{target}" for target in TARGETS for metric in SURFACE_METRICS)
@@ -43,16 +43,7 @@ def surface_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, floa
 
     Args:
         truth, prediction: bool (H, W).
-
-    Raises:
-        EvaluationError: if the shapes differ.
     """
-    truth, prediction = np.asarray(truth, bool), np.asarray(prediction, bool)
-    lesion_box(truth.view(np.uint8), prediction.view(np.uint8))
-    return _compare(truth, prediction)
-
-
-def _compare(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     # Every surface pixel is in the box, so no distance is lost; the time goes with the box's area.
     box = bounding_box(truth | prediction)
     outlines = [_surface(mask[box]) for mask in (truth, prediction)]
@@ -110,12 +101,8 @@ def surface_row(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
 
     Args:
         truth, prediction: uint8 (H, W) of class indices.
-
-    Raises:
-        EvaluationError: if the shapes differ, or a value is not a class index.
     """
-    box = lesion_box(truth, prediction)
-    masks = truth[box], prediction[box]
+    masks = truth, prediction
     shown = [[lesion.index for lesion in LESIONS if (mask == lesion.index).any()] for mask in masks]
     # Most images show one class: its masks are those of any lesion, and need not be measured again.
     measured: dict[tuple, dict[str, float]] = {}
@@ -124,6 +111,6 @@ def surface_row(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
         parts = tuple(tuple(c for c in present if c in classes) for present in shown)
         if parts not in measured:
             pair = (_marks(mask, part) for mask, part in zip(masks, parts, strict=True))
-            measured[parts] = _compare(*pair)
+            measured[parts] = surface_metrics(*pair)
         row |= {f"{metric}_{target}": value for metric, value in measured[parts].items()}
     return row

@@ -1,7 +1,7 @@
 """What the per-image table says about a data set, with intervals; from the table alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,18 @@ def summarise(
             "stratified_by": [LABELS[severity] for severity in rare],
         },
     }
+
+
+def point_estimates(table: pd.DataFrame, keys: Sequence[str]) -> dict[str, float]:
+    """Some metrics of a per-image table without intervals, the same numbers as in ``summarise``; NaN where undefined.
+
+    Args:
+        table: needs ``dataset, image_id, group_id, label``, the columns of ``image_row`` and those of the metrics; not checked.
+        keys: of ``METRICS``.
+    """
+    table, group, stratum, _ = sorted_by_group(table)
+    found = bootstrap(estimators(table, keys), group, stratum, draws=0, seed=0)
+    return {key: found[key].point for key in keys}
 
 
 def _agreement(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:

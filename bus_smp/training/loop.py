@@ -27,13 +27,12 @@ from bus_smp.data.manifest import Manifest
 from bus_smp.data.sampler import EpochSampler, RankSampler
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.evaluation.calibration import calibrate
-from bus_smp.evaluation.score_images import score_images
+from bus_smp.evaluation.score_images import validate
 from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork, load_predictor
 from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.runs.run import Run
-from bus_smp.statistics.summary import summarise
 from bus_smp.system import ranks
 from bus_smp.system.engine import Engine, make_engine, set_determinism
 from bus_smp.system.environment import describe_environment, git_commit, package_versions
@@ -286,16 +285,8 @@ class _Training:
 
     def _validate(self) -> dict[str, float]:
         self.step.share_buffers()
-        table = score_images(
-            self.predictor, self.manifest, self.manifest.used("val"), read=self.read_validation
-        ).model
-        summary = summarise(table, draws=0)
-        dice = {
-            f"val_dice_{name}": summary["metrics"][f"dice_{name}"]["mean"]
-            for name in ("lesion", "benign", "malignant")
-        }
-        rates = {f"val_{name}": summary["rates"][name]["mean"] for name in ("miss_rate", "false_alarm_rate")}
-        return {name: math.nan if value is None else value for name, value in (dice | rates).items()}
+        scores = validate(self.predictor, self.manifest, self.manifest.used("val"), self.read_validation)
+        return {f"val_{name}": value for name, value in scores.items()}
 
     def _record(self, row: dict[str, Any], board: Any) -> None:
         """Write everything of one epoch. The state comes last, so that a kill before it repeats the epoch."""

@@ -169,28 +169,6 @@ def test_rounding_never_takes_a_score_past_one():
     assert component["score"] == 1
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -0.5, 1.5])
-def test_a_lesion_probability_that_is_none_is_refused(value):
-    mask = np.ones((3, 3), np.uint8)
-    probability = np.full((3, 3), 0.9)
-    probability[1, 1] = value
-    with pytest.raises(EvaluationError, match="NaN or outside 0..1"):
-        match_lesions(mask, mask, probability)
-
-
-@pytest.mark.parametrize(
-    ("prediction", "probability", "named"),
-    [
-        (np.zeros((5, 4), np.uint8), None, r"\(5, 4\)"),
-        (np.full((4, 5), 3, np.uint8), None, "class index 3"),
-        (np.ones((4, 5), np.uint8), np.ones((3, 4, 5)), r"\(3, 4, 5\)"),
-    ],
-)
-def test_masks_and_probabilities_that_do_not_fit_are_refused(prediction, probability, named):
-    with pytest.raises(EvaluationError, match=named):
-        match_lesions(np.zeros((4, 5), np.uint8), prediction, probability)
-
-
 def _tables(lesions_true, candidates):
     """Images "0", "1", ... with so many lesions; candidates (image, score, iou)."""
     per_image = pd.DataFrame(
