@@ -155,7 +155,7 @@ def test_nothing_but_the_validation_split_is_ever_looked_at(predictor, trained):
 
 
 def test_no_caller_can_hand_other_images_to_it():
-    assert list(inspect.signature(calibrate).parameters) == ["predictor", "manifest"]
+    assert list(inspect.signature(calibrate).parameters) == ["predictor", "manifest", "read"]
 
 
 def test_an_empty_validation_split_is_refused(predictor, trained):

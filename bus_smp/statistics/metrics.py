@@ -351,10 +351,11 @@ COMPARED = _primary_first(metric.key for metric in METRICS if metric.compared)
 HEADLINES = {key: BY_KEY[key].headline for key in _primary_first(m.key for m in METRICS if m.headline)}
 
 
-def estimators(
-    table: pd.DataFrame, keys: Iterable[str] = tuple(BY_KEY)
-) -> dict[str, Estimator | Unresampled]:
+def estimators(table: pd.DataFrame, keys: Iterable[str] | None = None) -> dict[str, Estimator | Unresampled]:
     """The estimators of metrics over a checked per-image table, by key; metrics that the table cannot give are left out.
+
+    Args:
+        keys: of ``METRICS``; None: all.
 
     Where a number is not defined in an image, it is not counted. Means over a target are taken over the images that show it:
     specificity and precision are defined on other images too, and are left out there on purpose, so that the numbers in
@@ -362,5 +363,8 @@ def estimators(
     flatter a model that marks little, so read them next to ``miss_rate``, and surface Dice (0 there) next to HD95.
     """
     images = Images(table)
-    found = {key: BY_KEY[key].estimator(images, *map(images.column, BY_KEY[key].columns)) for key in keys}
+    found = {
+        key: BY_KEY[key].estimator(images, *map(images.column, BY_KEY[key].columns))
+        for key in (BY_KEY if keys is None else keys)
+    }
     return {key: estimator for key, estimator in found.items() if estimator is not None}
