@@ -9,10 +9,12 @@ import torch
 from conftest import invoke, settings_options
 
 from bus_smp.config import Settings, load_settings
+from bus_smp.errors import TrainingError
 from bus_smp.model.checkpoint import weights_sha256
 from bus_smp.runs.run import Run
 from bus_smp.system.engine import make_engine, set_determinism
 from bus_smp.training.average import WeightAverage
+from bus_smp.training.preflight import explained_compile
 from bus_smp.training.resume import read_state
 from bus_smp.training.step import TrainingStep
 
@@ -145,6 +147,20 @@ def test_determinism_costs_no_filling_of_memory_and_changes_no_bit(precision):
     assert equal(*outcomes)
 
 
+def test_a_compilation_that_fails_is_explained_and_other_faults_pass():
+    class InductorError(Exception):
+        pass
+
+    InductorError.__module__ = "torch._inductor.exc"
+    compiled = load_settings(None, ["train.compile=true"])
+    with pytest.raises(TrainingError, match="no compiler") as caught, explained_compile(compiled):
+        raise InductorError("no compiler")
+    assert "--set train.compile=false" in caught.value.hint
+    with pytest.raises(RuntimeError, match="another"), explained_compile(compiled):
+        raise RuntimeError("another")
+
+
+@pytest.mark.slow
 def test_without_a_compiler_compilation_is_one_clear_error(manifests, tmp_path):
     options = settings_options(manifests, "train.compile=true", "train.epochs=1")
     result = subprocess.run(
