@@ -3,6 +3,7 @@
 After "Datasheets for Datasets" (Gebru et al., CACM 64, 2021), as far as a manifest can answer it.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,10 +51,10 @@ def _trained_on(name: str, rows: pd.DataFrame, about: Mapping[str, Any]) -> dict
         part = used[used["split"] == split]
         labels = [int((part["label"] == label).sum()) for label in LABELS]
         splits.append([split, len(part), *labels, part["group_id"].nunique()])
-    reasons = []
-    for reason, part in excluded.groupby(excluded["excluded"].map(exclusion_code), sort=True):
-        shown = part["image_id"] if reason != "other" else part["excluded"].drop_duplicates()
-        reasons.append([describe_code(str(reason)), len(part), _examples(sorted(shown.astype(str)))])
+    reasons = [
+        [reason, len(part), _examples(sorted(part["image_id"].astype(str)))]
+        for reason, part in excluded.groupby(excluded["excluded"].map(_reason), sort=True)
+    ]
     return {
         "name": name,
         "sources": [about.get("source") or {}],
@@ -92,6 +93,12 @@ def _scored(evaluation: EvaluationRecord, data: Mapping[str, Any]) -> dict[str, 
         ],
         "audits": list(_audits(evaluation.sidecars)),
     }
+
+
+def _reason(excluded: str) -> str:
+    """The words for a cell of the column ``excluded``; of one without a code, as in old manifests, its first words."""
+    code = exclusion_code(excluded)
+    return re.split(r": | of ", excluded, maxsplit=1)[0] if code == "other" else describe_code(code)
 
 
 def _examples(images: Sequence[str]) -> str:

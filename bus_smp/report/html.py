@@ -61,11 +61,10 @@ class _Page(RendererHTML):
         return f'<img src="{source}" style="width: {width}px" alt="{alt}">'
 
     def table_open(self, tokens, i, options, env) -> str:
-        kind = ' class="prose"' if tokens[i].meta.get("prose") else ""
         caption = Markup.escape(tokens[i].meta["caption"])
         return (
             f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}">\n'
-            f"<table{kind}>\n<caption>{caption}</caption>\n"
+            f"<table>\n<caption>{caption}</caption>\n"
         )
 
     def table_close(self, tokens, i, options, env) -> str:
@@ -81,9 +80,7 @@ def _with_captions(tokens: Sequence[Token]) -> list[Token]:
     done: list[Token] = []
     for i, token in enumerate(tokens):
         if token.type == "table_open":
-            close = next(j for j in range(i, len(tokens)) if tokens[j].type == "table_close")
-            cells = [one for one in tokens[i:close] if one.type == "inline"]
-            token.meta = {"caption": _text(done[-2]), "prose": any(len(_text(one)) > _PROSE for one in cells)}
+            token.meta = {"caption": _text(done[-2])}
             del done[-3:]
         elif token.type == "tr_open" and tokens[i + 1].type == "td_open":
             close = next(j for j in range(i, len(tokens)) if tokens[j].type == "tr_close")
@@ -98,6 +95,8 @@ def _with_captions(tokens: Sequence[Token]) -> list[Token]:
                     one.hidden, one.children, one.content = True, [], ""
         elif token.type == "th_open":
             token.attrSet("scope", "col")
+        elif token.type == "td_open" and len(_text(tokens[i + 1])) > _PROSE:
+            token.attrSet("class", "prose")
         done.append(token)
     return done
 
