@@ -1,4 +1,4 @@
-"""Figures are read back as pixels: what a reader would miss, these tests should miss too."""
+"""Figures are read back as pixels, and tested for what a reader sees in them."""
 
 import math
 import os
@@ -86,7 +86,7 @@ def test_overlay_colours_the_mask_in_its_class_colour_and_touches_nothing_else(l
     assert (image == 90).all(), "the input was changed"
 
 
-def test_overlay_tells_benign_from_malignant_without_colour():
+def test_overlay_distinguishes_benign_from_malignant_without_colour():
     inside = disc(1, radius=28) > 0  # without the outline
     fills = [len(np.unique(overlay(grey(), disc(c.index))[inside], axis=0)) for c in (BENIGN, MALIGNANT)]
     assert fills == [1, 2], "benign is even, malignant is hatched"
@@ -106,7 +106,7 @@ def test_overlay_draws_the_truth_as_a_broken_white_line_on_its_own_border():
         shares.append(np.count_nonzero(on != np.roll(on, 1)) // 2)
     dashes, dots = shares
     assert dashes >= 4
-    assert dots >= 2 * dashes, "dots are told from dashes by their number"
+    assert dots >= 2 * dashes, "there are more dots than dashes"
 
 
 def test_overlay_shows_a_lesion_of_one_pixel_and_one_that_fills_the_image():
@@ -143,7 +143,7 @@ def test_an_undefined_dice_is_a_gap_and_not_a_zero(tmp_path):
     table["val_dice_benign"] = np.nan
     write_dice_curve(table, tmp_path / "none.png")
     assert color_count(plot_area(read_image(tmp_path / "none.png")), GREEN) == 0
-    table.loc[31, "val_dice_benign"] = 0.4  # alone between undefined ones
+    table.loc[31, "val_dice_benign"] = 0.4  # between undefined ones
     write_dice_curve(table, tmp_path / "one.png")
     assert 5 < color_count(plot_area(read_image(tmp_path / "one.png")), GREEN) < 200
 
@@ -234,7 +234,7 @@ def test_qualitative_keeps_each_image_at_its_own_aspect_ratio(tmp_path):
     assert height / width == pytest.approx(2, rel=0.02)
 
 
-def test_qualitative_shows_the_truth_beside_the_prediction(tmp_path):
+def test_qualitative_shows_the_truth_left_of_the_prediction(tmp_path):
     truth = disc(BENIGN.index)
     case = Case("x", "benign", grey(), truth, truth * 0 + disc(MALIGNANT.index, radius=10), 0.1, "worst")
     write_qualitative([case], tmp_path / "qual.png", "title")
@@ -242,7 +242,7 @@ def test_qualitative_shows_the_truth_beside_the_prediction(tmp_path):
     columns = [np.nonzero((picture == c.rgb).all(axis=2))[1] for c in (BENIGN, MALIGNANT)]
     assert columns[0].size
     assert columns[1].size
-    assert columns[0].max() < columns[1].min(), "the truth stands left of the prediction"
+    assert columns[0].max() < columns[1].min(), "the truth is left of the prediction"
 
 
 def test_no_cases_still_make_a_picture(tmp_path):

@@ -1,4 +1,4 @@
-"""The report: every number is told, what is missing too; nothing is loaded; hostile names are harmless."""
+"""The report shows every number and names what is missing; it loads nothing, and hostile names are harmless."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def _linked(run: Path, to: Path) -> Path:
-    """A run again, without copying a byte; ``_rewrite`` changes the copy alone."""
+    """A second folder of a run made of hard links; ``_rewrite`` changes only the copy."""
     shutil.copytree(
         run, to, ignore=shutil.ignore_patterns(".lock", "masks", "report.*"), copy_function=os.link
     )
@@ -68,7 +68,7 @@ def scored(manifests, trained, tmp_path_factory) -> Path:
 
 
 def _report(run: Path, *arguments: object):
-    """The page of a run, and what the command said on stderr."""
+    """The page of a run, and what the command wrote to stderr."""
     result = invoke("report", run.name, "--out", run.parent, *arguments)
     assert result.exit_code == 0, result.stderr
     return Path(result.stdout.strip()).read_text(encoding="utf-8"), result.stderr
@@ -110,7 +110,7 @@ def _assert_harmless(page: _Page) -> None:
     assert not page.all("srcset")
 
 
-# What is told
+# Content
 
 
 def test_every_number_of_the_table_people_read_is_on_the_page_as_it_is_printed(scored):
@@ -123,9 +123,9 @@ def test_every_number_of_the_table_people_read_is_on_the_page_as_it_is_printed(s
             assert " ".join([words, *cells]) in page.text
         for levels in summary["summaries"]["model"]["strata"].values():
             for level, of in levels.items():
-                told = f"{of['images']} ({of['groups']}) {format_estimate(of['dice_lesion'])}"
+                shown = f"{of['images']} ({of['groups']}) {format_estimate(of['dice_lesion'])}"
                 assert re.search(
-                    rf"{level}( \([\d.]+ to [\d.]+ % of the image\))? {re.escape(told)}", page.text
+                    rf"{level}( \([\d.]+ to [\d.]+ % of the image\))? {re.escape(shown)}", page.text
                 )
         for warning in summary["warnings"]:
             assert warning in page.text
@@ -133,7 +133,7 @@ def test_every_number_of_the_table_people_read_is_on_the_page_as_it_is_printed(s
             assert f"{of['dice_benign']:.3f} {of['dice_malignant']:.3f} {of['dice_mean']:.3f}" in page.text
 
 
-def test_every_figure_of_the_folders_is_in_the_page_with_words_for_who_cannot_see_it(scored):
+def test_every_figure_of_the_folders_is_in_the_page_with_a_description(scored):
     page = _Page(_report(scored)[0])
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     figures = [*scored.glob("eval-*/*.png"), *scored.glob("*.png")]
@@ -173,7 +173,7 @@ def test_the_checklist_has_its_44_items_in_order_each_with_a_state(scored):
     assert set(items.values()) == {"answered", "in part", "for the authors"}
 
 
-def test_the_data_card_counts_what_the_manifest_holds_and_says_whose_data_they_are(scored):
+def test_the_data_card_counts_the_images_of_the_manifest_and_names_source_and_licence(scored):
     page = _Page(_report(scored)[0])
     manifest = read_manifest(scored / "manifest.csv", images=False)
     used = manifest.used()
@@ -196,13 +196,13 @@ def test_the_command_on_the_page_trains_the_same_run(scored):
     line = next(text for text in page.texts if "bus-smp train" in text and "--set" in text)
     words = shlex.split(next(one for one in line.splitlines() if one.startswith("bus-smp train")))
     overrides = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
-    told, own = load_settings(None, overrides).flat(), load_settings(scored / "config.yaml").flat()
-    apart = {key for key in own if told[key] != own[key] and not key.startswith("runtime.")}
-    assert apart == {"data.manifests"}, "an absolute path, of which the name alone is told"
-    assert told["data.manifests"] == "FOLDER/data_manifests"
+    shown, own = load_settings(None, overrides).flat(), load_settings(scored / "config.yaml").flat()
+    differing = {key for key in own if shown[key] != own[key] and not key.startswith("runtime.")}
+    assert differing == {"data.manifests"}, "an absolute path, of which only the last part is shown"
+    assert shown["data.manifests"] == "FOLDER/data_manifests"
 
 
-def test_a_run_beside_another_gets_a_page_that_holds_both(scored):
+def test_several_runs_get_one_page(scored):
     other = _linked(scored, scored.parent / "second")
     result = invoke("report", "first", "second", "first", "--out", scored.parent)
     assert result.exit_code == 0, result.stderr
@@ -272,7 +272,7 @@ def test_the_short_answer_states_no_more_than_the_intervals_allow(dice, blob, wo
 # Several runs of one experiment
 
 
-def test_an_experiment_is_told_with_its_mean_sd_and_each_run(scored, manifests):
+def test_an_experiment_is_shown_with_mean_sd_and_each_run(scored, manifests):
     from bus_smp.evaluation.pooling import write_members
 
     out = scored.parent
@@ -294,8 +294,8 @@ def test_an_experiment_is_told_with_its_mean_sd_and_each_run(scored, manifests):
     assert f"{dice['mean']:.3f} [sd {dice['sd']:.3f}] n=2" in page.text
     for name, summary in summaries.items():
         model = summary["summaries"]["model"]
-        told = format_estimate(model["metrics"]["dice_lesion"])
-        assert f"{name} {model['counts']['images']} {told}" in page.text
+        shown = format_estimate(model["metrics"]["dice_lesion"])
+        assert f"{name} {model['counts']['images']} {shown}" in page.text
     assert "--seeds 1,2" in page.text
     for run in (*members.values(), out / "twice"):
         shutil.rmtree(run)
@@ -305,12 +305,12 @@ def test_an_experiment_is_told_with_its_mean_sd_and_each_run(scored, manifests):
 
 
 def _without_code(markdown: str) -> str:
-    """What is not code: there no character means anything."""
+    """Markdown without its code, in which no character has a meaning."""
     lines = [line for line in markdown.splitlines() if not line.startswith("    ")]
     return re.sub(r"(?<![\\`])(`+)(?!`).*?(?<!`)\1(?!`)", "", "\n".join(lines))
 
 
-def test_hostile_names_of_runs_images_and_data_sets_are_text_and_nothing_else(scored, tmp_path):
+def test_hostile_names_of_runs_images_and_data_sets_are_shown_as_text(scored, tmp_path):
     name = HOSTILE.replace("/", "")
     run = _linked(scored, tmp_path / name)
     table = pd.read_csv(run / BUSI / "per_image.csv", dtype=str, keep_default_na=False)
@@ -406,44 +406,41 @@ def test_control_characters_and_halves_of_characters_reach_no_page():
 # Missing pieces
 
 
-@pytest.mark.parametrize(
-    ("name", "command"),
-    [
-        ("config.yaml", "bus-smp train --run first"),
-        ("manifest.csv", "bus-smp train --run first"),
-        ("environment.json", "bus-smp train --run first"),
-        ("metrics.csv", "bus-smp train --run first"),
-        ("best.safetensors", "bus-smp train --run first"),
-        ("dice_curve.png", "bus-smp train --run first"),
-        (f"{OWN}/per_image.csv", "bus-smp evaluate --run first"),
-        (f"{OWN}/calibration.png", "bus-smp evaluate --run first"),
-        (f"{BUSI}/data.json", "bus-smp crosseval --run first --target busi"),
-        (f"{BUSI}/summary.json", "bus-smp crosseval --run first"),
-    ],
-)
+FILES = {
+    "config.yaml": "bus-smp train --run first",
+    "manifest.csv": "bus-smp train --run first",
+    "environment.json": "bus-smp train --run first",
+    "metrics.csv": "bus-smp train --run first",
+    "best.safetensors": "bus-smp train --run first",
+    "dice_curve.png": "bus-smp train --run first",
+    f"{OWN}/per_image.csv": "bus-smp evaluate --run first",
+    f"{OWN}/calibration.png": "bus-smp evaluate --run first",
+    f"{BUSI}/data.json": "bus-smp crosseval --run first --target busi",
+}
+
+
+@pytest.mark.parametrize("files", [FILES, {f"{BUSI}/summary.json": "bus-smp crosseval --run first"}])
 @pytest.mark.parametrize("damaged", [False, True])
-def test_what_is_missing_or_damaged_is_named_with_the_command_that_makes_it(
-    name, command, damaged, scored, tmp_path
-):
+def test_what_is_missing_or_damaged_is_named_with_the_command_that_makes_it(files, damaged, scored, tmp_path):
     run = _linked(scored, tmp_path / "first")
-    if damaged:
-        _rewrite(run / name, "[\x00")
-    else:
+    for name in files:
         (run / name).unlink()
+        if damaged:
+            _rewrite(run / name, "[\x00")
     html, stderr = _report(run)
-    page = _Page(html)
-    _assert_harmless(page)
-    told = _Page(html.rpartition(">What is missing</h")[2].partition("<h2")[0]).text
-    part = name.removesuffix("/summary.json").rpartition("/")[2]
-    for text in (told, stderr):
-        assert part in text
-        assert command in text
-        assert str(tmp_path) not in text
+    _assert_harmless(_Page(html))
+    section = html.rpartition(">What is missing</h")[2].partition("<h2")[0]
+    on_page = [_Page(item).text for item in section.split("<li>")[1:]]
+    for sentences in (on_page, stderr.splitlines()):
+        for name, command in files.items():
+            part = name.removesuffix("/summary.json").rpartition("/")[2]
+            assert any(part in sentence and command in sentence for sentence in sentences), name
+        assert str(tmp_path) not in "".join(sentences)
     for figure in ("data:image/png", "Dice lesion"):
         assert figure in html
 
 
-def test_a_summary_of_another_version_is_said_to_be_one(scored, tmp_path):
+def test_a_summary_of_another_version_is_reported_as_such(scored, tmp_path):
     run = _linked(scored, tmp_path / "first")
     _change(run / BUSI / "summary.json", lambda of: of["summaries"]["model"].pop("rates"))
     html, stderr = _report(run)
@@ -462,7 +459,7 @@ def test_a_run_without_an_evaluation_gets_the_command_that_makes_one(scored, tmp
     assert "bus-smp train" in invoke("report", "--out", tmp_path / "empty").stderr
 
 
-def test_without_a_name_the_newest_run_is_taken_and_said(scored, tmp_path):
+def test_without_a_name_the_newest_run_is_taken_and_named(scored, tmp_path):
     for name in ("new", "old"):
         _linked(scored, tmp_path / name)
         best = tmp_path / name / "best.safetensors"
@@ -507,7 +504,7 @@ def test_markdown_is_a_page_of_headlines_and_one_of_everything_but_pictures_of_p
     assert (again.parent / full.name).read_bytes() == full.read_bytes()
 
 
-# Quick, alone, printable
+# Start-up, PDF, browser
 
 
 def test_a_report_loads_no_torch(scored):
@@ -524,7 +521,7 @@ def test_markdown_and_pdf_are_one_or_the_other(scored):
     assert invoke("report", "first", "--out", scored.parent, "--markdown", "--pdf").exit_code == 2
 
 
-def test_a_pdf_is_written_or_the_way_to_it_is_told(scored, tmp_path):
+def test_a_pdf_is_written_or_the_error_names_what_to_install(scored, tmp_path):
     result = invoke("report", "first", "--out", scored.parent, "--pdf", "--to", tmp_path / "r.pdf")
     if importlib.util.find_spec("weasyprint") is None:
         assert result.exit_code == 1
@@ -596,10 +593,16 @@ def test_in_a_browser_nothing_fails_and_a_phone_need_not_scroll_sideways(scored,
 # What is replaced
 
 
-@pytest.mark.parametrize("kind", [[], ["--markdown"], ["--pdf"]], ids=["html", "markdown", "pdf"])
 @pytest.mark.parametrize(
-    "content",
-    [b"my notes\n", b"<!doctype html><p>mine", b"# Mine\n", b"%PDF-1.7\n%%EOF\n", "last.ckpt", None],
+    ("content", "kind"),
+    [
+        (b"my notes\n", []),
+        (b"<!doctype html><p>mine", []),
+        (b"# Mine\n", ["--markdown"]),
+        (b"%PDF-1.7\n%%EOF\n", ["--pdf"]),
+        ("last.ckpt", ["--pdf"]),
+        (None, []),
+    ],
     ids=["notes", "another page", "another Markdown", "another PDF", "the state of a training", "a pipe"],
 )
 def test_a_report_replaces_nothing_but_a_report(scored, tmp_path, kind, content):
@@ -625,13 +628,18 @@ def test_a_report_replaces_an_earlier_one_or_an_empty_file(scored, tmp_path, kin
     assert target.read_bytes() == first
 
 
-def test_somebodys_own_image_is_not_replaced_by_one_of_a_page(scored, tmp_path):
+def test_a_page_in_markdown_replaces_no_image_and_no_second_page_of_the_user(scored, tmp_path):
     page, images = tmp_path / "docs" / "page.md", tmp_path / "docs" / "images"
     _report(scored, "--to", page, "--markdown")
     own = sorted(images.iterdir())[-1]
     shutil.rmtree(page.parent)
     images.mkdir(parents=True)
     own.write_bytes(b"mine")
-    result = invoke("report", "first", "--out", scored.parent, "--to", page, "--markdown")
-    assert result.exit_code == 1 and f"{own}: would be replaced" in result.stderr
-    assert list(images.iterdir()) == [own] and own.read_bytes() == b"mine" and not page.exists()
+    full = page.with_name("page-full.md")
+    full.write_bytes(b"mine")
+    for other in (full, own):
+        result = invoke("report", "first", "--out", scored.parent, "--to", page, "--markdown")
+        assert result.exit_code == 1 and f"{other}: " in result.stderr
+        assert other.read_bytes() == b"mine" and not page.exists()
+        full.unlink(missing_ok=True)
+    assert list(images.iterdir()) == [own]

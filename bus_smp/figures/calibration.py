@@ -1,4 +1,4 @@
-"""Can the probabilities be believed, and does the model know when it does not? From tables alone."""
+"""Reliability diagrams, and the error against the share of images for which the model decides."""
 
 from pathlib import Path
 
@@ -11,9 +11,12 @@ from matplotlib.ticker import MaxNLocator
 from bus_smp.classes import MALIGNANT
 from bus_smp.figures.style import BLUE, GREEN, GREY, PAGE, VERMILLION, save, style, wrap
 
-_SIDE, _LEFTS = 1.62, (0.68, 2.97, 5.22)  # inches: a panel's side, and where the three begin
-_TEXT = 2.2  # inches that a panel's legend may take
-_BINS = 10  # of the image-level diagram: fewer images than pixels
+# inches: a panel's side, and where the three begin
+_SIDE, _LEFTS = 1.62, (0.68, 2.97, 5.22)
+# inches that a panel's legend may take
+_TEXT = 2.2
+# of the image-level diagram; there are fewer images than pixels
+_BINS = 10
 
 # stage -> (words, colour, dashes, marker)
 _STAGES = {
@@ -143,7 +146,7 @@ def _reliability(axes: Axes, strip: Axes, stages: dict[str, pd.DataFrame | None]
 
 
 def _short(number: float, digits: int = 3) -> str:
-    """A count that fits beside an axis: 950, 12k, 3.4M."""
+    """A count that fits next to an axis: 950, 12k, 3.4M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.{digits}g}{letter}"
@@ -164,7 +167,7 @@ def risk_coverage(confidence: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray
     Geifman & El-Yaniv, ICLR 2019). Images of equal confidence are kept or left together, at their mean error.
 
     Args:
-        confidence: float (images,), larger is surer; may be infinite, not NaN.
+        confidence: float (images,), larger is more confident; may be infinite, not NaN.
         wrong: bool (images,).
 
     Returns:
@@ -173,7 +176,8 @@ def risk_coverage(confidence: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray
     n = len(confidence)
     if n == 0:
         return np.empty(0), np.empty(0), float("nan")
-    _, tie = np.unique(-np.asarray(confidence, float), return_inverse=True)  # 0: the surest
+    # 0: the most confident
+    _, tie = np.unique(-np.asarray(confidence, float), return_inverse=True)
     of_tie = np.bincount(tie, np.asarray(wrong, float)) / np.bincount(tie)
     risk = np.cumsum(of_tie[np.sort(tie)]) / np.arange(1, n + 1)
     return np.arange(1, n + 1) / n, risk, float(risk.mean())

@@ -48,7 +48,7 @@ def write_froc(curves: Mapping[str, tuple], path: Path, title: str) -> None:
         most = max((false.max() for false, _ in drawn.values() if len(false)), default=0) or 1
         for i, (name, (false, found)) in enumerate(drawn.items()):
             color, dashes, marker = _LOOKS[i % len(_LOOKS)]
-            # From nothing predicted, and level from the last point on: no threshold finds more.
+            # The curve begins where nothing is predicted, and is level after its last point: no threshold finds more.
             x, y = (np.r_[0, false, most], np.r_[0, found, found[-1]]) if len(found) else ([], [])
             axes.plot(
                 x, y, color=color, linestyle=dashes, drawstyle="steps-post", label=labels[name],

@@ -27,7 +27,7 @@ def write_matrix(cells: pd.DataFrame, path: Path, panels: Sequence[tuple[str, st
         cells: the table of ``matrix.csv``, one row per run and target: ``run, trained_on, target, kind``
             (``in-domain``, ``external`` or ``refused``), and per measure ``<measure>``, ``<measure>_low``,
             ``<measure>_high`` in 0..1, NaN where not defined; ``<measure>_sd`` where it is the mean of
-            several runs. Rows and columns stand in their order of appearance.
+            several runs. Rows and columns are in the order of their first appearance.
         path: PNG to write.
         panels: measure (a column of ``cells``), title, and whether a lower value is better.
 

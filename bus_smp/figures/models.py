@@ -113,7 +113,8 @@ def _panel(
 
 def _bars(axes: Axes, values: Sequence[float]) -> None:
     known = [value for value in values if not np.isnan(value)]
-    axes.set_xlim(0, 1.6 * max(known, default=1) or 1)  # room for the number behind the longest bar
+    # room for the number behind the longest bar
+    axes.set_xlim(0, 1.6 * max(known, default=1) or 1)
     for y, value in enumerate(values):
         if not np.isnan(value):
             axes.barh(y, value, height=0.55, color=SKY)
@@ -124,7 +125,7 @@ def _bars(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _times(axes: Axes, models: Sequence[dict], backends: Sequence[str]) -> None:
-    """Marks on a logarithmic axis, a line from the quickest to the slowest backend, the two numbers beside it."""
+    """Marks on a logarithmic axis, a line from the quickest to the slowest backend, the two numbers next to it."""
     known = [
         value
         for model in models
@@ -148,9 +149,8 @@ def _times(axes: Axes, models: Sequence[dict], backends: Sequence[str]) -> None:
         axes.plot([least, most], [y, y], color="#CCCCCC", linewidth=1, zorder=1)
         for value, i in found:
             marker, color = _MARKS[i % len(_MARKS)]
-            height = y + 0.5 * (i - (len(backends) - 1) / 2) / len(
-                backends
-            )  # equal times do not hide each other
+            # equal times do not hide each other
+            height = y + 0.5 * (i - (len(backends) - 1) / 2) / len(backends)
             axes.plot(
                 value, height, marker, color=color, markersize=5.5, markeredgecolor="white", markeredgewidth=0.5,
                 zorder=2, clip_on=False,
@@ -172,7 +172,7 @@ def _legend(figure: Figure, backends: Sequence[str], columns: int, tall: float) 
         x, y = i % columns, i // columns + 0.5
         axes.plot(x + 0.04, y, marker, color=color, markersize=5.5, clip_on=False)
         axes.text(x + 0.1, y, backend.replace("_", " "), va="center")
-    note = "Times: median on a logarithmic axis, the quickest and the slowest in numbers. Memory: beside the weights."
+    note = "Times: median on a logarithmic axis, the quickest and the slowest in numbers. Memory: without the weights."
     figure.text(0.1 / PAGE, 0.08 / height, note)
 
 

@@ -1,8 +1,8 @@
-"""A mask drawn on its image, so that the class is told by texture and line style as well as by colour.
+"""A mask drawn on its image, so that texture and line style show the class as well as colour does.
 
-Red and green are what breast-ultrasound masks are drawn in, and what one reader in twenty cannot tell
-apart. So a benign area is filled evenly and a malignant one is hatched, and the truth is a white broken
-line (dashes around benign, dots around malignant) on a dark edge that shows on bright and dark tissue.
+Masks of breast ultrasound are drawn in red and green, which one reader in twenty cannot distinguish. So a benign area is
+filled evenly and a malignant one is hatched. The truth is a white broken line (dashes around benign, dots around
+malignant) with a dark edge, visible on bright and on dark tissue.
 """
 
 import cv2
@@ -10,8 +10,10 @@ import numpy as np
 
 from bus_smp.classes import LESIONS, MALIGNANT
 
-_EVEN = 0.28  # opacity of a benign area: tissue must stay readable below it
-_HATCH = (0.1, 0.6)  # opacity between and on the stripes of a malignant area
+# opacity of a benign area: the tissue below it must stay readable
+_EVEN = 0.28
+# opacity between and on the stripes of a malignant area
+_HATCH = (0.1, 0.6)
 
 
 def _line_width(shape: tuple[int, ...]) -> int:
@@ -44,7 +46,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None
         x, y, across, down = cv2.boundingRect((mask == lesion.index).view(np.uint8))
         if not across:
             continue
-        # what lies around it is not looked at; the margin is what the outline's erosion needs to see
+        # only the surroundings of the area are computed; the erosion of the outline needs the margin
         margin = 2 * width + 1
         box = np.s_[max(0, y - margin) : y + down + margin, max(0, x - margin) : x + across + margin]
         area = mask[box] == lesion.index
@@ -85,7 +87,8 @@ def _broken_outline(truth: np.ndarray, width: int) -> np.ndarray:
         area = (truth == lesion.index).astype(np.uint8)
         for contour in cv2.findContours(area, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]:
             points = contour.reshape(-1, 2)
-            pieces = len(points) // (on + off)  # a whole number, so that the last piece meets the first
+            # a whole number, so that the last piece meets the first
+            pieces = len(points) // (on + off)
             if pieces > 1:
                 position = np.arange(len(points)) * pieces / len(points) % 1
                 points = points[position < on / (on + off)]

@@ -52,7 +52,7 @@ def _place(figure: Figure, picture: np.ndarray, left: float, top: float) -> None
 def write_qualitative(cases: Sequence[Case], path: Path, title: str) -> None:
     """Rows of image, truth and prediction, each at its own aspect ratio, over a legend of colours and lines.
 
-    The prediction carries the outline of the truth. Rows stand in the order given.
+    The prediction carries the outline of the truth. Rows are in the order given.
     """
     title = wrap(title, PAGE - 0.2, 9)
     rows = []

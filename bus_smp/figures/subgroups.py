@@ -86,7 +86,7 @@ def write_subgroups(subgroups: Mapping[str, Mapping[str, Mapping]], path: Path, 
 
 
 def _dot(axes: Axes, estimate: Mapping | None, y: float, color: str, marker: str) -> None:
-    """One estimate; its n stands on the side where there is room."""
+    """One estimate; its n is on the side where there is room."""
     if estimate is None or estimate["mean"] is None:
         axes.text(0.02, y, "not defined", va="center", style="italic", color="#444444")
         return

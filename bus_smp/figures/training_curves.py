@@ -44,7 +44,7 @@ def _curve(
 ) -> None:
     known = np.isfinite(y)
     beside = np.r_[False, known[:-1]] | np.r_[known[1:], False]
-    # A value between two undefined ones is drawn by its marker alone.
+    # A value between two undefined ones is drawn only by its marker.
     marked = known & (~beside | (np.arange(len(y)) % max(1, len(y) // 25) == 0))
     axes.plot(
         x, y, label=label, color=color, linestyle=dashes, marker=marker, markersize=4, fillstyle="none",
@@ -52,7 +52,7 @@ def _curve(
     )  # fmt: skip
 
 
-def _legend_beside(axes: Axes) -> None:
+def _add_legend(axes: Axes) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
 
 
@@ -80,7 +80,8 @@ def write_loss_curves(metrics: pd.DataFrame, path: Path) -> None:
         loss, rate = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
         total = _column(metrics, "train_loss")
         drawn = [total]
-        if len(heads) > 1:  # a single head is the total
+        # the loss of a single head is the total
+        if len(heads) > 1:
             for name, column, color, dashes, marker in heads:
                 drawn.append(_column(metrics, column))
                 _curve(loss, epochs, drawn[-1], f"head at {name}", color, dashes, marker, linewidth=1)
@@ -111,7 +112,7 @@ def write_loss_curves(metrics: pd.DataFrame, path: Path) -> None:
             _epoch_axis(axes, epochs)
         loss.set_xlabel("")
         loss.tick_params(labelbottom=False)
-        _legend_beside(loss)
+        _add_legend(loss)
         save(figure, path)
 
 
@@ -143,5 +144,5 @@ def write_dice_curve(metrics: pd.DataFrame, path: Path) -> None:
         axes.set_ylabel("Dice on validation images")
         axes.set_title("Validation Dice per epoch", loc="left")
         _epoch_axis(axes, epochs)
-        _legend_beside(axes)
+        _add_legend(axes)
         save(figure, path)

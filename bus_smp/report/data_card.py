@@ -14,7 +14,8 @@ from bus_smp.data.exclusions import describe_code, exclusion_code
 from bus_smp.data.manifest import SPLITS, manifest_hash
 from bus_smp.report.records import EvaluationRecord, RunRecord
 
-_NAMED = 5  # images named per reason; the manifest names all
+# images named per reason; the manifest names all
+_NAMED = 5
 
 
 def data_cards(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:

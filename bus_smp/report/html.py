@@ -22,7 +22,7 @@ _PROSE = 60
 def page_html(text: str, title: str, pictures: Mapping[str, Path]) -> str:
     """Markdown as a page with a table of contents; equal text gives equal bytes.
 
-    HTML in the text is shown, not obeyed. A policy in the page's head forbids what is not in it: scripts, and anything from
+    HTML in the text is shown as text. A policy in the page's head forbids what is not in it: scripts, and anything from
     elsewhere.
 
     Args:
@@ -46,7 +46,7 @@ def page_html(text: str, title: str, pictures: Mapping[str, Path]) -> str:
 
 
 class _Page(RendererHTML):
-    """Links that do not tell where the reader comes from, figures from ``env["pictures"]``, tables that scroll."""
+    """Links without a referrer, figures from ``env["pictures"]``, tables that scroll."""
 
     def link_open(self, tokens, i, options, env) -> str:
         tokens[i].attrSet("rel", "noreferrer")
@@ -76,7 +76,7 @@ def _text(token: Token) -> str:
 
 
 def _with_captions(tokens: Sequence[Token]) -> list[Token]:
-    """Bold lines become captions of the tables below them, and bold cells with nothing beside them group heads."""
+    """Bold lines become captions of the tables below them; a row with only a bold cell heads the rows below it."""
     done: list[Token] = []
     for i, token in enumerate(tokens):
         if token.type == "table_open":

@@ -17,7 +17,7 @@ from markupsafe import Markup
 _SPECIAL = re.compile(
     r"([\\`*<>|~$&]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<!\S)#|^[+=-](?=[\s+=-]|$))"
 )
-# In the text of a link or an image no bracket may stand alone.
+# In the text of a link or an image a single bracket has a meaning too.
 _SPECIAL_IN_LABEL = re.compile(_SPECIAL.pattern.replace(r"\](?=[(\[:])", r"[\[\]]"))
 _NUMBERING = re.compile(r"^(\d+)([.)])(?=\s)")
 

@@ -119,7 +119,8 @@ def write_pdf(report: Report, path: Path) -> None:
             "--pdf needs WeasyPrint, which is not installed",
             hint="pip install 'bus_smp[pdf]', or print report.html from a browser",
         ) from None
-    except OSError as error:  # its system library is missing
+    # its system library is missing
+    except OSError as error:
         raise BusSmpError(
             f"--pdf: WeasyPrint cannot start ({error})",
             hint="install Pango (Debian: apt install libpangoft2-1.0-0), or print report.html from a browser",
