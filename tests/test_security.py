@@ -25,7 +25,7 @@ from test_checkpoint import change_about, header_only, rewrite_header
 
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
 from bus_smp.errors import BusSmpError, CheckpointError, ImageError, ManifestError
-from bus_smp.model.hybrid import load_encoder
+from bus_smp.model.encoders import load_encoder
 from bus_smp.model.tensor_files import load_tensors
 from bus_smp.runs.evaluations import mask_path
 from bus_smp.text import harmless, harmless_table, printable, restored, restored_table

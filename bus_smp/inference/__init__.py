@@ -1,1 +1,1 @@
-"""From images to masks: networks as predictors, in PyTorch or from an exported file."""
+"""From images to masks: predictors that run a network in PyTorch or from an exported file, and the files they write."""

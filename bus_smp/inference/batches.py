@@ -24,9 +24,9 @@ def predict_batches(
 ) -> Iterator[Result]:
     """Yield ``finish(item, image, more, prediction)`` for each item, in order; two batches are in memory at most.
 
-    On a CPU the network uses every core, and a thread that takes one from it makes all the others wait: so there is
-    nothing beside it, and between two batches all cores finish the one and load the other. A GPU leaves the cores
-    idle: there one batch is loaded and another finished while it computes.
+    On a CPU the network uses every core, and a thread that takes one core makes all the others wait. So nothing runs
+    next to the network: between two batches all cores finish the last one and load the next. A GPU leaves the cores
+    idle: while it computes, the next batch is loaded and the last one finished.
 
     Args:
         load: called in threads; returns the image, uint8 RGB (H, W, 3), and whatever ``finish`` needs of it. None in
@@ -38,7 +38,7 @@ def predict_batches(
     """
     size = predictor.batch_size
     batches = [items[start : start + size] for start in range(0, len(items), size)]
-    beside = predictor.computed_in["device"] != "cpu"
+    overlaps = predictor.computed_in["device"] != "cpu"
 
     def load_resized(item: Item) -> tuple[np.ndarray | None, np.ndarray | None, More]:
         image, more = load(item)
@@ -54,7 +54,7 @@ def predict_batches(
             loading = [pool.submit(load_resized, item) for item in (batches[0] if batches else ())]
             for batch, following in zip(batches, [*batches[1:], ()], strict=True):
                 loaded = [future.result() for future in loading]
-                loading = [pool.submit(load_resized, item) for item in following] if beside else []
+                loading = [pool.submit(load_resized, item) for item in following] if overlaps else []
                 predicted = _predict(predictor, [grid for _, grid, _ in loaded])
                 for future in finishing:
                     yield future.result()
@@ -62,7 +62,7 @@ def predict_batches(
                     pool.submit(finish_one, item, image, more, prediction)
                     for item, (image, _, more), prediction in zip(batch, loaded, predicted, strict=True)
                 ]
-                if not beside:
+                if not overlaps:
                     loading = [pool.submit(load_resized, item) for item in following]
                     for future in finishing:
                         yield future.result()

@@ -1,4 +1,4 @@
-"""Exporting a run: written, held against the weights on real images, and only then given its name."""
+"""Exporting a run: the file is written, compared with the weights on real images, and only then given its name."""
 
 import json
 import tempfile
@@ -36,17 +36,17 @@ _BATCH = 8
 
 
 def export_path(run: Path, kind: str, int8: bool = False) -> Path:
-    """Where the export of a run folder lies; its record is beside it, with ``.json`` behind the name."""
+    """Return the path of a run folder's export; its record lies next to it, with ``.json`` after the name."""
     return Run(run).exports_path / f"model{'-int8' if int8 else ''}{SUFFIXES[kind]}"
 
 
 def record_path(path: Path) -> Path:
-    """The JSON beside an export: of which checkpoint, with which bytes, how near to it."""
+    """Return the path of an export's record: its checkpoint, the hashes of its files, and the comparison."""
     return path.with_name(path.name + ".json")
 
 
 def find_export(run: Path, kind: str, int8: bool, checkpoint_sha256: str) -> Path | None:
-    """The finished export of exactly these weights; None where there is none, or it was made from others.
+    """Return the finished export of exactly these weights; None if there is none, or it was made from others.
 
     Raises:
         CheckpointError: if its files are not those that were written: damaged, or replaced.
@@ -133,7 +133,7 @@ def export_run(
                 "files": {part.name: file_sha256(part) for part in _parts(made)},
                 "parity": parity,
             }
-            # the record stands for all of it: away first, back last
+            # a record means that all files are there: it is removed first and written last
             record_path(path).unlink(missing_ok=True)
             for part in _parts(made):
                 part.replace(path.with_name(part.name))
@@ -142,7 +142,7 @@ def export_run(
 
 
 def describe_parity(parity: Mapping[str, Any]) -> str:
-    """The comparison in one line."""
+    """Return the comparison in one line."""
 
     def three(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
@@ -177,7 +177,7 @@ def _about(header: Mapping[str, Any], checkpoint: str, kind: str, int8: bool) ->
 
 
 def _source(run: Path, checkpoint: str) -> Path | None:
-    """The run's ONNX file in fp32, which the others are made from; None where it has yet to be made."""
+    """Return the run's ONNX file in fp32, from which the others are made; None if there is none yet."""
     try:
         return find_export(run, "onnx", False, checkpoint)
     except CheckpointError:
@@ -211,7 +211,7 @@ def _write(
 
 
 def _load(path: Path, kind: str, int8: bool) -> Network:
-    """The network in a file as just written, read as its users will."""
+    """Return the network of a file that was just written, read as its users will read it."""
     if kind == "onnx":
         return load_onnx(path)
     if kind == "openvino":
@@ -220,7 +220,7 @@ def _load(path: Path, kind: str, int8: bool) -> Network:
 
 
 def _torch_network(model: HybridResNet50, about: Mapping[str, Any]) -> Network:
-    """The weights as they are, in fp32 on the CPU, nothing folded."""
+    """Return the weights as a network in fp32 on the CPU, with nothing folded."""
     module = FromPixels(MainHead(model), about["mean"], about["std"]).eval()
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Whether two networks say the same about real images: an exported file beside the weights it was made from."""
+"""Whether two networks predict the same on real images: an exported file and the weights it was made from."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,8 @@ from bus_smp.inference.predictor import Network
 from bus_smp.measures.overlap import confusion, image_metrics, malignant_score
 from bus_smp.statistics.estimators import Auc, Weighted
 
-LEAST_AGREEMENT = 0.9995  # of the pixels, by their most probable class
+# Share of the pixels with the same most probable class.
+LEAST_AGREEMENT = 0.9995
 MOST_DICE_DIFFERENCE = 0.001
 _BATCH = 8
 
@@ -72,7 +73,7 @@ def compare_networks(
 
 
 def passes(parity: Mapping[str, Any]) -> bool:
-    """Whether a file of the same precision class may carry the weights' name."""
+    """Return whether an fp32 file agrees with the weights closely enough to be kept."""
     difference = parity["dice_lesion_difference"]
     return bool(
         parity["finite"]

@@ -101,7 +101,7 @@ def _writable(name: str) -> str:
 
 
 def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
-    """Refuse to write results over files that are to be read, into the folder they are searched in, or over another's work.
+    """Refuse to write results over files that are to be read, next to them, or over files that no prediction wrote.
 
     What an earlier prediction wrote may be replaced: a folder is known by its ``predictions.csv``.
 
@@ -110,10 +110,10 @@ def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
     """
     there = Path(folder).resolve()
     # realpath: resolve raises on a link to itself
-    beside = [path for path, name in images if Path(os.path.realpath(path)).parent == (there / name).parent]
-    if beside:
+    mixed = [path for path, name in images if Path(os.path.realpath(path)).parent == (there / name).parent]
+    if mixed:
         raise DataError(
-            f"{folder}: results would stand among the images they are made from ({beside[0].name})",
+            f"{folder}: results would stand among the images they are made from ({mixed[0].name})",
             hint="choose another folder with --to",
         )
     table = Path(folder) / TABLE
@@ -154,7 +154,7 @@ def predict_files(
     """Predict each file and write ``<name>_mask.png``, ``<name>_overlay.png`` and ``predictions.csv``.
 
     Reading, the network and writing overlap; memory does not grow with the number of images. The table is empty until
-    the last image is done: it never tells of other pictures than those beside it.
+    the last image is done, so it never describes other pictures than those next to it.
 
     Args:
         images: from ``find_images``.

@@ -1,4 +1,4 @@
-"""Checkpoints: a safetensors file whose header says everything needed to use the weights.
+"""Checkpoints: a safetensors file whose header holds everything needed to use the weights.
 
 Layout (https://github.com/huggingface/safetensors#format): 8 bytes header length (little-endian), the
 header as JSON, the tensors. Our own part of it is one metadata key, ``bus_smp``, with JSON. Loading never
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "bus_smp"
-_MAX_HEADER_BYTES = 10_000_000  # a ResNet-152's has 150 kB; JSON takes some twenty times its size in memory
+# A ResNet-152's has 150 kB; JSON takes some twenty times its size in memory.
+_MAX_HEADER_BYTES = 10_000_000
 
 
 def _is_number(value: object, least: float, most: float) -> bool:
@@ -50,7 +51,7 @@ def _is_calibration(value: object) -> bool:
     )
 
 
-# What a header must say, since the weights are used by it, and what is possible.
+# What a header must hold, because the weights are used by it, and which values are possible.
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: isinstance(value, dict),
     "size": lambda value: _is_whole(value, 1, 4096),
@@ -90,7 +91,7 @@ def write_checkpoint(path: str | Path, model: torch.nn.Module, about: dict) -> N
 
 
 def read_header(path: str | Path) -> dict:
-    """Return what ``write_checkpoint`` was told as ``about``, without reading the weights.
+    """Return the ``about`` of ``write_checkpoint``, without reading the weights.
 
     Raises:
         CheckpointError: if the file is missing, truncated, damaged, of a newer version, or something else.
@@ -99,10 +100,10 @@ def read_header(path: str | Path) -> dict:
 
 
 def check_trained_on(path: str | Path, header: dict, manifest: Manifest) -> None:
-    """Refuse weights beside a manifest that is not the one they were trained on: no leak could be seen then.
+    """Refuse weights next to a manifest that they were not trained on: leaks could not be found then.
 
     Args:
-        path: of the weights, to be named.
+        path: of the weights; named in the error.
         header: of the weights.
 
     Raises:
@@ -110,8 +111,8 @@ def check_trained_on(path: str | Path, header: dict, manifest: Manifest) -> None
     """
     if header.get("manifest_sha256") != manifest.sha256:
         raise CheckpointError(
-            f"{path}: these weights were not trained on the manifest.csv beside them; one of the two was replaced",
-            hint="put the one back that belongs here, or train again: bus-smp train --run NAME",
+            f"{path}: these weights were not trained on the manifest.csv next to them; one of the two was replaced",
+            hint="restore the file that belongs here, or train again: bus-smp train --run NAME",
         )
 
 
@@ -125,12 +126,14 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Hy
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from bus_smp.model.hybrid import HybridResNet50, compare_weights
+    from bus_smp.model.encoders import compare_weights
+    from bus_smp.model.hybrid import HybridResNet50
 
     path = Path(path)
     header = read_header(path)
     try:
-        with torch.device("meta"):  # no random weights drawn only to be overwritten
+        # no random weights are drawn only to be overwritten
+        with torch.device("meta"):
             model = HybridResNet50(**{**header["model"], "encoder_weights": None})
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, BusSmpError) as error:
         reason = " ".join(str(error.what if isinstance(error, BusSmpError) else error).split())[:300]
@@ -147,7 +150,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Hy
         # Some encoders have buffers that no file holds; they are computed where the network is built for real.
         with torch.random.fork_rng(devices=[]):
             model = HybridResNet50(**{**header["model"], "encoder_weights": None}).to(device)
-    # Copied, not assigned: a file's tensors are not aligned as torch's own, and kernels round by alignment.
+    # Copied, not assigned: a file's tensors are not aligned like torch's own, and kernels round by alignment.
     model.load_state_dict(weights)
     return model.eval(), header
 
@@ -247,7 +250,7 @@ def _read_layout(path: Path) -> tuple[dict, dict[str, dict], int]:
 
 
 def _span(tensor: dict) -> tuple[int, int]:
-    """Where a tensor begins and ends, from its entry in the header."""
+    """Return where a tensor begins and ends, from its entry in the header."""
     begin, stop = tensor["data_offsets"]
     if not (type(begin) is type(stop) is int and isinstance(tensor["shape"], list)):
         raise ValueError("no offsets")

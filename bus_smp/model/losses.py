@@ -21,7 +21,7 @@ class DeepSupervisionLoss(nn.Module):
         num_classes: classes of the logits; class 0 is background and takes no part in Dice.
         cross_entropy, dice: weights of the two terms, >= 0 and not both 0.
         head_weights: one weight > 0 per head, full size first; divided by their sum. A single head
-            (deep supervision off) uses the first alone, which then is 1.
+            (deep supervision off) uses only the first, which then is 1.
 
     Raises:
         ConfigError: if a weight is out of its range or not finite.

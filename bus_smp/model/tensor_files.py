@@ -1,7 +1,7 @@
 """Files of tensors that PyTorch writes (``.pth``, ``last.ckpt``), read so that they can neither run code nor fill the memory.
 
-PyTorch's own format holds a pickle. ``weights_only=True`` lets it build tensors, numbers, texts and containers
-alone; what the file then takes in memory is bounded here, before it is read.
+PyTorch's own format holds a pickle. ``weights_only=True`` lets it build only tensors, numbers, texts and
+containers; what the file then takes in memory is bounded here, before it is read.
 """
 
 import os
@@ -15,8 +15,10 @@ import torch
 from bus_smp.errors import CheckpointError
 from bus_smp.system.files import open_regular
 
-MOST_BYTES = 8_000_000_000  # of a file; the state of the largest ResNet takes 1 GB
-_MOST_PICKLE = 8_000_000  # of what is no tensor: names, shapes, numbers; 64 bytes in memory for each at worst
+# Of a file; the state of the largest ResNet takes 1 GB.
+MOST_BYTES = 8_000_000_000
+# Of everything that is no tensor: names, shapes, numbers; 64 bytes in memory for each at worst.
+_MOST_PICKLE = 8_000_000
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
@@ -38,7 +40,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # torch's reader raises many types on damaged bytes
-        # its text is kept back: it advises to let the file run code
+        # its text is not shown: it advises to let the file run code
         raise CheckpointError(
             f"{path} cannot be read as tensors: it is damaged or something else ({type(error).__name__})"
         ) from None
@@ -69,7 +71,7 @@ def _refuse_large(path: Path, file: BinaryIO) -> None:
 
 
 def _leaves(content: Any) -> Iterator[Any]:
-    """Everything in nested containers that is no container; one that contains itself, or is there twice, is entered once."""
+    """Yield the values in nested containers; a container that holds itself, or is there twice, is entered once."""
     waiting, entered = [content], set()
     while waiting:
         value = waiting.pop()

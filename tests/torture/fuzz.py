@@ -436,7 +436,7 @@ def _read_state(path: Path) -> None:
 
 
 def _read_encoder(path: Path) -> None:
-    from bus_smp.model.hybrid import _read_encoder_weights
+    from bus_smp.model.encoders import _read_encoder_weights
 
     for name, value in _read_encoder_weights(path).items():
         assert name is not None and value.numel() < 10_000_000

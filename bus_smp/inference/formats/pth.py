@@ -10,7 +10,8 @@ import torch
 
 from bus_smp.errors import CheckpointError
 from bus_smp.inference.formats.contract import as_json, readable
-from bus_smp.model.hybrid import HybridResNet50, compare_weights
+from bus_smp.model.encoders import compare_weights
+from bus_smp.model.hybrid import HybridResNet50
 from bus_smp.model.tensor_files import load_tensors
 from bus_smp.system.files import replacing
 
