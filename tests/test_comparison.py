@@ -209,7 +209,7 @@ def _dice_p(a, b):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.iloc[1:], "other images: 1 are in one of them alone"),
+        (lambda t: t.iloc[1:], "different images: 1 are in only one of them"),
         (lambda t: t.assign(group_id=[f"x{i}" for i in range(len(t))]), "group_id of images differ"),
         (lambda t: t.assign(label="benign"), "label of images differ"),
         (

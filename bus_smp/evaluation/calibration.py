@@ -1,4 +1,4 @@
-"""Temperature and operating points, fitted on a run's validation split alone, and what they make of a prediction.
+"""Temperature and operating points, fitted only on a run's validation split, and what they make of a prediction.
 
 ``calibrate`` is the only function that fits anything. It takes a manifest, not rows, and reads its validation
 split; so no caller can fit on the images that are scored.
@@ -188,7 +188,7 @@ def score_row(
 
     Args:
         grid_truth: uint8 (S, S) of class indices, on the network's grid.
-        calibration: as of ``calibrate``; empty for a run without one.
+        calibration: from ``calibrate``; empty for a run without one.
     """
     score = malignant_score(prediction.grid)
     thresholds = calibration.get("thresholds") or {}

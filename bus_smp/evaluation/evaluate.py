@@ -48,7 +48,7 @@ def evaluate(
     """Score ``rows``, write the evaluation folder, return what ``summary.json`` holds.
 
     Args:
-        header: the checkpoint's header with the file's ``sha256``, as of ``load_predictor``; recorded.
+        header: the checkpoint's header with the file's ``sha256``, from ``load_predictor``; recorded.
         rows: the rows of ``manifest`` to score.
         folder: replaced file by file.
         about: ``run``, ``dataset``, ``split``, ``external``; recorded and used in titles.

@@ -52,7 +52,7 @@ def score_images(
 
     Args:
         rows: rows of ``manifest.frame``; every one is scored, in their order.
-        calibration: of the run, as of ``calibrate``; its thresholds decide what is called malignant.
+        calibration: of the run, from ``calibrate``; its thresholds decide what is called malignant.
         baselines: names in ``BASELINES`` to score on the same images.
         mask_path: where to write the predicted colour mask of a row.
         progress: called after each image.

@@ -10,7 +10,6 @@ import numpy as np
 from bus_smp.classes import MALIGNANT
 from bus_smp.inference.predictor import Network
 from bus_smp.measures.overlap import confusion, image_metrics, malignant_score
-from bus_smp.statistics.estimators import Auc, Weighted
 
 # Share of the pixels with the same most probable class.
 LEAST_AGREEMENT = 0.9995
@@ -108,10 +107,12 @@ def _aucs(scores: list[tuple[float, float, bool | None]]) -> tuple[float, float]
 def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
     if not len(scores) or np.isnan(scores).any():
         return math.nan
-    every = np.arange(len(scores))
-    return float(
-        Weighted({"auc": Auc(scores, truth, ~truth)}, every, len(scores)).of(np.ones((1, len(scores))))[0, 0]
-    )
+    if truth.all() or not truth.any():
+        return math.nan
+    # Not at the top: every start of a command that predicts would wait for it.
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, scores))
 
 
 def _known(value: float) -> float | None:

@@ -30,7 +30,7 @@ def match_lesions(
 ) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Match predicted lesions to reference lesions, one to one.
 
-    A lesion is an 8-connected component of lesion pixels, whichever their class; its class is that of most of its
+    A lesion is an 8-connected component of lesion pixels of either class; its class is that of most of its
     pixels, malignant on a tie. Pairs are taken by falling IoU as long as both are free and IoU >= .1.
 
     At IoU >= .5 no other way is possible: two components of one mask cannot both overlap a third by that

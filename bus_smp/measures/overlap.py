@@ -63,7 +63,8 @@ def _ratio(part: float, whole: float) -> float:
 
 def _binary_metrics(counts: np.ndarray, positive: tuple[int, ...]) -> dict[str, float]:
     """The five metrics of one target; the only place where they are defined (see ``image_metrics``)."""
-    cells = counts.tolist()  # nine numbers: plain sums are ten times faster than numpy's
+    # Nine numbers: plain sums are ten times faster than numpy's.
+    cells = counts.tolist()
     classes = range(len(cells))
 
     def pixels(of_truth: bool, of_prediction: bool) -> int:
@@ -88,7 +89,7 @@ def _binary_metrics(counts: np.ndarray, positive: tuple[int, ...]) -> dict[str, 
 def image_metrics(counts: np.ndarray) -> dict[str, float]:
     """Metrics of one image, for any lesion, benign and malignant; keys ``METRIC_COLUMNS`` + ``false_alarm_area``.
 
-    With TP, FP, FN, TN pixels of the target ("lesion" = benign or malignant, whichever of the two;
+    With TP, FP, FN, TN pixels of the target ("lesion" = benign or malignant;
     for "benign", a malignant pixel is a negative). All are in 0..1, or NaN where undefined:
 
     =============  =======================  ==================================================

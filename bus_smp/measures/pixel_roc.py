@@ -10,7 +10,7 @@ from bus_smp.measures.overlap import TARGETS
 # Log-odds beyond this are one bin: probabilities nearer to 0 or 1 than 1e-7, the limit of float32.
 _MAX_LOG_ODDS = 16.0
 
-# The upper half of a float32's bits is its logarithm in 128 steps per octave, had for nothing. Codes of
+# The upper half of a float32's bits is its logarithm in 128 steps per octave, at no cost. Codes of
 # min(p, 1 - p), which is exact, lie below this; a cell is a code on one of the two sides of p = 1/2.
 _SIDE = 1 << 14
 
@@ -18,7 +18,8 @@ _SIDE = 1 << 14
 def _cell(score: np.ndarray) -> np.ndarray:
     """Fine cell of each probability, uint32 0..2 * _SIDE - 1; not yet in the order of the probability."""
     smaller = np.minimum(score, 1 - score)
-    np.maximum(smaller, 0, out=smaller)  # a rounding error beyond 0 or 1
+    # A rounding error can lie beyond 0 or 1.
+    np.maximum(smaller, 0, out=smaller)
     code = np.ascontiguousarray(smaller).view(np.uint32) >> np.uint32(16)
     code += (score > 0.5).view(np.uint8) * np.uint32(_SIDE)
     return code
@@ -30,7 +31,7 @@ def _bins_of_cells(bins: int) -> np.ndarray:
     Equal steps of p would not do: a trained network gives most pixels less than .001, all of which would
     fall into one bin, and the curve between it and (1, 1) would be a straight line.
     """
-    # the middle of the cell; +0.0 is a cell of its own with odds of 0
+    # The middle of the cell; +0.0 is a cell of its own with odds of 0.
     code = (np.arange(_SIDE, dtype=np.uint32) << np.uint32(16)) | np.uint32(1 << 15)
     smaller = np.where(code >> np.uint32(16) == 0, 0, code.view(np.float32).astype(np.float64)).clip(0, 0.5)
     with np.errstate(divide="ignore"):  # 0 has infinite odds and belongs to the outer bins
@@ -50,7 +51,8 @@ class PixelHistograms:
     def __init__(self, bins: int = 2000) -> None:
         self.bins = bins
         self._fine = np.zeros((len(TARGETS), len(CLASSES), 2 * _SIDE), np.int64)
-        self._folded = np.zeros((len(TARGETS), len(CLASSES), bins), np.int64)  # of tables read
+        # Counts from tables that were read.
+        self._folded = np.zeros((len(TARGETS), len(CLASSES), bins), np.int64)
 
     def update(self, truth: np.ndarray, probabilities: np.ndarray) -> None:
         """Add one image.

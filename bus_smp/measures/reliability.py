@@ -17,7 +17,7 @@ def brier_score(probabilities: np.ndarray, truth: np.ndarray) -> float:
         truth: uint8 (S, S) of class indices.
     """
     squares = np.einsum("chw,chw->", probabilities, probabilities, dtype=np.float64)
-    # of the true class: the background's, but for the few pixels that are not background
+    # The probability of the true class: that of background, except in the few pixels that are not background.
     lesion = np.nonzero(truth != BACKGROUND.index)
     background = probabilities[BACKGROUND.index]
     there = probabilities[(truth[lesion], *lesion)].sum(dtype=np.float64)
@@ -40,7 +40,7 @@ class Reliability:
 
     def __init__(self, bins: int = 15) -> None:
         self.bins = bins
-        # pixels, sum of probabilities, lesion pixels
+        # Pixels, sum of probabilities, lesion pixels.
         self.counts = np.zeros((len(self.STAGES), bins, 3), np.float64)
 
     def update(self, truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:

@@ -22,7 +22,7 @@ def lesion_shape(mask: np.ndarray) -> dict[str, float]:
     """Four numbers about the lesion pixels (benign or malignant alike) of one mask; keys ``SHAPES``.
 
     ``area`` is of all lesion pixels: how much is marked. The other three describe one outline and are of the largest
-    8-connected component alone. All are NaN where the mask has no lesion, area too: a lesion that was
+    8-connected component only. All are NaN where the mask has no lesion, area too: a lesion that was
     missed is counted as missed, not as one of size 0.
 
     - ``area``: pixels.

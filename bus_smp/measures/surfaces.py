@@ -39,7 +39,7 @@ def surface_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, floa
     - ``surface_dice``: share of S and T together with d <= ``TOLERANCE`` (Nikolov et al., JMIR 2021), 0..1.
 
     All three are NaN where the reference is empty. Where only the prediction is empty, ``surface_dice`` is 0, and
-    the two distances are NaN: there is nothing to measure to, and any number in its place would be made up.
+    the two distances are NaN: there is nothing to measure to, and any number would be an invention.
 
     Args:
         truth, prediction: bool (H, W).
@@ -73,7 +73,7 @@ def _distances(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
     # All pairs of outline pixels are three times quicker than a transform of the area, until outlines get ragged.
     if np.count_nonzero(one) * np.count_nonzero(other) <= min(_PAIRS_PER_PIXEL * one.size, _MOST_PAIRS):
         (y, x), (v, u) = (np.nonzero(outline) for outline in (one, other))
-        # Not as a product of matrices: its threads would go on spinning beside the network's.
+        # Not as a product of matrices: its threads would go on spinning next to those of the network.
         down, across = (
             np.subtract.outer(a.astype(np.int32), b.astype(np.int32)) for a, b in ((y, v), (x, u))
         )

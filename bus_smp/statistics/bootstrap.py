@@ -1,7 +1,7 @@
 """Intervals: a bootstrap over groups, in one pass for all estimates.
 
 Images of one patient resemble each other, and drawing images one by one would make the interval too
-narrow (Field & Welsh, JRSS B 2007); so whole groups are drawn, with replacement.
+narrow (Field & Welsh, JRSS B 2007); so whole groups are drawn with replacement.
 """
 
 import math
@@ -103,8 +103,8 @@ def bootstrap(
 
     Args:
         group: int (images,), 0..groups-1.
-        stratum: int (groups,), as of ``rare_labels``.
-        draws: 0 gives the point estimates alone.
+        stratum: int (groups,), from ``rare_labels``.
+        draws: 0 gives only the point estimates.
     """
     groups = len(stratum)
     weighted = Weighted(estimators, group, groups)
@@ -128,7 +128,7 @@ def tail(kinds: tuple[np.ndarray, ...], group: np.ndarray, stratum: np.ndarray, 
     An estimate with two kinds of images (AUC) is as wide as its rarer kind asks.
 
     Args:
-        kinds: float (images,) each, how much an image counts; as of an estimator.
+        kinds: float (images,) each, how much an image counts; ``kinds`` of an estimator.
 
     Returns:
         0..(1 - confidence) / 2; 0 where no degree of freedom is left: the range of the draws.

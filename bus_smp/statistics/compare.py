@@ -1,4 +1,4 @@
-"""Is one run better than another? Both on the same images, so that what is hard about an image weighs on both."""
+"""Is one run better than another? Both are scored on the same images, so that a hard image is hard for both."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def compare(
     (as far or further + 1) / (permutations + 1) (Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 2010). ``p_holm`` allows for
     the number of metrics (Holm, Scand. J. Stat. 1979); ``PRIMARY`` is the one question asked beforehand, and may stand by its p.
 
-    An image where a metric is undefined in one run alone (no distance, where it predicts nothing) is left out of both:
+    An image where a metric is undefined in only one of the runs (no distance, where it predicts nothing) is left out of both:
     a run that marks less is compared by HD95 where both mark something.
 
     Args:
@@ -98,7 +98,7 @@ def _check_same(a: pd.DataFrame, b: pd.DataFrame) -> None:
     stray = sorted(keys[0] ^ keys[1])
     if stray:
         raise EvaluationError(
-            f"the runs were scored on other images: {len(stray)} are in one of them alone "
+            f"the runs were scored on different images: {len(stray)} are in only one of them "
             f"(e.g. {' '.join(stray[0])})"
         )
     # Sorted by group first: with other groups the rows would not meet.
@@ -108,7 +108,7 @@ def _check_same(a: pd.DataFrame, b: pd.DataFrame) -> None:
         differs = ["reference mask"]
     if differs:
         raise EvaluationError(
-            f"the runs were scored on other manifests: {', '.join(differs)} of images differ"
+            f"the runs were scored on different manifests: {', '.join(differs)} of images differ"
         )
 
 
@@ -135,7 +135,7 @@ def _used(estimator: Estimator) -> np.ndarray:
 def _paired(
     a: Mapping[str, Estimator], b: Mapping[str, Estimator]
 ) -> tuple[tuple[dict[str, Estimator], dict[str, Estimator]], dict[str, int]]:
-    """Both over the images where both are defined; and how many images are defined in one alone."""
+    """Both over the images where both are defined; and how many images are defined in only one."""
     both = {name: _used(a[name]) & _used(b[name]) for name in a}
     unpaired = {name: int((_used(a[name]) ^ _used(b[name])).sum()) for name in a}
     first, second = ({name: of_run[name].within(both[name]) for name in a} for of_run in (a, b))
@@ -223,7 +223,7 @@ def format_comparison(comparison: Mapping[str, Any], names: Sequence[str]) -> st
         f"[low, high]: {comparison['bootstrap']['confidence']:.0%} interval of the difference, bootstrap over groups.",
         f"p: two-sided, A and B swapped in whole groups, {'all' if permutation['exact'] else 'random'} "
         f"{permutation['number']:,} ways.",
-        "n: images compared (+ images that are left out, because the number is defined in one run alone).",
+        "n: images compared (+ images that are left out, because the number is defined in only one run).",
     ]
     if primary["p_least"] is not None and primary["p_least"] > 0.05:
         lines.append(

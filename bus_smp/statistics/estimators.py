@@ -1,4 +1,4 @@
-"""Numbers about a set of images that can be had for any weighting of its groups, thousands of them at once.
+"""Numbers about a set of images for any weighting of its groups, thousands of weightings at once.
 
 One bootstrap draw, one run in place of another: each is a row of weights.
 """
@@ -37,7 +37,7 @@ class Ratio:
         return (self._of(self.denominator),)
 
     def within(self, images: np.ndarray) -> "Ratio":
-        """The same over some images, bool (images,), alone."""
+        """The same over only some images, bool (images,)."""
         return replace(self, images=images if self.images is None else self.images & images)
 
     def sums(self, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ class Auc:
         return self.positive.astype(float), self.negative.astype(float)
 
     def within(self, images: np.ndarray) -> "Auc":
-        """The same over some images, bool (images,), alone."""
+        """The same over only some images, bool (images,)."""
         return replace(self, positive=self.positive & images, negative=self.negative & images)
 
     def of_counts(self, curve: Curve, found: np.ndarray, spared: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ class Auc:
 
 @dataclass(frozen=True)
 class SensitivityAt(Auc):
-    """The highest sensitivity of any threshold on the score that keeps the specificity, as of the ROC curve's steps.
+    """The highest sensitivity of any threshold on the score that keeps the specificity: a step of the ROC curve.
 
     A score at or above the threshold calls the image; calling none is allowed and gives 0. Nothing is interpolated
     between two steps: no threshold does what lies there. NaN where one kind is absent. The threshold is of these very images,
@@ -98,7 +98,7 @@ class SensitivityAt(Auc):
 
     def of_counts(self, curve: Curve, found: np.ndarray, spared: np.ndarray) -> np.ndarray:
         """Float (rows,) from what ``Curve.counted`` yields."""
-        # of the scores not called, the lowest ones must hold enough negatives; all above them are called
+        # The scores that are not called, from the lowest up, must hold enough negatives; all above them are called.
         last = np.argmax(spared[:, 1:] >= self._least(spared[:, -1])[:, None], axis=1)
         missed = np.array([row[:caught].sum() for row, caught in zip(found, curve.caught[last], strict=True)])
         present = found.sum(axis=1)
@@ -150,7 +150,8 @@ class Weighted:
         known: dict[tuple, list[tuple[int, Auc]]] = {}
         for index, estimator in numbered:
             if isinstance(estimator, Ratio) or not (estimator.positive.any() and estimator.negative.any()):
-                continue  # without one kind it is NaN
+                # Without one kind it is NaN.
+                continue
             kinds = (estimator.positive, estimator.negative)
             same = (id(estimator.scores), *(np.packbits(kind).tobytes() for kind in kinds))
             if same not in known:

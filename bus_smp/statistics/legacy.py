@@ -1,6 +1,6 @@
 """The metric of the notebook that this project replaces: misleading, kept only to see through its numbers.
 
-It is not used for anything else, and its numbers belong in no table beside real ones.
+It is not used for anything else, and its numbers belong in no table next to real ones.
 """
 
 from collections.abc import Mapping

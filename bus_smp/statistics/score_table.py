@@ -1,4 +1,4 @@
-"""Summaries as the table people read: the model beside the trivial baselines."""
+"""Summaries as the table people read: the model next to the trivial baselines."""
 
 from collections.abc import Mapping
 
@@ -51,14 +51,14 @@ def table_rows(summaries: Mapping[str, Mapping]) -> list[tuple[str, str, list[st
 
 
 def format_table(summaries: Mapping[str, Mapping]) -> str:
-    """Summaries side by side as aligned plain text, e.g. a model beside the trivial baselines.
+    """Summaries side by side as aligned plain text, e.g. a model next to the trivial baselines.
 
     Args:
-        summaries: name to result of ``summarise``; the first is the one that the baselines stand beside.
+        summaries: name to result of ``summarise``; the first is the model.
 
     Returns:
         Lines with LF between them: what was scored, the rows under their headings, how to read
-        them. ``warnings_of`` belongs beside it.
+        them. Print ``warnings_of`` with it.
     """
     rows = table_rows(summaries)
     names = list(summaries)

@@ -29,7 +29,7 @@ class Level:
     bounds: tuple[float, float] | None = None
 
     def estimators(self, of_table: Mapping[str, Estimator]) -> dict[str, Estimator]:
-        """The estimators of the whole table, over these images alone."""
+        """The estimators of the whole table, over these images only."""
         return {name: of_table[name].within(self.images) for name in HEADLINES}
 
 

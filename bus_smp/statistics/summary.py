@@ -1,4 +1,4 @@
-"""What the per-image table says about a data set, with intervals; from the table alone."""
+"""What the per-image table says about a data set, with intervals; from nothing but the table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -85,13 +85,13 @@ def sorted_by_group(table: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.n
     """A checked table in an order that does not depend on that of its rows.
 
     Returns:
-        the table; int (images,) numbers of the groups, 0..; their strata and the rare labels, as of ``rare_labels``.
+        the table; int (images,) numbers of the groups, 0..; their strata and the rare labels, from ``rare_labels``.
     """
     table = table.copy()
     for column in ("dataset", "image_id", "group_id"):
         table[column] = table[column].astype(str)
     table = table.sort_values(["dataset", "group_id", "image_id"], ignore_index=True)
-    # a group id that names its data set may stand in several, for pictures found in both: it is one group
+    # A group id that names its data set can be in several data sets, for pictures found in both: it is one group.
     own = table["dataset"] + "\n" + table["group_id"]
     group = np.unique(table["group_id"].where(table["group_id"].str.contains(":"), own), return_inverse=True)[
         1
@@ -234,7 +234,7 @@ def warnings_of(summary: Mapping[str, Any]) -> list[str]:
     few = {name: number for name, number in counts["groups_by_label"].items() if 0 < number < MIN_GROUPS}
     if counts["groups"] >= MIN_GROUPS:
         warnings += [
-            f"{name} images are of {number} group(s) only: no interval for what is said of them alone"
+            f"{name} images are of {number} group(s) only: no interval for the numbers about only these"
             for name, number in few.items()
         ]
     return warnings
