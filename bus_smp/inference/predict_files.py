@@ -189,7 +189,7 @@ def predict_files(
         described = _describe(prediction, threshold, image[1])
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     with _alone(folder):
         if _is_ours(folder / TABLE):  # an earlier prediction may have been killed
             for place in {(folder / name).parent for _, name in images}:

@@ -105,9 +105,10 @@ def _download_encoder(name: str) -> nn.Module:
 def _imagenet_source(name: str) -> tuple[str, str | None]:
     """Return the repository on the hub and its revision."""
     if name.startswith("tu-"):
-        if not timm.models.is_model_pretrained(name.removeprefix("tu-")):
+        source = timm.get_pretrained_cfg(name.removeprefix("tu-"))
+        if source is None or not source.hf_hub_id:
             raise ValueError("timm has none")
-        return timm.get_pretrained_cfg(name.removeprefix("tu-")).hf_hub_id, None
+        return str(source.hf_hub_id), None
     known = encoders[name]["pretrained_settings"]
     if "imagenet" not in known:
         raise ValueError(f"smp has weights of {', '.join(known)} only")

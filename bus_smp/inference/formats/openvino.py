@@ -54,7 +54,7 @@ def load_openvino(path: Path, precision: str = "fp32", threads: int | None = Non
     core = openvino.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this CPU has no bf16", hint="use --precision fp32 or int8")
-    settings = {
+    settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
         "PERFORMANCE_HINT": "LATENCY",
     }

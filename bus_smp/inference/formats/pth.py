@@ -25,8 +25,8 @@ def write_pth(model: HybridResNet50, path: Path, about: Mapping[str, Any]) -> No
     Args:
         about: JSON values with ``model``, the constructor's arguments.
     """
-    about = json.loads(as_json(about))
-    about["model"] |= {"deep_supervision": False, "encoder_weights": None}
+    described = json.loads(as_json(about))
+    described["model"] |= {"deep_supervision": False, "encoder_weights": None}
     heads = tuple(f"heads.{number}." for number in range(1, len(model.heads)))
     state = {
         name: value.detach().cpu().contiguous()
@@ -34,7 +34,7 @@ def write_pth(model: HybridResNet50, path: Path, about: Mapping[str, Any]) -> No
         if not name.startswith(heads or "\0")
     }
     buffer = io.BytesIO()
-    torch.save({"about": about, "state_dict": state}, buffer)
+    torch.save({"about": described, "state_dict": state}, buffer)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
