@@ -8,7 +8,7 @@ from bus_smp.text import printable
 
 
 class BusSmpError(Exception):
-    """What happened and where; ``hint`` says what to do or type next."""
+    """What happened and where; ``hint``: what to do or type next."""
 
     def __init__(self, what: str, *, hint: str = "") -> None:
         what, hint = ("\n".join(map(printable, text.split("\n"))) for text in (what, hint))

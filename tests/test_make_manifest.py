@@ -450,7 +450,7 @@ def test_a_given_split_that_tears_a_patient_of_two_spellings_is_refused(own, tmp
     splits = ["train", "test", "val", "val", "test", "test", "train"]
     body = [(*row[:3], p, s) for row, p, s in zip(rows[1:], patients, splits, strict=True)]
     write_table(table, [(*rows[0], "split"), *body])
-    with pytest.raises(ManifestError, match="patients P01, p01(?s:.*)differ in spelling"):
+    with pytest.raises(ManifestError, match="patients P01, p01(?s:.*)only the spelling"):
         run("--csv", table, "--out", tmp_path / "out")
 
 

@@ -38,7 +38,7 @@ FLAGS = {
     "full_mask": "masks that mark every pixel",
     "several_masks": "images with several masks, OR-ed",
     "copy": "download copies such as ' (1).png'",
-    "label_from_mask": "labels taken from the mask, no table says them",
+    "label_from_mask": "labels taken from the mask, because no table has them",
     "label_conflict": "same picture under different labels",
     "duplicate": "images with a duplicate",
     "doppler": "colour Doppler overlays",

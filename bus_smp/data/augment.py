@@ -1,6 +1,6 @@
 """Augmentation: rotation, scale, shift, flips, elastic, brightness and contrast; for every class the same.
 
-No function here is ever told a label, and none looks at the mask: benign and malignant lesions are
+No function here gets a label or uses the mask to choose a change: benign and malignant lesions are
 changed in the same way, so augmentation cannot write the class into the texture.
 """
 

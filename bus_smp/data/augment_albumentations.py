@@ -74,7 +74,7 @@ class AlbumentationsAugmentation:
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int], out: tuple[np.ndarray, np.ndarray]
     ) -> None:
-        """Write the changed image and mask into ``out``; arguments as of ``Augmentation``."""
+        """Write the changed image and mask into ``out``; arguments as in ``Augmentation``."""
         # Two streams, because albumentations draws from numpy and from random. Not A.Compose(seed=...):
         # that gives every transform a twin of one generator, so that all flips fire together.
         numpy_seed, python_seed = np.random.SeedSequence(list(seed)).generate_state(2, np.uint64)

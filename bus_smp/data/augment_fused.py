@@ -42,9 +42,8 @@ class FusedAugmentation:
     def __init__(self, settings: "AugmentSettings", size: int) -> None:
         self._settings, self._size = settings, size
         cell = max(1, size // _CELLS)
-        count = (
-            -(-size // cell) + 2
-        )  # one node outside of each border, so that every pixel lies between nodes
+        # One node outside of each border, so that every pixel lies between nodes.
+        count = -(-size // cell) + 2
         places = (np.arange(count, dtype=np.float32) - 0.5) * cell - 0.5
         self._nodes = np.ascontiguousarray(np.stack(np.meshgrid(places, places), axis=-1))  # (x, y)
         self._map = np.empty((count * cell, count * cell, 2), np.float32)
@@ -66,7 +65,7 @@ class FusedAugmentation:
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int], out: tuple[np.ndarray, np.ndarray]
     ) -> None:
-        """Write the changed image and mask into ``out``; arguments as of ``Augmentation``."""
+        """Write the changed image and mask into ``out``; arguments as in ``Augmentation``."""
         size = self._size
         # A hash as generator: for so few numbers cheaper than seeding one, and the same in any version of numpy.
         stream = hashlib.shake_128(",".join(map(str, seed)).encode())

@@ -206,7 +206,7 @@ def _stamp(path: Path) -> tuple[int, int]:
         stat = path.stat()
     except OSError as error:
         raise ImageError(
-            f"{path}: {error.strerror}", hint="is the data set where the manifest says?"
+            f"{path}: {error.strerror}", hint="is the data set in the folder that the manifest records?"
         ) from None
     return stat.st_size, stat.st_mtime_ns
 

@@ -15,7 +15,7 @@ CODES = {
     "no-mask": "image without mask",
     "unknown-label": "the label is missing or unknown",
     "no-patient": "the table names no patient",
-    "wrong-folder": "the file name says another label than its folder",
+    "wrong-folder": "the file name has another label than its folder",
     "copy": "download copy of a file that is there too",
     "mask-colours": "mask with unlisted colours or values",
     "size-mismatch": "mask of another size than its image",

@@ -26,7 +26,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 32_767
 
-# cv2 would start a pool per process: beside the loader's workers that only costs switches.
+# cv2 would start a pool of threads per process, which would compete with the loader's workers.
 cv2.setNumThreads(1)
 
 
@@ -40,7 +40,9 @@ def _open(path: Path) -> Image.Image:
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file", hint="is the data set where the manifest says?") from None
+        raise ImageError(
+            f"{path}: no such file", hint="is the data set in the folder that the manifest records?"
+        ) from None
     except PermissionError:
         raise ImageError(f"{path}: no permission to read it") from None
     except Exception as error:  # Pillow's decoders raise many types on damaged bytes
@@ -119,8 +121,8 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read an image file.
 
     Returns:
-        uint8 array (H, W, 3), RGB, turned as its EXIF says. Alpha is dropped, grey is repeated. More than 8 bits become 8, by
-        the smallest of 10, 12, 14 and 16 bits that holds the brightest pixel.
+        uint8 array (H, W, 3), RGB, turned as its EXIF demands. Alpha is dropped, grey is repeated. More than 8 bits
+        become 8, by the smallest of 10, 12, 14 and 16 bits that holds the brightest pixel.
 
     Raises:
         ImageError: if the file is missing, no file, truncated, damaged, too large, an animation, or of

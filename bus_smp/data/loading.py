@@ -125,13 +125,13 @@ def explained_workers() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch raises a worker's own error again, of whatever type it was
-        told = str(error)
-        if told.startswith("Caught ") and " in DataLoader worker process" in told.splitlines()[0]:
-            if not any(words in told for words in _NO_MEMORY):
+        text = str(error)
+        if text.startswith("Caught ") and " in DataLoader worker process" in text.splitlines()[0]:
+            if not any(words in text for words in _NO_MEMORY):
                 raise
-            what = f"a data-loading process got no memory ({told.strip().splitlines()[-1]})"
-        elif isinstance(error, RuntimeError) and "DataLoader worker" in told:
-            what = f"a data-loading process died ({told.splitlines()[0]})"
+            what = f"a data-loading process got no memory ({text.strip().splitlines()[-1]})"
+        elif isinstance(error, RuntimeError) and "DataLoader worker" in text:
+            what = f"a data-loading process died ({text.splitlines()[0]})"
         else:
             raise
         raise TrainingError(

@@ -256,6 +256,6 @@ def _refuse_divided_groups(datasets: Sequence[DatasetRows]) -> None:
         raise ManifestError(
             f"{len(faults)} groups lie in more than one of the given splits\n  " + "\n  ".join(faults),
             hint="give each group one split (different patients are in one group where images are copies, "
-            "or where their ids differ in spelling alone), "
+            "or where only the spelling of their ids differs), "
             "or leave the split column out",
         )

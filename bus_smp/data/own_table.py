@@ -1,4 +1,4 @@
-"""A user's own table: which image has which masks, label and patient. Its rows become records, as of any source."""
+"""A user's own table: which image has which masks, label and patient. Its rows become records like those of any data set."""
 
 import difflib
 import os

@@ -75,7 +75,7 @@ class EpochSampler(Sampler[Draw]):
 class RankSampler(Sampler[Draw]):
     """One process's part of an epoch that several share: of each batch its own, equally large stretch.
 
-    So the batches are those of one process alone, and a draw has the place it would have there.
+    So the batches are those of a single process, and a draw has the position that it would have there.
 
     Args:
         whole: the epoch.
@@ -91,7 +91,7 @@ class RankSampler(Sampler[Draw]):
         return len(self.whole) // self.batch_size * (self.batch_size // self.count)
 
     def set_epoch(self, epoch: int) -> None:
-        """As of the whole."""
+        """Choose the epoch of the whole."""
         self.whole.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Draw]:

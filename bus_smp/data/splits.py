@@ -68,7 +68,7 @@ def assign_splits(
             f"test groups with no used image: {listed}", hint=f"the groups are, e.g., {', '.join(groups[:5])}"
         )
     rest = ~np.isin(groups, list(test_groups))
-    _need(int(rest.sum()), 2, " beside the test patients")
+    _need(int(rest.sum()), 2, " outside the test patients")
     names = np.full(len(groups), "test", dtype=object)
     learn = np.array(fractions[:2]) / sum(fractions[:2])
     names[rest] = np.array(SPLITS)[_balance(counts[rest], learn, seed)]
@@ -145,10 +145,10 @@ def _check_fractions(fractions: Sequence[float]) -> None:
         )
 
 
-def _need(groups: int, least: int, beside: str = "") -> None:
+def _need(groups: int, least: int, where: str = "") -> None:
     if groups < least:
         raise ManifestError(
-            f"{groups} patients (groups) with used images{beside}; at least {least} are needed",
+            f"{groups} patients (groups) with used images{where}; at least {least} are needed",
             hint="a patient is never divided: add patients, or ask for fewer splits or folds",
         )
 

@@ -3,7 +3,7 @@
 Every oddity of the real data sets that the readers must survive is in them, at fixed places named in the
 constants below. The pictures only vaguely look like ultrasound, but a small network can learn from them: benign
 lesions are smooth, wide and enhance what lies below; malignant ones are tall, spiculated and cast a shadow.
-Pixels are a function of (seed, image name) alone. Sizes are (width, height) in pixels.
+Pixels are a function of (seed, image name) only. Sizes are (width, height) in pixels.
 """
 
 import csv

@@ -39,7 +39,7 @@ def explained(path: Path, needs: str = "") -> Iterator[None]:
 
     Args:
         path: what is being written.
-        needs: said in addition where the disk is full, e.g. "the cache needs 300 MB".
+        needs: added to the message where the disk is full, e.g. "the cache needs 300 MB".
 
     Raises:
         BusSmpError: in place of the OSError of such a write. Any other OSError passes.
@@ -62,7 +62,7 @@ def explained(path: Path, needs: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block ends well, it takes the place of ``path``.
+    """Yield a temporary path next to ``path``; when the block ends well, it takes the place of ``path``.
 
     The bytes are on the disk before the name changes, so a kill or a power cut leaves either the
     old file or the new one. On any error the temporary file is removed and ``path`` is untouched.
@@ -92,7 +92,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
                     os.fsync(written.fileno())
             temporary.replace(path)
         finally:
-            with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
+            with contextlib.suppress(OSError):  # an earlier error is the one to report
                 temporary.unlink(missing_ok=True)
 
 
@@ -116,7 +116,7 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading bytes. What is no file is refused: a pipe would be waited for, a device acted on.
 
     Raises:
-        OSError: as ``open`` does; its ``strerror`` says what stands in the way.
+        OSError: as ``open`` does; its ``strerror`` gives the reason.
     """
     _refuse_irregular(os.stat(path).st_mode, path)  # noqa: PTH116 - one call for all kinds of path
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -13,7 +13,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextlib.contextmanager
 def hold_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[bool]:
-    """Hold ``path`` while the block runs, after waiting for whoever holds it; the file is removed afterwards.
+    """Hold ``path`` while the block runs, after waiting for another holder; the file is removed afterwards.
 
     Args:
         path: a file that exists only for this purpose. Threads of one process wait for each other too.

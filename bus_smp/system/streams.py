@@ -24,7 +24,7 @@ def prepare() -> None:
 
 
 class _Output(io.FileIO):
-    """Results: who does not get them is told so."""
+    """Results: a failed write is an error."""
 
     def write(self, data) -> int | None:
         try:
@@ -39,7 +39,7 @@ class _Output(io.FileIO):
 
 
 class _Notes(io.FileIO):
-    """Progress and notes: the work goes on without them."""
+    """Progress and notes: a failed write is ignored."""
 
     def write(self, data) -> int | None:
         try:

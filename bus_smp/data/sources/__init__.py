@@ -126,7 +126,7 @@ def find_root(source: ModuleType, folder: Path) -> Path:
 
 
 def packed(folder: Path) -> list[Path]:
-    """Archives in ``folder`` or below it that nobody has unpacked yet, the nearest first."""
+    """Archives in ``folder`` or below it, the nearest first."""
     levels = _below(_existing(folder))
     return [
         path

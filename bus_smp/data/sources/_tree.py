@@ -59,7 +59,7 @@ def subfolder(folder: Path, *wanted: str) -> Path | None:
 def image_files(folder: Path | None) -> list[Path]:
     """Files with an image's suffix, in natural order; [] for None.
 
-    Broken links, pipes and the like too: whoever reads them learns why they cannot be, so none is lost silently.
+    Broken links, pipes and the like are listed too: reading them fails with the reason, so none is lost silently.
     """
     if folder is None:
         return []

@@ -63,7 +63,7 @@ def records(root: Path) -> Iterator[Record]:
     if table is None:
         raise DataError(
             f"{root}: bus_data.csv is missing, so labels and patients are unknown; found {names(root)}",
-            hint="put bus_data.csv from the download beside Images/ and Masks/",
+            hint="put bus_data.csv from the download next to Images/ and Masks/",
         )
     rows = rows_by_image(
         read_table(table, ("id", "case", "pathology")), "id", "pathology", lambda n: key(stem_of(n))

@@ -66,9 +66,8 @@ def records(root: Path) -> Iterator[Record]:
     used = set()
     for pair in pair_masks(image_files(subfolder(root, "images")), image_files(subfolder(root, "masks"))):
         name = next((n for n in (key(pair.image_id), key(original(pair.image_id))) if n in info), None)
-        if (
-            pair.image is not None and name is None
-        ):  # the table may name the copy that took its original's place
+        # The table may name the copy that took its original's place.
+        if pair.image is not None and name is None:
             name = next((n for n in [key(pair.image.stem)] if n in info), None)
         flags, problems, label = list(pair.flags), list(pair.problems), ""
         if name is not None:

@@ -132,7 +132,7 @@ def _label_table(root: Path) -> Path:
     raise DataError(
         f"{root}: DatasetB.xlsx is missing, so which lesions are benign or malignant is unknown; "
         f"found {names(root)}",
-        hint="put DatasetB.xlsx (or DatasetB.csv with the columns Image,Type) from the download beside original/ and GT/",
+        hint="put DatasetB.xlsx (or DatasetB.csv with the columns Image,Type) from the download next to original/ and GT/",
     )
 
 
@@ -144,7 +144,7 @@ def _refoldered(root: Path) -> Iterator[Record]:
     def owner(path: Path) -> str:
         return key(original(_mask_owner(path.stem)))
 
-    # In some copies all_masks/ really holds all: what belongs to malignant images alone goes to
+    # In some copies all_masks/ really holds all: what belongs only to malignant images goes to
     # them where Malignant_mask/ lacks it, and is the same mask a second time where it does not.
     ids = {label: {key(original(p.stem)) for p in paths} for label, paths in images.items()}
     lacking = ids["malignant"] - ids["benign"] - {owner(p) for p in masks["malignant"]}
