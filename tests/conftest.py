@@ -74,6 +74,14 @@ def invoke(*arguments: object, catch: bool = True) -> Result:
     return CliRunner().invoke(through_main, [], catch_exceptions=catch)
 
 
+def ended(result, code):
+    """The command's stderr, once it has ended with ``code`` and with no bug."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
 # A network and images small enough for a test; everything else as users have it.
 TINY = (
     "model.encoder_name=resnet18",

@@ -16,7 +16,7 @@ import corpus
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import invoke, settings_options
+from conftest import ended, invoke, settings_options
 from PIL import Image
 
 from bus_smp.data.examples import read_example
@@ -32,14 +32,6 @@ REFUSED = [kind for kind in KINDS if kind.reason]
 
 def names(kinds):
     return [kind.name for kind in kinds]
-
-
-def ended(result, code):
-    """The command's stderr, once it has ended with ``code`` and with no bug."""
-    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result.stderr
 
 
 def write_tree(root, images):

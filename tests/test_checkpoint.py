@@ -1,11 +1,11 @@
 import hashlib
-import json
 import struct
 import subprocess
 import sys
 
 import pytest
 import torch
+from headers import change_about, header_only, rewrite_header
 from safetensors.torch import save_file
 
 from bus_smp.errors import BusSmpError, CheckpointError
@@ -44,24 +44,6 @@ def written(model, tmp_path_factory):
 
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def rewrite_header(source, path, change):
-    data = source.read_bytes()
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + length])
-    change(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-    return path
-
-
-def change_about(**changes):
-    def change(header):
-        about = json.loads(header["__metadata__"]["bus_smp"])
-        header["__metadata__"]["bus_smp"] = json.dumps(about | changes)
-
-    return change
 
 
 def test_a_loaded_model_computes_the_same_bits(model, written):
@@ -197,10 +179,6 @@ def test_a_tensor_of_another_shape_than_its_bytes_is_said_to_be_damaged(written,
 
     with pytest.raises(CheckpointError, match="is damaged"):
         load_model(rewrite_header(written, tmp_path / "wide.safetensors", widen))
-
-
-def header_only(text):
-    return struct.pack("<Q", len(text)) + text
 
 
 ALIEN = {

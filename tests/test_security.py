@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import invoke, settings_options
+from conftest import ended, invoke, settings_options
+from headers import change_about, header_only, rewrite_header
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bad_files import ended
-from test_checkpoint import change_about, header_only, rewrite_header
+from manifest_rows import frame, row
 
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
 from bus_smp.errors import BusSmpError, CheckpointError, ImageError, ManifestError
@@ -135,8 +135,6 @@ def test_a_table_gives_its_texts_and_names_of_columns_back(rows, name):
 
 
 def test_a_manifest_with_formulas_is_text_in_the_file_and_itself_when_read(tmp_path):
-    from test_manifest import frame
-
     hostile = {"patient_id": "=cmd|' /C calc'!A0", "group_id": "+demo", "image": "-rf/@x.png", "flags": "'=1"}
     table = frame(0, **hostile).assign(**{"=note": "a;=1"})
     path = write_manifest(Manifest(table, {"demo": tmp_path}), tmp_path / "demo.csv")
@@ -178,8 +176,8 @@ def test_an_evaluation_of_hostile_names_stays_in_its_folder_and_its_tables_hold_
     folder = run / "eval-own-all"
     assert len(list((folder / "masks").rglob("*.png"))) == len(names)
     for table in folder.glob("*.csv"):
-        for row in csv.reader(table.open(encoding="utf-8", newline="")):
-            assert not [cell for cell in row if cell[:1] in ("=", "@")], table
+        for cells in csv.reader(table.open(encoding="utf-8", newline="")):
+            assert not [cell for cell in cells if cell[:1] in ("=", "@")], table
     from bus_smp.statistics.summary import read_per_image
 
     assert sorted(read_per_image(folder / "per_image.csv")["image_id"]) == sorted(names)
@@ -496,8 +494,6 @@ def test_a_manifest_shows_nothing_of_a_file_that_is_no_image(tmp_path):
     """Its sidecar may name any folder; what lies there is an image or an error without a word of it."""
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "notes.png").write_text("TOP SECRET\n" * 50)
-    from test_manifest import row
-
     table = pd.DataFrame(
         [
             row(f"i{n}", f"p{n}", split, image="notes.png", masks="notes.png")
@@ -520,8 +516,6 @@ def test_a_link_that_the_user_set_is_followed_and_a_manifest_cannot_set_one(tmp_
     (tmp_path / "disk" / "a.png").write_bytes(corpus.saved(corpus.picture("a"), "PNG"))
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "linked").symlink_to(tmp_path / "disk")
-    from test_manifest import frame
-
     manifest = Manifest(frame(0, image="linked/a.png"), {"demo": tmp_path / "root"})
     assert manifest.image_path(manifest.frame.iloc[0]).is_file()
     for climbing in ("../disk/a.png", "linked/../../disk/a.png", str(tmp_path / "disk" / "a.png")):

@@ -202,7 +202,10 @@ TWO = table_of(("a", 1, 0, 0), ("b", 0, 1, 0))
     [
         (lambda: assign_splits(TWO), "2 patients .* at least 3 are needed"),
         (lambda: assign_splits(TWO.iloc[:0]), "0 patients .* at least 3 are needed"),
-        (lambda: assign_splits(TWO, test_groups=["a"]), "1 patients .* outside the test patients; at least 2"),
+        (
+            lambda: assign_splits(TWO, test_groups=["a"]),
+            "1 patients .* outside the test patients; at least 2",
+        ),
         (lambda: assign_splits(PATIENTS, test_groups=["nobody"]), "no used image: nobody"),
         (lambda: assign_splits(PATIENTS, test_groups=[]), "none given"),
         (lambda: assign_splits(PATIENTS, (0.7, 0.2, 0.2)), "sum to 1"),
