@@ -2,8 +2,8 @@
 
 Images are speckle, made at the size of a thumbnail; every hundredth is a cropped copy of the one before it. With
 --screen all of them carry the same scanner text, which is the worst case: every image then shares features with every
-other. Making the images and their fingerprints takes longer than the search, and is timed apart. Memory is the most
-that the process held during the search, without what the temporary files take (Linux only).
+other. Making the images and their fingerprints is timed separately. Memory is the most
+that the process held during the search (Linux only).
 """
 
 import argparse
@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 
 from bus_smp.data.near_duplicates.search import Fingerprint, find_near_duplicates, fingerprint
-from bus_smp.data.near_duplicates.shelf import Shelf
 from bus_smp.system.threads import read_ahead
 
 
@@ -66,12 +65,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     cv2.setNumThreads(1)
-    shelf, count = Shelf(), arguments.images
+    count = arguments.images
     wall, cpu = time.perf_counter(), time.process_time()
     made = read_ahead(lambda number: make_print(number, arguments.screen), range(count))
-    prints = [one.on(shelf) for one in made]
+    prints = list(made)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    size = sum(one.length for one in prints) / count / 1024
+    size = sum(p.points.nbytes + p.descriptors.nbytes + len(p.thumbnail) for p in prints) / count / 1024
     print(
         f"{count} images and fingerprints ({size:.1f} KB each) made in {wall:.1f} s ({cpu:.1f} s of CPU)",
         flush=True,

@@ -16,7 +16,6 @@ from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask
 from bus_smp.data.manifest import record_root
 from bus_smp.data.manifest_checks import CLIMBING
 from bus_smp.data.near_duplicates.search import Fingerprint, fingerprint
-from bus_smp.data.near_duplicates.shelf import Shelf
 from bus_smp.data.sources import Record, find_known, find_root, load_source, packed, source_names
 from bus_smp.data.sources._tree import natural_key
 from bus_smp.errors import DataError, ImageError
@@ -98,8 +97,7 @@ def audit_folder(
         DataError: what the source raises while it lists the records.
     """
     ordered = sorted(records, key=lambda r: (natural_key(r.image_id), r.image, r.masks))
-    shelf = Shelf()
-    images = read_ahead(lambda record: _audit_record(record, root, shelf), ordered, threads=THREADS)
+    images = read_ahead(lambda record: _audit_record(record, root), ordered, threads=THREADS)
     return AuditedFolder(dataset, root, list(progress(images, len(ordered), dataset)), **facts)
 
 
@@ -158,19 +156,18 @@ def fingerprint_files(
     paths: list[Path], progress: Progress = no_progress, text: str = ""
 ) -> list[tuple[str, Fingerprint] | None]:
     """Pixel sha256 and fingerprint of image files; None for a file that cannot be read."""
-    shelf = Shelf()
 
     def one(path: Path) -> tuple[str, Fingerprint] | None:
         try:
             image = read_image(path)
         except ImageError:
             return None
-        return pixel_sha256(image), fingerprint(image).on(shelf)
+        return pixel_sha256(image), fingerprint(image)
 
     return list(progress(read_ahead(one, paths, threads=THREADS), len(paths), text))
 
 
-def _audit_record(record: Record, root: Path, shelf: Shelf) -> AuditedImage:
+def _audit_record(record: Record, root: Path) -> AuditedImage:
     if wrong := [name for name in (record.image, *record.masks) if not _can_be_listed(name)]:
         # The row is kept without paths: a path in a manifest must name a file exactly.
         listed = replace(record, image="", masks=(), mask_format="", image_id=printable(record.image_id))
@@ -197,7 +194,7 @@ def _audit_record(record: Record, root: Path, shelf: Shelf) -> AuditedImage:
                 height=pixels.shape[0],
                 width=pixels.shape[1],
                 sha256=pixel_sha256(pixels),
-                fingerprint=fingerprint(pixels).on(shelf),
+                fingerprint=fingerprint(pixels),
             )
     return _audit_masks(image, root)
 

@@ -1,92 +1,74 @@
-"""Near-duplicate images: the same frame again, cropped, rescaled, marked, mirrored or otherwise re-saved.
+"""Near-duplicate images: the same frame again, cropped, rescaled, marked, mirrored, turned or otherwise re-saved.
 
-Two steps, after ``fingerprint`` has reduced each image to a thumbnail and some local patches:
+``fingerprint`` reduces each image to a thumbnail and its SIFT keypoints (Lowe 2004). Then there are two steps:
 
-1. Candidates. Patches around the extrema of band-passed speckle at four scales are hashed by random projections
-   (locality-sensitive hashing, Charikar 2002); images that share a few alike patches at places which one shift
-   and scale explains are candidates. What is local survives crops, frames, tool bars and marks, which a hash of
-   the whole image does not.
-2. Verification. The candidates' thumbnails are registered on each other (shift, and scale for each axis), tile by
-   tile; the score is the median over the textured tiles of the normalised cross-correlation (Lewis 1995) of the
-   band-passed, locally normalised images. Speckle is what distinguishes two frames of the same anatomy, and a
-   median does not see marks on less than half of the tiles.
+1. Candidates. An index of randomised kd-trees (FLANN, Muja and Lowe 2009) finds the most similar keypoints of other
+   images. Two images that share a few of them, at places which one map explains, are candidates. Local features
+   survive crops, frames, tool bars and marks; a hash of the whole image does not. SIFT does not depend on rotation,
+   and the descriptors of the mirrored image are a permutation of the image's own.
+2. Verification. The candidates' thumbnails are registered on each other, tile by tile (see ``registration``); the
+   score is the median over the textured tiles of the normalised cross-correlation of the band-passed, locally
+   normalised images. Speckle distinguishes two frames of the same anatomy, and a median ignores marks on less than
+   half of the tiles.
 
-Measured on BUS-UCLM and BUSI (1,463 images, longer side 384 px): copies score 0.96 and more, frames of one sweep
-anywhere from 0.45 to 0.97, the best candidate of different patients 0.35. Of disguised copies of 100 of these
-images, each hidden among all, every one was found after a crop to 60 % of the area, rescaling by 0.5 or 1.5, a
-change of aspect of 20 %, of gamma and contrast, with marks, JPEG at quality 30, in a frame with a tool bar, or
-mirrored; 91 after a crop to 40 %, and 88 after crop, rescaling, gamma, marks and JPEG together. Rotation is not
-covered: of copies turned by 5 degrees none was found.
-
-Of more than 4,096 images the search is a coarser one (see ``matching``). Of the same copies hidden among 99,563 images,
-most of them synthetic, 93 were joined with their originals after a change of aspect, 92 after a crop to 40 %, 96 after all
-together, 100 after each of the others.
+docs/performance.md holds what was measured. Work grows with the images, not with their pairs; memory is about
+60 KB an image.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from bus_smp.data.near_duplicates.candidates import Candidate, Progress, confirmed
-from bus_smp.data.near_duplicates.matching import find_matches
-from bus_smp.data.near_duplicates.registration import (
-    FLAT,
-    MIN_PLACES,
-    align,
-    registered_correlation,
-    texture_of,
-)
-from bus_smp.data.near_duplicates.shelf import Shelf, Shelved
+from bus_smp.data.near_duplicates.registration import MIN_PLACES, map_between, registered_correlation
+from bus_smp.system.threads import read_ahead
 
-SIDE = 256  # longer side of a thumbnail, pixels; all lengths below are in these
-LEVELS = (1.0, 0.8, 0.64, 0.512)
-PER_LEVEL = 40
-OFFSETS = np.array([-10, -7, -4, -1, 1, 4, 7, 10])  # samples of a patch; symmetric, so it can be mirrored
-DEVIATION = 32  # of the int8 samples of a patch
-MARGIN = 11
+# Longer side of a thumbnail, pixels. All lengths are in these.
+SIDE = 256
+# A thumbnail with a shorter side has no room for the tiles of the verification.
+MIN_SIDE = 24
+KEYPOINTS = 200
 
+# Principal axes of the descriptors that the index holds: a quarter of the memory, and faster than all 128.
+DIMENSIONS = 32
+TREES = 4
+# Leaves of the trees that are visited for one keypoint.
+CHECKS = 32
+NEIGHBOURS = 5
+# Squared distance of two descriptors along these axes, each descriptor of length 1.
+SAME_KEYPOINT = 0.12
+# Keypoints that are searched for at once.
+BLOCK = 1 << 13
+
+# Candidates an image has for itself. All pairs are found of as many copies and one more.
+CANDIDATES = 8
 SAME_SPECKLE = 0.75
+
+# A descriptor is 4 x 4 cells of 8 directions, relative to the keypoint's own. Mirroring turns the rows of cells
+# around and negates the directions.
+MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1, :, -np.arange(8) % 8].ravel()
+
+Progress = Callable[[Iterable, int, str], Iterable]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fingerprint:
-    """What is kept of an image: about 20 KB, or 300 bytes in memory once it is on a shelf.
+    """What is kept of an image, about 40 KB.
 
     phash: 256-bit dHash, 64 hex digits.
     width: of the thumbnail, pixels.
-    size: number of points; 0 if the image is too small or flat.
-    length: of ``content``, bytes.
-    content: points, patches and thumbnail one after the other, in memory or on a ``Shelf``.
+    points: float32 (n, 2), x and y of the keypoints in the thumbnail; none if the image is too small or flat.
+    descriptors: uint8 (n, 128), SIFT.
+    thumbnail: JPEG, grey, longer side 256 px; empty where there are no keypoints.
     """
 
     phash: str
     width: int
-    size: int
-    length: int
-    content: bytes | Shelved
-
-    @property
-    def points(self) -> np.ndarray:
-        """Float32 (size, 3): x, y in thumbnail pixels, and scale of the level they were found at."""
-        return np.frombuffer(self.content[0 : 12 * self.size], np.float32).reshape(-1, 3)
-
-    @property
-    def patches(self) -> np.ndarray:
-        """Int8 (size, 64): the band-passed neighbourhood of each point."""
-        return np.frombuffer(self.content[12 * self.size : 76 * self.size], np.int8).reshape(-1, 64)
-
-    @property
-    def thumbnail(self) -> bytes:
-        """JPEG, grey, longer side 256 px; empty where there are no points."""
-        return self.content[76 * self.size : self.length]
-
-    def on(self, shelf: Shelf) -> "Fingerprint":
-        """The same, its content on ``shelf``."""
-        return replace(self, content=shelf.put(self.content[0 : self.length]))
+    points: np.ndarray
+    descriptors: np.ndarray
+    thumbnail: bytes
 
 
 class Pair(NamedTuple):
@@ -97,10 +79,23 @@ class Pair(NamedTuple):
     correlation: float
 
 
+class Candidate(NamedTuple):
+    """Images that share keypoints: first < second, and the map from the first to the second or to its mirror image.
+
+    ``matrix``: see ``registration``. ``places``: number of places where shared keypoints agree with it.
+    """
+
+    first: int
+    second: int
+    mirrored: bool
+    matrix: np.ndarray
+    places: int
+
+
 def dhash(gray: np.ndarray) -> str:
     """256-bit difference hash (Krawetz 2013) of uint8 (H, W), as 64 hex digits.
 
-    Each bit says whether one of 16 x 17 area means is brighter than its left neighbour.
+    Each bit states whether one of 16 x 17 area means is brighter than its left neighbour.
     """
     small = cv2.resize(gray, (17, 16), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
@@ -111,143 +106,138 @@ def dhash_distance(first: str, second: str) -> int:
     return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
-
-
-def _features(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points and patches of a thumbnail, as in ``Fingerprint``."""
-    points, patches = [], []
-    for level in LEVELS:
-        if level * min(thumbnail.shape) <= 2 * MARGIN + 1:
-            continue
-        scaled = cv2.resize(thumbnail, None, fx=level, fy=level, interpolation=cv2.INTER_AREA)
-        texture, deviation = texture_of(scaled)
-        strength = np.abs(texture)
-        peak = (strength == cv2.dilate(strength, np.ones((7, 7), np.uint8))) & (deviation > FLAT)
-        peak[:MARGIN] = peak[-MARGIN:] = False
-        peak[:, :MARGIN] = peak[:, -MARGIN:] = False
-        y, x = np.nonzero(peak)
-        best = np.argsort(-strength[y, x], kind="stable")[:PER_LEVEL]
-        y, x = y[best], x[best]
-        patch = texture[y[:, None, None] + OFFSETS[None, :, None], x[:, None, None] + OFFSETS[None, None, :]]
-        patch = patch.reshape(len(y), OFFSETS.size**2)
-        patch = patch - patch.mean(axis=1, keepdims=True)
-        patch /= patch.std(axis=1, keepdims=True) + 1e-6
-        patches.append(np.clip(np.rint(patch * DEVIATION), -127, 127).astype(np.int8))
-        scale_x, scale_y = scaled.shape[1] / thumbnail.shape[1], scaled.shape[0] / thumbnail.shape[0]
-        points.append(np.stack([(x + 0.5) / scale_x, (y + 0.5) / scale_y, np.full(len(x), 1 / level)], 1))
-    if not points:
-        return np.zeros((0, 3), np.float32), np.zeros((0, OFFSETS.size**2), np.int8)
-    return np.concatenate(points).astype(np.float32), np.concatenate(patches)
-
-
 def fingerprint(image: np.ndarray) -> Fingerprint:
     """Reduce an image, uint8 (H, W, 3) RGB or (H, W), to what the comparison needs.
 
-    Any size will do; one too small or too flat for texture gets no points and matches nothing.
+    The image may have any size; one that is too small or too flat for texture gets no keypoints and matches nothing.
     """
-    gray = _grey(image)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     height, width = gray.shape
     scale = SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     thumbnail = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    points, patches = _features(thumbnail)
-    encoded = b""
-    if len(points):
-        encoded = cv2.imencode(".jpg", thumbnail, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes()
-    content = points.tobytes() + patches.tobytes() + encoded
-    return Fingerprint(dhash(gray), size[0], len(points), len(content), content)
-
-
-def _decode(encoded: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
-
-
-def _candidates(prints: Sequence[Fingerprint]) -> list[Candidate]:
-    """Images that share enough patches to be looked at, sorted."""
-    count = len(prints)
-    sizes = np.array([f.size for f in prints])
-    begins = np.cumsum(sizes) - sizes
-    matches = find_matches((f.patches for f in prints), sizes, len(OFFSETS), DEVIATION)
-    a, b, mirror = matches.a, matches.b, matches.mirrored
-    if not len(a):
-        return []
-    often = np.bincount(np.concatenate([a, b]), minlength=int(sizes.sum()))
-    weight = 1 / np.maximum(often[a], often[b])
-    first, second = (np.searchsorted(begins, patch, side="right") - 1 for patch in (a, b))
-    pair = (first * count + second) * 2 + mirror
-    order = np.argsort(pair, kind="stable")
-    pair = pair[order]
-    starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]])
-    ends = np.r_[starts[1:], len(pair)]
-    enough = ends - starts >= MIN_PLACES
-    found = []
-    for start, end in zip(starts[enough].tolist(), ends[enough].tolist(), strict=True):
-        rows = order[start:end]
-        i, j, mirrored = int(first[rows[0]]), int(second[rows[0]]), bool(mirror[rows[0]])
-        points = np.stack([a[rows] - begins[i], b[rows] - begins[j]])
-        found.append(Candidate(i, j, mirrored, points, float(weight[rows].sum())))
-    return found
-
-
-def _placed(first: Fingerprint, second: Fingerprint, mirrored: bool, points: np.ndarray) -> np.ndarray | None:
-    """Map from first to second, on which enough of the alike points agree; None if they do not."""
-    p, q = first.points[points[0]], second.points[points[1]]
-    if mirrored:
-        q = np.stack([second.width - q[:, 0], q[:, 1], q[:, 2]], 1)
-    return align(p, q)
-
-
-def _correlation(first: Fingerprint, second: Fingerprint, mirrored: bool, matrix: np.ndarray) -> float:
-    """Score of a candidate, -1..1; 0 where too little of the two overlaps."""
-    one, two = _decode(first.thumbnail), _decode(second.thumbnail)
-    if mirrored:
-        two = cv2.flip(two, 1)
-    scale = np.diag(matrix[:, :2])
-    if (scale < 0.3).any() or (scale > 3.3).any():
-        return 0.0
-    if scale.prod() < 1:  # compare in the coarser frame: nothing is enlarged
-        one, two, matrix = two, one, np.column_stack([np.diag(1 / scale), -matrix[:, 2] / scale])
-    return registered_correlation(one, two, matrix)
+    points, descriptors, encoded = np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8), b""
+    if min(size) >= MIN_SIDE:
+        # Speckle has far less contrast than what SIFT's default keeps.
+        sift = cv2.SIFT_create(KEYPOINTS, contrastThreshold=0.01)
+        keypoints, found = sift.detectAndCompute(thumbnail, None)
+        if keypoints:
+            points, descriptors = cv2.KeyPoint_convert(keypoints), found.astype(np.uint8)
+            encoded = cv2.imencode(".jpg", thumbnail, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes()
+    return Fingerprint(dhash(gray), size[0], points, descriptors, encoded)
 
 
 def find_near_duplicates(fingerprints: Sequence[Fingerprint], progress: Progress | None = None) -> list[Pair]:
     """Pairs of images that show the same frame: registered correlation of at least ``SAME_SPECKLE``.
 
-    Of more than ``CROWD`` copies of one image not every pair is returned, but enough to connect them all: group the
-    images by connected components. Exact copies are found like others, unless they are too flat or small to have texture.
+    Not every pair is returned of more than ``CANDIDATES`` + 1 copies of one image, but enough to connect them: group
+    the images by connected components. Exact copies are found as well, unless they are too flat or small for texture.
 
     Returns:
         pairs sorted by (first, second). Pairs and correlations do not depend on the order of the images.
     """
-    ordered, content = _in_one_order(fingerprints)
-    if len(content) < 2:
+    places = [i for i, found in enumerate(fingerprints) if len(found.points)]
+    if len(places) < 2:
         return []
+    # one order for all callers
+    places.sort(key=lambda i: (fingerprints[i].phash, fingerprints[i].thumbnail))
+    prints = [fingerprints[i] for i in places]
+    progress = progress or (lambda items, total, text: items)
 
-    def placed(candidate: Candidate) -> np.ndarray | None:
-        first, second, mirrored, points, _ = candidate
-        return _placed(ordered[first], ordered[second], mirrored, points)
+    def score(candidate: Candidate) -> float:
+        one, two = _decode(prints[candidate.first]), _decode(prints[candidate.second])
+        return registered_correlation(one, cv2.flip(two, 1) if candidate.mirrored else two, candidate.matrix)
 
-    def score_of(look: tuple[Candidate, np.ndarray]) -> float:
-        (first, second, mirrored, _, _), matrix = look
-        return _correlation(ordered[first], ordered[second], mirrored, matrix)
-
+    candidates = _candidates(prints, progress)
+    scores = progress(read_ahead(score, candidates, ahead=64), len(candidates), "near-duplicates: verify")
     best: dict[tuple[int, int], float] = {}
-    for candidate, score in confirmed(
-        len(ordered), _candidates(ordered), placed, score_of, SAME_SPECKLE, progress
-    ):
-        first, second = sorted((content[candidate.first], content[candidate.second]))
-        best[first, second] = max(score, best.get((first, second), 0.0))
-    return [Pair(first, second, score) for (first, second), score in sorted(best.items())]
+    for candidate, correlation in zip(candidates, scores, strict=True):
+        if correlation >= SAME_SPECKLE:
+            first, second = sorted((places[candidate.first], places[candidate.second]))
+            best[first, second] = max(correlation, best.get((first, second), 0.0))
+    return [Pair(first, second, correlation) for (first, second), correlation in sorted(best.items())]
 
 
-def _in_one_order(fingerprints: Sequence[Fingerprint]) -> tuple[list[Fingerprint], list[int]]:
-    """Those that have points, in one order for all callers so that the result does not depend on theirs; their places."""
-    places = [i for i, found in enumerate(fingerprints) if found.size]
-    places.sort(key=lambda i: fingerprints[i].phash)
-    content: list[int] = []
-    for _, alike in groupby(places, key=lambda i: fingerprints[i].phash):
-        same = list(alike)
-        content += sorted(same, key=lambda i: fingerprints[i].thumbnail) if len(same) > 1 else same
-    return [fingerprints[i] for i in content], content
+def _decode(found: Fingerprint) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(found.thumbnail, np.uint8), cv2.IMREAD_GRAYSCALE)
+
+
+def _candidates(prints: Sequence[Fingerprint], progress: Progress) -> list[Candidate]:
+    """Images that share enough keypoints to be registered; the best of each image."""
+    count = len(prints)
+    sizes = [len(found.points) for found in prints]
+    image = np.repeat(np.arange(count, dtype=np.int32), sizes)
+    begins = np.cumsum(sizes) - sizes
+    a, b, mirrored = _similar_keypoints(prints, image, progress)
+    pair = (image[a].astype(np.int64) * count + image[b]) * 2 + mirrored
+    order = np.argsort(pair, kind="stable")
+    starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
+    ends = np.append(starts[1:], len(order))
+    enough = ends - starts >= MIN_PLACES
+    found = []
+    for start, end in zip(starts[enough], ends[enough], strict=True):
+        rows = order[start:end]
+        first, second, mirror = int(image[a[rows[0]]]), int(image[b[rows[0]]]), bool(mirrored[rows[0]])
+        p = prints[first].points[a[rows] - begins[first]]
+        q = prints[second].points[b[rows] - begins[second]]
+        if mirror:
+            q = np.column_stack([prints[second].width - 1 - q[:, 0], q[:, 1]])
+        if (placed := map_between(p, q)) is not None:
+            found.append(Candidate(first, second, mirror, *placed))
+    return _best(found, count)
+
+
+def _best(candidates: list[Candidate], images: int) -> list[Candidate]:
+    """Those that are among the first ``CANDIDATES`` of either image, so that text shared by all images costs little."""
+    left = np.full(images, CANDIDATES)
+    kept = []
+    for candidate in sorted(candidates, key=lambda c: -c.places):
+        both = [candidate.first, candidate.second]
+        if left[both].max() > 0:
+            kept.append(candidate)
+        left[both] -= 1
+    return kept
+
+
+def _similar_keypoints(prints: Sequence[Fingerprint], image: np.ndarray, progress: Progress) -> np.ndarray:
+    """Keypoints of different images that look the same.
+
+    Args:
+        image: int32 (N,), the image of each keypoint; keypoints are numbered image by image.
+
+    Returns:
+        int32 (3, K): a, b and whether a looks like the mirror image of b; a's image is before b's, no column twice.
+    """
+    descriptors = np.concatenate([found.descriptors for found in prints])
+    # a sample of 20,000 or more is enough for the axes
+    _, axes = np.linalg.eigh(np.cov(_unit(descriptors[:: max(1, len(descriptors) // 20_000)]).T))
+    axes = axes[:, -DIMENSIONS:].astype(np.float32)
+    blocks = range(0, len(descriptors), BLOCK)
+    reduced = np.concatenate([_unit(descriptors[start : start + BLOCK]) @ axes for start in blocks])
+    # FLANN draws its trees from OpenCV's generator
+    cv2.setRNGSeed(0)
+    index = cv2.flann_Index(reduced, {"algorithm": 1, "trees": TREES})
+
+    def search(start: int) -> np.ndarray:
+        stop = start + BLOCK
+        queries = reduced[start:stop], _unit(descriptors[start:stop, MIRRORED]) @ axes
+        found = []
+        for mirrored, query in enumerate(queries):
+            near, distance = index.knnSearch(query, min(NEIGHBOURS, len(reduced)), params={"checks": CHECKS})
+            row, column = np.nonzero(distance < SAME_KEYPOINT)
+            ends = np.sort([start + row, near[row, column]], axis=0)
+            found.append(np.vstack([ends, np.full(len(row), mirrored)]).astype(np.int32))
+        found = np.concatenate(found, axis=1)
+        return found[:, image[found[0]] != image[found[1]]]
+
+    searched = progress(read_ahead(search, blocks, ahead=4), len(blocks), "near-duplicates: search")
+    a, b, mirrored = np.concatenate(list(searched), axis=1).astype(np.int64)
+    # a match is usually found from both of its ends
+    code = np.unique((a * len(image) + b) * 2 + mirrored)
+    return np.stack([*np.divmod(code >> 1, len(image)), code & 1]).astype(np.int32)
+
+
+def _unit(descriptors: np.ndarray) -> np.ndarray:
+    """Float32 (n, 128) of length 1: roots of the shares of each bin (RootSIFT, Arandjelovic and Zisserman 2012)."""
+    values = descriptors.astype(np.float32)
+    return np.sqrt(values / (values.sum(axis=1, keepdims=True) + 1e-6))
