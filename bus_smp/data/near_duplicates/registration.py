@@ -13,6 +13,8 @@ FLAT = 1.5
 MIN_PLACES = 4
 # Distance of a match from the similarity that explains it. It leaves room for a change of aspect of 20 %.
 SAME_PLACE = 12
+# Cotangent of the angle (5 degrees) below which two images may not be turned at all.
+UNTURNED = 12
 # Smallest and largest scale of one image in the other.
 SCALES = (0.3, 3.3)
 
@@ -32,22 +34,27 @@ def texture_of(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return band / (deviation + 1.0), deviation
 
 
-def map_between(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, int] | None:
-    """The map p -> q on which most matches agree, and the number of places that do; None if there are too few.
+def maps_between(p: np.ndarray, q: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """Maps p -> q on which most matches agree, and the number of places that do; no map if there are too few.
+
+    The first map turns and shears. The second only scales and shifts: it is steadier where few matches are exact, as
+    in frames of one sweep.
 
     Args:
         p, q: float32 (matches, 2), x and y of the matched points.
     """
     similarity, agree = cv2.estimateAffinePartial2D(p, q, ransacReprojThreshold=SAME_PLACE, maxIters=500)
     if similarity is None:
-        return None
-    agree = agree.ravel().astype(bool)
+        return [], 0
+    p, q = p[agree.ravel() == 1], q[agree.ravel() == 1]
     # SIFT finds several points at one place.
-    places = len(np.unique(p[agree] // 8, axis=0))
-    scale = np.sqrt(abs(np.linalg.det(similarity[:, :2])))
-    if places < MIN_PLACES or not SCALES[0] < scale < SCALES[1]:
-        return None
-    return _affine(p[agree], q[agree], similarity), places
+    places = len(np.unique(p // 8, axis=0))
+    if places < MIN_PLACES:
+        return [], places
+    maps = [_affine(p, q, similarity)]
+    if similarity[0, 0] > abs(similarity[0, 1]) * UNTURNED:
+        maps.append(_scale_and_shift(p, q))
+    return maps, places
 
 
 def _affine(p: np.ndarray, q: np.ndarray, fallback: np.ndarray) -> np.ndarray:
@@ -109,12 +116,16 @@ def _warped(image: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> tu
 def registered_correlation(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> float:
     """Median correlation, -1..1, of the tiles of two images after ``second`` is registered on ``first``.
 
-    The normalised cross-correlation (Lewis 1995) of ``texture_of`` both. 0 where too little of the two overlaps.
+    The normalised cross-correlation (Lewis 1995) of ``texture_of`` both. 0 where too little of the two overlaps or
+    where the map shrinks or enlarges beyond ``SCALES``.
 
     Args:
         first, second: uint8 (H, W), the sizes may differ.
         matrix: the map from first to second, exact to a few pixels; it is refined here.
     """
+    smallest, largest = np.linalg.svd(matrix[:, :2], compute_uv=False)[[-1, 0]]
+    if smallest < SCALES[0] or largest > SCALES[1]:
+        return 0.0
     # Compare in the coarser grid, so that nothing is enlarged.
     if abs(np.linalg.det(matrix[:, :2])) < 1:
         first, second, matrix = second, first, cv2.invertAffineTransform(matrix)

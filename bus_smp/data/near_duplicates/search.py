@@ -22,7 +22,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from bus_smp.data.near_duplicates.registration import MIN_PLACES, map_between, registered_correlation
+from bus_smp.data.near_duplicates.registration import MIN_PLACES, maps_between, registered_correlation
 from bus_smp.system.threads import read_ahead
 
 # Longer side of a thumbnail, pixels. All lengths are in these.
@@ -80,15 +80,15 @@ class Pair(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Images that share keypoints: first < second, and the map from the first to the second or to its mirror image.
+    """Images that share keypoints: first < second, and maps from the first to the second or to its mirror image.
 
-    ``matrix``: see ``registration``. ``places``: number of places where shared keypoints agree with it.
+    ``maps``: see ``registration``. ``places``: number of places where shared keypoints agree with them.
     """
 
     first: int
     second: int
     mirrored: bool
-    matrix: np.ndarray
+    maps: list[np.ndarray]
     places: int
 
 
@@ -146,7 +146,8 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint], progress: Progress
 
     def score(candidate: Candidate) -> float:
         one, two = _decode(prints[candidate.first]), _decode(prints[candidate.second])
-        return registered_correlation(one, cv2.flip(two, 1) if candidate.mirrored else two, candidate.matrix)
+        two = cv2.flip(two, 1) if candidate.mirrored else two
+        return max(registered_correlation(one, two, matrix) for matrix in candidate.maps)
 
     candidates = _candidates(prints, progress)
     scores = progress(read_ahead(score, candidates, ahead=64), len(candidates), "near-duplicates: verify")
@@ -182,8 +183,9 @@ def _candidates(prints: Sequence[Fingerprint], progress: Progress) -> list[Candi
         q = prints[second].points[b[rows] - begins[second]]
         if mirror:
             q = np.column_stack([prints[second].width - 1 - q[:, 0], q[:, 1]])
-        if (placed := map_between(p, q)) is not None:
-            found.append(Candidate(first, second, mirror, *placed))
+        maps, places = maps_between(p, q)
+        if maps:
+            found.append(Candidate(first, second, mirror, maps, places))
     return _best(found, count)
 
 
