@@ -84,7 +84,7 @@ def ended(result, code):
 
 # A network and images small enough for a test; everything else as users have it.
 TINY = (
-    "model.encoder_name=resnet18",
+    "model.encoder_name=tu-test_resnet",
     "model.encoder_weights=null",
     "data.size=64",
     "train.lr=1e-3",

@@ -38,7 +38,7 @@ LINGER = (
 )
 SIZE = 64
 TINY = (
-    "model.encoder_name=resnet18",
+    "model.encoder_name=tu-test_resnet",
     "model.encoder_weights=null",
     f"data.size={SIZE}",
     "train.lr=1e-3",
