@@ -31,7 +31,7 @@ audit: .venv/installed
 # 20 minutes of kills, full disks and damaged files.
 torture: .venv/installed
 	$(BIN)/python tests/torture/kills.py --kills 24 --folder outputs/torture/kills
-	BUS_SMP_TORTURE=1 $(BIN)/python -m pytest tests/test_preflight.py
+	$(BIN)/python -m pytest tests/test_preflight.py tests/test_torture.py
 	$(BIN)/python tests/torture/fuzz.py --seconds 300 --keep outputs/torture/fuzz
 
 # Made again when the requirements change. A failed install leaves no stamp, so it is tried again.

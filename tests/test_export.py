@@ -148,7 +148,7 @@ def test_a_predictor_follows_weights_that_change(trained):
     average = WeightAverage(model, 0.5)
     network.model = model = average.model
     assert agrees()
-    other = HybridResNet50(encoder_name="resnet18", encoder_weights=None)
+    other = HybridResNet50(encoder_name="tu-test_resnet", encoder_weights=None)
     for _ in range(3):
         average.update(other)
     assert agrees()

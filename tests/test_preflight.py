@@ -37,7 +37,6 @@ from bus_smp.training.tensorboard import EventFile
 SETTINGS = (*TINY, "train.epochs=2", "train.precision=fp32", "train.batch_size=16")
 
 # The suite runs one of each kind; `make torture` sets the variable and runs all.
-thorough = pytest.mark.skipif(not os.environ.get("BUS_SMP_TORTURE"), reason="long; make torture runs it")
 
 
 class Disk:
@@ -144,8 +143,8 @@ def goes_on(lab, run, whole, workers=0) -> None:
     ("when", "free", "what"),
     [
         ("Training", 0, r"events\.out"),
-        pytest.param("Training", 40_000_000, r"best\.safetensors", marks=thorough),
-        pytest.param("epoch 1", 80_000_000, r"last\.ckpt", marks=thorough),
+        pytest.param("Training", 40_000_000, r"best\.safetensors", marks=pytest.mark.slow),
+        pytest.param("epoch 1", 80_000_000, r"last\.ckpt", marks=pytest.mark.slow),
     ],
 )
 def test_a_disk_that_fills_up(lab, whole, disk, capfd, when, free, what):
@@ -197,7 +196,7 @@ def freeze(folder: Path, wanted: bool) -> None:
         pytest.skip(f"no folder can be made immutable here ({done.stderr.strip()})")
 
 
-@thorough
+@pytest.mark.slow
 def test_an_output_folder_that_becomes_read_only(lab, whole, tmp_path):
     (run := tmp_path / "run").mkdir()
     try:
@@ -261,7 +260,7 @@ def starve_the_workers():
 @pytest.mark.parametrize(
     ("then", "match"),
     [
-        pytest.param(kill_a_worker, "data-loading process died", marks=thorough),
+        pytest.param(kill_a_worker, "data-loading process died", marks=pytest.mark.slow),
         (starve_the_workers, "data-loading process"),
     ],
 )
@@ -269,8 +268,7 @@ def test_a_worker_that_is_killed_or_gets_no_memory(lab, whole, tmp_path, capfd, 
     error = befalls(lab, tmp_path / "run", "epoch 1", then, match, workers=2)
     assert "runtime.workers=0" in error.hint
     assert "Traceback" not in capfd.readouterr().err
-    if os.environ.get("BUS_SMP_TORTURE"):
-        goes_on(lab, tmp_path / "run", whole)
+    goes_on(lab, tmp_path / "run", whole)
 
 
 @contextlib.contextmanager
@@ -286,7 +284,7 @@ def limited(group: Path):
         group.rmdir()
 
 
-@thorough
+@pytest.mark.slow
 def test_a_worker_that_the_system_kills_for_its_memory(lab, tmp_path):
     group = Path("/sys/fs/cgroup/memory") / f"bus-smp-{os.getpid()}"
     with limited(group):

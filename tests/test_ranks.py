@@ -153,8 +153,8 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_continues_it(manifests, 
     ("setting", "words"),
     [
         ("train.batch_size=9", "2 processes cannot share"),
-        ("train.sync_batchnorm=true", "needs GPUs"),
-        ("train.lr=1e30", "the loss became"),
+        pytest.param("train.sync_batchnorm=true", "needs GPUs", marks=pytest.mark.slow),
+        pytest.param("train.lr=1e30", "the loss became", marks=pytest.mark.slow),
     ],
 )
 def test_an_error_is_told_once_and_ends_the_job(manifests, tmp_path, setting, words):

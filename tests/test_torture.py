@@ -15,24 +15,42 @@ sys.path.append(str(Path(__file__).parent / "torture"))
 
 import kills
 from training import MOMENTS, catches_sigterm, hear_ctrl_c
-from whole import differences
+from whole import check_run, differences, hidden, is_free
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="watches processes and files as Linux shows them"
 )
 
 SETTINGS = (
-    "train.epochs=2",
+    "train.epochs=3",
     "train.batch_size=16",
-    "train.precision=auto",  # bf16 is many times slower on a CPU that has to imitate it
+    # bf16, except on a CPU that would have to emulate it many times slower.
+    "train.precision=auto",
     "train.ema=0.9",
     "train.accumulate=2",
 )
-FEW = (
-    kills.Kill("cache", signal.SIGTERM, True),
-    kills.Kill("last.ckpt", signal.SIGKILL, False, 2),
-    kills.Kill("validation", signal.SIGINT, True),
-    kills.Kill("curves", signal.SIGTERM, False),
+# A training that receives a signal when it is about to give a file its final name for the n-th time.
+SIGNALLED = """
+import os, sys
+
+name, number, occurrence = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+seen = 0
+
+def watch(event, arguments):
+    global seen
+    if event == "os.rename" and name in os.path.basename(os.fspath(arguments[1])):
+        seen += 1
+        if seen == occurrence:
+            os.kill(os.getpid(), number)
+
+sys.addaudithook(watch)
+from bus_smp.cli import main
+del sys.argv[1:4]
+main()
+"""
+KILLS = (
+    ("last.ckpt", signal.SIGKILL, 2),
+    ("metrics.csv", signal.SIGTERM, 1),
 )
 
 
@@ -42,28 +60,55 @@ def no_git(monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
 
 
-def test_killed_at_four_moments_a_training_ends_with_the_same_bytes(tmp_path, no_git):
+def test_a_training_killed_at_two_moments_ends_with_the_same_bytes(tmp_path, no_git):
+    """Each start goes on with another number of loader processes; the last one is not disturbed."""
+    hear_ctrl_c()
     training = kills.make_training(tmp_path / "data", SETTINGS)
-    whole = tmp_path / "whole" / "outputs" / "run"
-    result = invoke(
-        "train", "--out", whole.parent, "--run", "run", *training.options(tmp_path / "whole" / "cache", 0)
-    )
+    whole, run = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    result = invoke("train", "--out", whole.parent, "--run", "run", *training.options(tmp_path / "cache", 0))
     assert result.exit_code == 0, result.stderr
-    missed = []
-    for attempt in range(3):  # a busy machine may let a training end before its moment is seen
-        torture = kills.Torture(training, tmp_path / f"killed-{attempt}", random.Random(attempt))
-        todo, done = list(FEW), []
-        while todo and (one := torture.once(todo)) is not None:
-            assert one.problems == (), one
-            done.append(one.hit)
-        options = training.options(torture.cache, 2)
-        end = invoke("train", "--out", torture.run.parent, "--run", "run", *options)
-        assert end.exit_code == 0, end.stderr
-        assert kills.at_the_end(torture, whole) == []
-        missed = sorted({kill.moment for kill in FEW} - set(done))
-        if not missed:
-            return
-    pytest.fail(f"in three trainings never killed while {', '.join(missed)}")
+    for workers, (name, number, occurrence) in enumerate(KILLS):
+        options = training.options(tmp_path / "cache", workers % 2)
+        command = [
+            sys.executable,
+            "-c",
+            SIGNALLED,
+            name,
+            number.value,
+            occurrence,
+            "train",
+            "--out",
+            run.parent,
+            "--run",
+            "run",
+            *options,
+        ]
+        killed = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        gentle = number != signal.SIGKILL
+        assert killed.returncode == (128 + number if gentle else -number), (name, killed.stderr)
+        assert killed.stderr.count(kills.WORDS) == gentle and "Traceback" not in killed.stderr
+        check_run(run)
+        assert is_free(run)
+    end = invoke("train", "--out", run.parent, "--run", "run", *training.options(tmp_path / "cache", 2))
+    assert end.exit_code == 0, end.stderr
+    assert "Continuing" in end.stderr
+    assert differences(run, whole) == [] and hidden(run) == []
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_leave_no_trace(tmp_path):
+    command = [
+        sys.executable,
+        str(Path(kills.__file__)),
+        "--kills",
+        "8",
+        "--epochs",
+        "2",
+        "--variant",
+        "auto",
+    ]
+    done = subprocess.run([*command, "--folder", str(tmp_path / "kills")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_the_plan_holds_every_moment_and_every_signal():
@@ -143,9 +188,9 @@ def test_ctrl_c_is_the_trainings_business_and_not_its_loaders(manifests, tmp_pat
 
 STUCK = """
 import ctypes, sys, time
-from bus_smp.system import signals as stopping
-stopping.GRACE = 0.5
-stopping.listen("Stopped.")
+from bus_smp.system import signals
+signals.GRACE = 0.5
+signals.listen("Stopped.")
 print("ready", flush=True)
 if sys.argv[1] == "waits":  # in compiled code, for ever: a lock that is taken twice
     libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
@@ -192,9 +237,7 @@ print("went on", flush=True)
 
 def test_a_signal_during_an_import_ends_at_once_whoever_would_swallow_it(tmp_path):
     (tmp_path / "optional.py").write_text(SWALLOWS)
-    code = (
-        "from bus_smp import stopping\nstopping.GRACE = 1000\nstopping.listen('Stopped.')\nimport optional\n"
-    )
+    code = "from bus_smp.system import signals\nsignals.GRACE = 1000\nsignals.listen('Stopped.')\nimport optional\n"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"},
@@ -210,9 +253,9 @@ def test_a_signal_during_an_import_ends_at_once_whoever_would_swallow_it(tmp_pat
 
 FOLLOWS = """
 import os, time
-from bus_smp.system import signals as stopping
+from bus_smp.system import signals
 if os.fork() == 0:
-    stopping.follow_parent()
+    signals.follow_parent()
     print("ready", flush=True)
 time.sleep(600)
 """
@@ -229,8 +272,8 @@ def test_a_second_signal_ends_at_once_and_an_ignored_one_is_ignored():
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from bus_smp import stopping\n"
-        "stopping.listen('Stopped.')\n"
+        "from bus_smp.system import signals\n"
+        "signals.listen('Stopped.')\n"
         "signal.raise_signal(signal.SIGINT)\n"
         "try:\n"
         "    print('ready', flush=True)\n"
