@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import shutil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from sklearn import metrics as sk
 
+from bus_smp.data.examples import ExampleReader
 from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.calibration import (
@@ -26,7 +28,7 @@ from bus_smp.evaluation.calibration import (
     score_row,
 )
 from bus_smp.evaluation.score_images import score_images
-from bus_smp.inference.predictor import Prediction, load_predictor
+from bus_smp.inference.predictor import Prediction, Predictor, load_predictor
 from bus_smp.measures.overlap import PIXEL_COLUMNS
 from bus_smp.model.checkpoint import read_header, weights_sha256, write_checkpoint
 from bus_smp.system.engine import make_engine
@@ -154,8 +156,18 @@ def test_nothing_but_the_validation_split_is_ever_looked_at(predictor, trained):
     assert expected["fitted_on"] == "val"
 
 
-def test_no_caller_can_hand_other_images_to_it():
-    assert list(inspect.signature(calibrate).parameters) == ["predictor", "manifest", "read"]
+def test_no_caller_can_hand_other_images_to_it(predictor, trained):
+    """A reader reads the files of its own manifest only, and that of another manifest is refused."""
+    assert inspect.get_annotations(calibrate, eval_str=True) == {
+        "predictor": Predictor,
+        "manifest": Manifest,
+        "reader": ExampleReader | None,
+        "return": dict[str, Any],
+    }
+    manifest = read_manifest(trained / "manifest.csv")
+    other = read_manifest(trained / "manifest.csv")
+    with pytest.raises(ValueError, match="no other"):
+        calibrate(predictor, manifest, ExampleReader(other))
 
 
 def test_an_empty_validation_split_is_refused(predictor, trained):

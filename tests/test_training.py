@@ -287,7 +287,7 @@ def test_an_image_that_is_needed_again_is_neither_checked_again_nor_changed(mani
     copy = shutil.copytree(manifest.roots["bus-uclm"], tmp_path / "tree")
     moved = manifest.at(copy)
     row = moved.used("val").to_dict("records")[0]
-    read = ExampleReader(most)
+    read = ExampleReader(moved, most)
     first = read(moved, row)
     assert all(np.array_equal(*pair) for pair in zip(first, read_example(moved, row), strict=True))
     image, _ = read(moved, row | {"sha256": "0" * 64, "label": "none"})
@@ -299,7 +299,9 @@ def test_an_image_that_is_needed_again_is_neither_checked_again_nor_changed(mani
         with pytest.raises(ImageError, match="no such file"):
             read(moved, row)
     with pytest.raises(ImageError):
-        ExampleReader(most)(moved, row)
+        ExampleReader(moved, most)(moved, row)
+    with pytest.raises(ValueError, match="no other"):
+        read(manifest, row)
 
 
 def test_early_stopping_waits_for_patience_and_keeps_the_best(manifests, tmp_path):

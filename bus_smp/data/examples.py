@@ -62,22 +62,31 @@ def read_example(manifest: Manifest, row: Row, *, checked: bool = False) -> tupl
 
 
 class ExampleReader:
-    """``read_example`` for images that are needed several times, such as those of every validation of a run.
+    """``read_example`` for images of one manifest that are needed several times, such as those of every validation of a run.
 
     Each image is decoded, hashed and checked once, and then held in memory. Where the memory is used up, further
     images are read from their files each time, and checked the first time. Threads may share a reader.
 
     Args:
+        manifest: the only one that it reads, because images of two could have the same name.
         most: bytes of pixels that are held.
     """
 
-    def __init__(self, most: int = _MOST_HELD) -> None:
+    def __init__(self, manifest: Manifest, most: int = _MOST_HELD) -> None:
+        self._manifest = manifest
         self._room = most
         self._held: dict[tuple[str, str], tuple[np.ndarray, np.ndarray] | None] = {}
         self._lock = threading.Lock()
 
     def __call__(self, manifest: Manifest, row: Row) -> tuple[np.ndarray, np.ndarray]:
-        """The example of a row, as ``read_example`` returns it; not to be changed. All rows are of one manifest."""
+        """The example of a row, as ``read_example`` returns it; not to be changed.
+
+        Raises:
+            ValueError: if it is another manifest than the reader's.
+            ImageError, ManifestError: as ``read_example``.
+        """
+        if manifest is not self._manifest:
+            raise ValueError("a reader reads the manifest that it was made for, and no other")
         row = row._asdict() if isinstance(row, tuple) else row
         key = row["dataset"], row["image_id"]
         held = self._held.get(key)

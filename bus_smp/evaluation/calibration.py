@@ -1,7 +1,7 @@
 """Temperature and operating points, fitted only on a run's validation split, and what they make of a prediction.
 
-``calibrate`` is the only function that fits anything. It takes a manifest, not rows, and reads its validation
-split; so no caller can fit on the images that are scored.
+``calibrate`` is the only function that fits anything. It takes a manifest, not rows, and reads the validation split
+from that manifest's files; so no caller can fit on the images that are scored.
 """
 
 import math
@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from bus_smp.classes import CLASSES, MALIGNANT
-from bus_smp.data.examples import Reader, read_example
+from bus_smp.data.examples import ExampleReader
 from bus_smp.data.images import resize_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
@@ -44,11 +44,13 @@ LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
 _PIXELS = 2_000_000
 
 
-def calibrate(predictor: Predictor, manifest: Manifest, read: Reader = read_example) -> dict[str, Any]:
+def calibrate(
+    predictor: Predictor, manifest: Manifest, reader: ExampleReader | None = None
+) -> dict[str, Any]:
     """Fit temperature and thresholds on the validation split of ``manifest``, and on nothing else.
 
     Args:
-        read: reads an example; each is needed twice.
+        reader: of this manifest, where it has read the split already; each example is needed twice.
 
     Returns:
         JSON values. ``temperature``: see ``fit_temperature``. ``threshold``: image score from which an image is called
@@ -59,7 +61,9 @@ def calibrate(predictor: Predictor, manifest: Manifest, read: Reader = read_exam
 
     Raises:
         EvaluationError: if the split is empty.
+        ValueError: if ``reader`` reads another manifest.
     """
+    reader = reader or ExampleReader(manifest)
     rows = manifest.used("val")
     if rows.empty:
         raise EvaluationError(
@@ -67,10 +71,10 @@ def calibrate(predictor: Predictor, manifest: Manifest, read: Reader = read_exam
             hint="make the manifest with a validation split and train again",
         )
     plain = predictor.at_temperature(1.0)
-    logits, truth = _sample(plain, manifest, rows, read)
+    logits, truth = _sample(plain, manifest, rows, reader)
     temperature = fit_temperature(logits, truth)
     scaled = predictor.at_temperature(temperature)
-    examples = read_ahead(lambda row: read(manifest, row), _records(rows))
+    examples = read_ahead(lambda row: reader(manifest, row), _records(rows))
     scores = []
     while batch := [image for image, _ in islice(examples, scaled.batch_size)]:
         scores += [prediction.malignant_score for prediction in scaled.predict(batch)]
@@ -92,14 +96,14 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _sample(
-    predictor: Predictor, manifest: Manifest, rows: pd.DataFrame, read: Reader
+    predictor: Predictor, manifest: Manifest, rows: pd.DataFrame, reader: ExampleReader
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits float32 (N, 3) and classes uint8 (N,) of every k-th pixel of the grid in both directions."""
     stride = max(1, math.ceil(math.sqrt(len(rows) * predictor.size**2 / _PIXELS)))
     logits, truths = [], []
 
     def load(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = read(manifest, row)
+        image, mask = reader(manifest, row)
         return image, resize_mask(mask, predictor.size)[::stride, ::stride]
 
     batch: list[tuple[np.ndarray, np.ndarray]] = []

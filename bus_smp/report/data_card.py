@@ -3,7 +3,6 @@
 After "Datasheets for Datasets" (Gebru et al., CACM 64, 2021), as far as a manifest can answer it.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,8 +52,8 @@ def _trained_on(name: str, rows: pd.DataFrame, about: Mapping[str, Any]) -> dict
         labels = [int((part["label"] == label).sum()) for label in LABELS]
         splits.append([split, len(part), *labels, part["group_id"].nunique()])
     reasons = [
-        [reason, len(part), _examples(sorted(part["image_id"].astype(str)))]
-        for reason, part in excluded.groupby(excluded["excluded"].map(_reason), sort=True)
+        [describe_code(code), len(part), _examples(sorted(part["image_id"].astype(str)))]
+        for code, part in excluded.groupby(excluded["excluded"].map(exclusion_code), sort=True)
     ]
     return {
         "name": name,
@@ -94,12 +93,6 @@ def _scored(evaluation: EvaluationRecord, data: Mapping[str, Any]) -> dict[str, 
         ],
         "audits": list(_audits(evaluation.sidecars)),
     }
-
-
-def _reason(excluded: str) -> str:
-    """The words for a cell of the column ``excluded``; of one without a code, as in old manifests, its first words."""
-    code = exclusion_code(excluded)
-    return re.split(r": | of ", excluded, maxsplit=1)[0] if code == "other" else describe_code(code)
 
 
 def _examples(images: Sequence[str]) -> str:

@@ -152,7 +152,7 @@ class _Training:
             network, network.computed_in, size=settings.data.size, batch_size=plan.batch_size
         )
 
-        self.read_validation = ExampleReader()
+        self.read_validation = ExampleReader(manifest)
         self.progress = Progress()
         self.identity, self.place = run_identity(settings, manifest), describe_place(self.engine)
         self._restore()
