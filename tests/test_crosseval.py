@@ -16,7 +16,7 @@ from bus_smp.evaluation.draw import draw_figures
 from bus_smp.evaluation.external import check_external
 from bus_smp.evaluation.score_images import score_images
 from bus_smp.inference.predictor import load_predictor
-from bus_smp.runs.evaluations import mask_path
+from bus_smp.runs.evaluations import mask_path, read_summary, read_tables
 from bus_smp.statistics.legacy import legacy_metrics
 from bus_smp.statistics.summary import read_per_image, summarise
 from bus_smp.system.engine import make_engine
@@ -74,7 +74,8 @@ def test_figures_can_be_drawn_again_without_the_model_to_the_same_bytes(crossed,
     before = {path.name: path.read_bytes() for path in copy.glob("*.png")}
     for path in copy.glob("*.png"):
         path.unlink()
-    draw_figures(copy, read_manifest(manifests / "data_manifests" / "busi.csv"))
+    manifest = read_manifest(manifests / "data_manifests" / "busi.csv")
+    draw_figures(copy, read_tables(copy), read_summary(copy), manifest)
     assert {path.name: path.read_bytes() for path in copy.glob("*.png")} == before
 
 

@@ -9,7 +9,7 @@ import pytest
 from bus_smp.data.images import read_image
 from bus_smp.data.near_duplicates import search
 from bus_smp.data.near_duplicates.registration import texture_of
-from bus_smp.data.near_duplicates.search import dhash_distance, find_near_duplicates, fingerprint
+from bus_smp.data.near_duplicates.search import find_near_duplicates, fingerprint
 
 
 def make_scan(seed: int, height: int = 300, width: int = 380) -> np.ndarray:
@@ -152,7 +152,6 @@ def test_the_hash_is_256_bits_of_rising_neighbours():
     rising = np.tile(np.arange(170, dtype=np.uint8), (160, 1))
     assert fingerprint(rising).phash == "f" * 64
     assert fingerprint(rising[:, ::-1].copy()).phash == "0" * 64
-    assert dhash_distance("0" * 64, "0" * 63 + "7") == 3
 
 
 def test_a_fingerprint_is_small_and_grey_and_colour_agree():

@@ -74,7 +74,7 @@ def calibrate(
     logits, truth = _sample(plain, manifest, rows, reader)
     temperature = fit_temperature(logits, truth)
     scaled = predictor.at_temperature(temperature)
-    examples = read_ahead(lambda row: reader(manifest, row), _records(rows))
+    examples = read_ahead(lambda row: reader(manifest, row), rows.to_dict("records"))
     scores = []
     while batch := [image for image, _ in islice(examples, scaled.batch_size)]:
         scores += [prediction.malignant_score for prediction in scaled.predict(batch)]
@@ -91,10 +91,6 @@ def calibrate(
     }
 
 
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return rows.to_dict("records")
-
-
 def _sample(
     predictor: Predictor, manifest: Manifest, rows: pd.DataFrame, reader: ExampleReader
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -106,15 +102,12 @@ def _sample(
         image, mask = reader(manifest, row)
         return image, resize_mask(mask, predictor.size)[::stride, ::stride]
 
-    batch: list[tuple[np.ndarray, np.ndarray]] = []
-    for number, example in enumerate(read_ahead(load, _records(rows)), start=1):
-        batch.append(example)
-        if len(batch) == predictor.batch_size or number == len(rows):
-            images, masks = zip(*batch, strict=True)
-            grid = predictor.grid_logits(images)[:, :, ::stride, ::stride]
-            logits.append(grid.transpose(0, 2, 3, 1).reshape(-1, len(CLASSES)))
-            truths.append(np.stack(masks).reshape(-1))
-            batch = []
+    examples = read_ahead(load, rows.to_dict("records"))
+    while batch := list(islice(examples, predictor.batch_size)):
+        images, masks = zip(*batch, strict=True)
+        grid = predictor.grid_logits(images)[:, :, ::stride, ::stride]
+        logits.append(grid.transpose(0, 2, 3, 1).reshape(-1, len(CLASSES)))
+        truths.append(np.stack(masks).reshape(-1))
     return np.concatenate(logits), np.concatenate(truths)
 
 
@@ -194,7 +187,7 @@ def score_row(
         grid_truth: uint8 (S, S) of class indices, on the network's grid.
         calibration: from ``calibrate``; empty for a run without one.
     """
-    score = malignant_score(prediction.grid)
+    score = prediction.malignant_score
     thresholds = calibration.get("thresholds") or {}
     cuts = {
         "called_malignant": calibration.get("threshold"),

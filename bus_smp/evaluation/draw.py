@@ -21,22 +21,22 @@ from bus_smp.figures.roc import write_roc_curves
 from bus_smp.figures.subgroups import write_subgroups
 from bus_smp.measures.lesions import GOOD_IOU, LEAST_IOU, froc
 from bus_smp.measures.overlap import TARGETS
-from bus_smp.runs.evaluations import MODEL, Tables, mask_path, read_summary, read_tables
+from bus_smp.runs.evaluations import MODEL, Tables, mask_path
 
 Chosen = list[tuple[str, pd.Series]]
 
 
-def draw_figures(folder: Path, manifest: Manifest) -> None:
-    """Draw the folder's figures again from its tables, its masks and the images of ``manifest``.
+def draw_figures(folder: Path, tables: Tables, summary: Mapping[str, Any], manifest: Manifest) -> None:
+    """Draw the figures of an evaluation into its folder, which already holds the masks. No model is needed.
+
+    Args:
+        tables: as from ``read_tables``.
+        summary: as from ``read_summary``.
+        manifest: of the scored images.
 
     Raises:
-        EvaluationError: if a table is missing or damaged, or ``manifest`` lacks an image of it.
+        EvaluationError: if ``manifest`` lacks an image of the tables.
     """
-    draw(Path(folder), read_tables(folder), read_summary(folder), manifest)
-
-
-def draw(folder: Path, tables: Tables, summary: Mapping[str, Any], manifest: Manifest) -> None:
-    """Draw the figures of ``tables`` and ``summary`` into the folder, which holds the masks; errors as ``draw_figures``."""
     table, model = tables.model, summary["summaries"][MODEL]
     kind = "external test" if summary["external"] else f"{summary['split']} split"
     title = f"{summary['run']} on {summary['dataset']} ({kind}, {len(table)} images)"

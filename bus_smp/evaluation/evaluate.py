@@ -12,7 +12,7 @@ from bus_smp.classes import LABELS
 from bus_smp.data.exclusions import count_exclusions
 from bus_smp.data.manifest import SPLITS, Manifest, manifest_hash
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.draw import draw
+from bus_smp.evaluation.draw import draw_figures
 from bus_smp.evaluation.score_images import score_images
 from bus_smp.inference.predictor import Predictor
 from bus_smp.measures.baselines import BASELINES
@@ -120,7 +120,7 @@ def write_evaluation(
     if legacy:
         summary["legacy"] = {name: legacy_metrics(table) for name, table in models.items()}
     write_data(folder, describe_data(manifest))
-    draw(folder, tables, summary, manifest)
+    draw_figures(folder, tables, summary, manifest)
     write_summary(folder, summary)
     return summary
 

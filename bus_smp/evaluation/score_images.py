@@ -1,9 +1,11 @@
 """Scoring a network on whole images at native size."""
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ from bus_smp.inference.predictor import Prediction, Predictor
 from bus_smp.measures.baselines import BASELINES
 from bus_smp.measures.image import measure_image
 from bus_smp.measures.lesions import COMPONENT_COLUMNS
-from bus_smp.measures.overlap import classes_of, confusion, image_row
+from bus_smp.measures.overlap import confusion, image_row
 from bus_smp.measures.pixel_roc import PixelHistograms
 from bus_smp.measures.reliability import Reliability
 from bus_smp.measures.shape import lesion_shape
@@ -29,8 +31,6 @@ from bus_smp.system import ranks
 
 # What training keeps of a validation.
 VALIDATED = ("dice_lesion", "dice_benign", "dice_malignant", "miss_rate", "false_alarm_rate")
-
-Streamed = TypeVar("Streamed", PixelHistograms, Reliability)
 
 _COPIED = ("dataset", "image_id", "patient_id", "group_id", "label", "width", "height", "flags")
 
@@ -76,11 +76,11 @@ def score_images(
 
     def measure(row: dict[str, Any], image: np.ndarray, reference: tuple, prediction: Prediction) -> tuple:
         truth, shape, of_baselines = reference
-        mask = classes_of(prediction.native)
-        measured, found = _measure(row, truth, shape, mask, 1 - prediction.native[BACKGROUND.index])
+        lesion_probability = 1 - prediction.native[BACKGROUND.index]
+        measured, found = _measure(row, truth, shape, prediction.mask, lesion_probability)
         grid_truth = resize_mask(truth, predictor.size)
         if mask_path is not None:
-            write_mask(mask_path(row), mask)
+            write_mask(mask_path(row), prediction.mask)
         measured |= score_row(prediction, grid_truth, calibration or {})
         return measured, found, of_baselines, truth, grid_truth, prediction
 
@@ -95,7 +95,9 @@ def score_images(
         reliability.update(grid_truth, prediction.raw_grid, prediction.grid)
         progress()
     scored = _collect(scored, size)
-    pixel_roc, reliability = _total(pixel_roc, PixelHistograms()), _total(reliability, Reliability())
+    pixel_roc, reliability = (
+        functools.reduce(operator.add, ranks.gather(own)) for own in (pixel_roc, reliability)
+    )
     components = [
         {key: row[key] for key in COMPONENT_KEYS} | component
         for row, (_, found) in zip(records, scored, strict=True)
@@ -128,7 +130,7 @@ def validate(
         return read(manifest, row)
 
     def measure(row: dict[str, Any], image: np.ndarray, truth: np.ndarray, prediction: Prediction) -> dict:
-        overlap = image_row(confusion(truth, classes_of(prediction.native)))
+        overlap = image_row(confusion(truth, prediction.mask))
         return {name: row[name] for name in ("dataset", "image_id", "group_id", "label")} | overlap
 
     size = predictor.batch_size
@@ -149,13 +151,6 @@ def _collect(own: list[Any], size: int) -> list[Any]:
     """What all processes measured, in the order of the images and as if one had done it."""
     whole = ranks.interleave(ranks.gather(_batches(own, size)))
     return [image for batch in whole for image in batch]
-
-
-def _total(own: Streamed, total: Streamed) -> Streamed:
-    """What all processes counted, added to ``total``, which is empty."""
-    for counted in ranks.gather(own):
-        total.add(counted)
-    return total
 
 
 def _measure(

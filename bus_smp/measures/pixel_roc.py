@@ -83,11 +83,6 @@ class PixelHistograms:
             cells = np.bincount((_cell(score) + classes).reshape(-1), minlength=len(CLASSES) * 2 * _SIDE)
             self._fine[target] += cells.reshape(len(CLASSES), 2 * _SIDE)
 
-    def add(self, other: "PixelHistograms") -> None:
-        """Add what another one, with as many bins, counted."""
-        self._fine += other._fine
-        self._folded += other._folded
-
     @property
     def counts(self) -> np.ndarray:
         """Pixels by target, true class and bin, int64 (3, 3, bins)."""

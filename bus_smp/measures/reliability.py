@@ -68,10 +68,6 @@ class Reliability:
                 counted[0] = total - counted.sum()
                 self.counts[stage, :, column] += np.rint(counted * _STEPS) / _STEPS
 
-    def add(self, other: "Reliability") -> None:
-        """Add what another one counted; the sum is the same in any order."""
-        self.counts += other.counts
-
     def error(self, stage: str) -> float:
         """Expected calibration error (Naeini et al., AAAI 2015), 0..1: mean over pixels of abs(share of lesion - mean
         probability) of the pixel's bin. NaN without pixels."""
@@ -79,6 +75,7 @@ class Reliability:
         return float(np.abs(lesion - probability).sum() / pixels.sum()) if pixels.sum() else math.nan
 
     def __add__(self, other: "Reliability") -> "Reliability":
+        """The counts of both sets of images together; the same in any order."""
         if self.bins != other.bins:
             raise EvaluationError(f"reliability in {self.bins} and in {other.bins} bins cannot be added")
         both = Reliability(self.bins)

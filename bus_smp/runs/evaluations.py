@@ -1,6 +1,8 @@
 """The files of an evaluation folder. Its tables and masks are all that was measured; everything else is made from them."""
 
+import functools
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +59,6 @@ class Tables:
             raise EvaluationError(
                 "the evaluations hold different baselines", hint="evaluate again to write them anew"
             )
-        pixel_roc, reliability = first.pixel_roc, first.reliability
-        for part in rest:
-            pixel_roc, reliability = pixel_roc + part.pixel_roc, reliability + part.reliability
         return cls(
             pd.concat([part.model for part in parts], ignore_index=True),
             {
@@ -67,8 +66,8 @@ class Tables:
                 for name in first.baselines
             },
             pd.concat([part.components for part in parts], ignore_index=True),
-            pixel_roc,
-            reliability,
+            functools.reduce(operator.add, (part.pixel_roc for part in parts)),
+            functools.reduce(operator.add, (part.reliability for part in parts)),
         )
 
     def write(self, folder: Path) -> None:

@@ -55,10 +55,8 @@ def find_trained(name: str | None, out: Path) -> Run | Experiment:
     Raises:
         CheckpointError: as ``find_run``.
     """
-    for folder in () if name is None else (Path(out) / name, Path(name)):
-        if is_experiment(folder):
-            return read_experiment(folder)
-    return find_run(name, out)
+    folder = find_folder(name, out)
+    return read_experiment(folder) if is_experiment(folder) else find_run(name, out)
 
 
 def list_trained(out: Path) -> tuple[list[Run | Experiment], list[str]]:

@@ -156,7 +156,7 @@ class Weighted:
             same = (id(estimator.scores), *(np.packbits(kind).tobytes() for kind in kinds))
             if same not in known:
                 known[same] = []
-                self._curves.append((Curve(estimator.scores, *kinds, group, groups), known[same]))
+                self._curves.append((Curve(estimator.scores, *kinds, group), known[same]))
             known[same].append((index, estimator))
 
     def of(self, weights: np.ndarray) -> np.ndarray:

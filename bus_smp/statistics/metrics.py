@@ -97,8 +97,12 @@ class Metric:
         return "metrics" if self.target else "rates"
 
 
-def calibration_error(score: np.ndarray, malignant: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error of a probability in ``bins`` of equal width (Naeini et al., AAAI 2015), 0..1.
+# Of equal width, for the calibration error of the images' scores.
+ECE_BINS = 10
+
+
+def calibration_error(score: np.ndarray, malignant: np.ndarray) -> float:
+    """Expected calibration error of a probability in ``ECE_BINS`` bins (Naeini et al., AAAI 2015), 0..1.
 
     Mean over images of abs(share of malignant - mean score) in the image's bin. Images without a score are not
     counted; NaN where none has one.
@@ -111,7 +115,7 @@ def calibration_error(score: np.ndarray, malignant: np.ndarray, bins: int = 10) 
     if not scored.any():
         return float("nan")
     excess = (score - malignant)[scored]
-    place = np.minimum((score[scored] * bins).astype(int), bins - 1)
+    place = np.minimum((score[scored] * ECE_BINS).astype(int), ECE_BINS - 1)
     return float(np.abs(np.bincount(place, excess)).sum() / len(excess))
 
 

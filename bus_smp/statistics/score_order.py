@@ -1,8 +1,6 @@
 """Two kinds of images in the order of their scores: sorted once, then counted for any weighting of their groups.
 
-A weighting costs one pass over the images. What is left without each group in turn costs, for all groups together, as
-much as one sorting: the pairs that go with a group are those of its images with all others, less those within the group,
-which are counted from both sides. Counts are whole or half numbers, exact in float64 up to 2^53.
+A weighting costs one pass over the images. Counts are whole or half numbers, exact in float64 up to 2^53.
 """
 
 from collections.abc import Iterator
@@ -23,9 +21,9 @@ class Curve:
     """
 
     def __init__(
-        self, scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, group: np.ndarray, groups: int
-    ):
-        """Sort float scores (images,) of bool kinds (images,), and of groups 0..groups-1, int (images,)."""
+        self, scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, group: np.ndarray
+    ) -> None:
+        """Sort float scores (images,) of bool kinds (images,), and of groups, int (images,)."""
         images = [np.flatnonzero(kind) for kind in (positive, negative)]
         images = [own[np.argsort(scores[own], kind="stable")] for own in images]
         self.positive, self.negative = (group[own] for own in images)
@@ -33,7 +31,6 @@ class Curve:
         self.below = np.searchsorted(low, high, side="left")
         self.not_above = np.searchsorted(low, high, side="right")
         self.caught = np.searchsorted(high, low, side="right")
-        self._groups = groups
 
     def counted(self, weights: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """For float weights (rows, groups), a block of rows at a time.

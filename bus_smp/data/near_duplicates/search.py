@@ -101,11 +101,6 @@ def dhash(gray: np.ndarray) -> str:
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
 
-def dhash_distance(first: str, second: str) -> int:
-    """Number of bits, 0..256, in which two dHashes differ."""
-    return (int(first, 16) ^ int(second, 16)).bit_count()
-
-
 def fingerprint(image: np.ndarray) -> Fingerprint:
     """Reduce an image, uint8 (H, W, 3) RGB or (H, W), to what the comparison needs.
 

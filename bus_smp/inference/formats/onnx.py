@@ -149,11 +149,8 @@ def _traced(module: nn.Module, size: int, fixed: bool) -> torch.export.ExportedP
     return program
 
 
-def load_onnx(path: Path, threads: int | None = None) -> Network:
+def load_onnx(path: Path) -> Network:
     """The network in an ONNX file, on ONNX Runtime's CPU: from its input's array to logits, float32.
-
-    Args:
-        threads: None lets ONNX Runtime take every core.
 
     Raises:
         ConfigError: if onnxruntime is not installed.
@@ -163,9 +160,8 @@ def load_onnx(path: Path, threads: int | None = None) -> Network:
         import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised too
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    # no log on stderr: errors are raised too
+    options.log_severity_level = 4
     with readable(path):
         refuse_elsewhere(path)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

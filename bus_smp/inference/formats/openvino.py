@@ -37,12 +37,11 @@ def write_openvino(source: Path, path: Path, about: Mapping[str, Any] | None = N
                 shutil.copyfile(made.with_suffix(part.suffix), temporary)
 
 
-def load_openvino(path: Path, precision: str = "fp32", threads: int | None = None) -> Network:
+def load_openvino(path: Path, precision: str = "fp32") -> Network:
     """The network in an OpenVINO (.xml) or ONNX file, on OpenVINO's CPU: from its input's array to logits, float32.
 
     Args:
         precision: ``fp32``, ``bf16``, or ``int8`` for a quantised file (what is not quantised is then in fp32).
-        threads: None lets OpenVINO take every core.
 
     Raises:
         ConfigError: if openvino is not installed, or the CPU has no bf16.
@@ -54,12 +53,10 @@ def load_openvino(path: Path, precision: str = "fp32", threads: int | None = Non
     core = openvino.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this CPU has no bf16", hint="use --precision fp32 or int8")
-    settings: dict[str, Any] = {
+    settings = {
         "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
     with readable(path):
         refuse_elsewhere(path)
         compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
