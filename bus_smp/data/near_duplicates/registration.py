@@ -43,6 +43,8 @@ def maps_between(p: np.ndarray, q: np.ndarray) -> tuple[list[np.ndarray], int]:
     Args:
         p, q: float32 (matches, 2), x and y of the matched points.
     """
+    if len(p) < MIN_PLACES:
+        return [], 0
     similarity, agree = cv2.estimateAffinePartial2D(p, q, ransacReprojThreshold=SAME_PLACE, maxIters=500)
     if similarity is None:
         return [], 0

@@ -88,7 +88,6 @@ class Candidate(NamedTuple):
     first: int
     second: int
     mirrored: bool
-    maps: list[np.ndarray]
     places: int
 
 
@@ -140,9 +139,7 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint], progress: Progress
     progress = progress or (lambda items, total, text: items)
 
     def score(candidate: Candidate) -> float:
-        one, two = _decode(prints[candidate.first]), _decode(prints[candidate.second])
-        two = cv2.flip(two, 1) if candidate.mirrored else two
-        return max(registered_correlation(one, two, matrix) for matrix in candidate.maps)
+        return _correlation(prints[candidate.first], prints[candidate.second], candidate.mirrored)
 
     candidates = _candidates(prints, progress)
     scores = progress(read_ahead(score, candidates, ahead=64), len(candidates), "near-duplicates: verify")
@@ -152,6 +149,28 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint], progress: Progress
             first, second = sorted((places[candidate.first], places[candidate.second]))
             best[first, second] = max(correlation, best.get((first, second), 0.0))
     return [Pair(first, second, correlation) for (first, second), correlation in sorted(best.items())]
+
+
+def _correlation(first: Fingerprint, second: Fingerprint, mirrored: bool) -> float:
+    """Score of a candidate, -1..1; it depends on no other image."""
+    order = MIRRORED if mirrored else slice(None)
+    matches = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(
+        _unit(first.descriptors), _unit(second.descriptors[:, order])
+    )
+    p = first.points[[match.queryIdx for match in matches]]
+    q = _points(second, [match.trainIdx for match in matches], mirrored)
+    maps, _ = maps_between(p, q)
+    one, two = _decode(first), _decode(second)
+    two = cv2.flip(two, 1) if mirrored else two
+    return max((registered_correlation(one, two, matrix) for matrix in maps), default=0.0)
+
+
+def _points(found: Fingerprint, rows: Sequence[int] | np.ndarray, mirrored: bool) -> np.ndarray:
+    """Float32 (rows, 2): some keypoints of an image or of its mirror image."""
+    points = found.points[rows]
+    if mirrored:
+        points[:, 0] = found.width - 1 - points[:, 0]
+    return points
 
 
 def _decode(found: Fingerprint) -> np.ndarray:
@@ -174,13 +193,11 @@ def _candidates(prints: Sequence[Fingerprint], progress: Progress) -> list[Candi
     for start, end in zip(starts[enough], ends[enough], strict=True):
         rows = order[start:end]
         first, second, mirror = int(image[a[rows[0]]]), int(image[b[rows[0]]]), bool(mirrored[rows[0]])
-        p = prints[first].points[a[rows] - begins[first]]
-        q = prints[second].points[b[rows] - begins[second]]
-        if mirror:
-            q = np.column_stack([prints[second].width - 1 - q[:, 0], q[:, 1]])
-        maps, places = maps_between(p, q)
-        if maps:
-            found.append(Candidate(first, second, mirror, maps, places))
+        p = _points(prints[first], a[rows] - begins[first], False)
+        q = _points(prints[second], b[rows] - begins[second], mirror)
+        _, places = maps_between(p, q)
+        if places >= MIN_PLACES:
+            found.append(Candidate(first, second, mirror, places))
     return _best(found, count)
 
 
