@@ -31,7 +31,7 @@ _LABEL_WORDS = {
 
 
 def parse_label(word: object) -> str:
-    """Return the label that ``word`` means, whatever its case.
+    """Return the label that ``word`` means, in upper or lower case.
 
     Raises:
         ValueError: if it is none of the known words.

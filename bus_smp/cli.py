@@ -25,10 +25,10 @@ COMMANDS = {
     "crosseval": "Score a run on data sets it never saw.",
     "evaluate": "Score a run on its own test split.",
     "compare": "Compare two runs image by image.",
-    "report": "Write all that was found about one or several runs as one page.",
+    "report": "Write everything that was found about one or several runs as one page.",
     "predict": "Segment images: colour masks, overlays, one CSV row per image.",
     "export": "Write a run's network as a file that runs without bus_smp.",
-    "info": "Say what a checkpoint, run folder or manifest is, at once.",
+    "info": "Describe a checkpoint, run folder or manifest at once.",
     "demo": "Do the whole job on synthetic data.",
     "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
 }
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
             stopping.finish()
         except BaseException as error:
             # a library that is interrupted may raise another error
-            if stopping.heard():
+            if stopping.received_signal():
                 raise KeyboardInterrupt from error
             raise
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except BusSmpError as error:
         who = "" if ranks.is_first() else f" of process {ranks.rank()}"
-        if not ranks.is_told(error):
+        if not ranks.is_shown_by_first(error):
             click.echo(f"Error{who}: {error}", err=True)
         sys.exit(1)
     except RuntimeError as error:

@@ -133,11 +133,11 @@ def test_albumentations_is_imported_in_one_file():
 
 
 @pytest.mark.parametrize("module", sorted(name for name in _modules() if name and _is_torch_free(name)))
-def test_words_storehouse_and_gallery_name_no_torch(module):
+def test_torch_free_rooms_name_no_torch(module):
     assert not any(i.split(".")[0] in ("torch", "torchvision", "timm") for i in _imports(_modules()[module]))
 
 
-def test_importing_the_whole_storehouse_and_gallery_loads_no_torch():
+def test_importing_the_torch_free_rooms_loads_no_torch():
     low = [f"bus_smp.{name}" for name in _modules() if name and _is_torch_free(name)]
     code = (
         f"import sys, importlib; [importlib.import_module(m) for m in {low!r}]; print('torch' in sys.modules)"

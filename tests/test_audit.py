@@ -146,7 +146,7 @@ def test_one_coloured_mask_makes_the_format_color(tmp_path):
     assert guess_mask_format([tmp_path / "black.png", tmp_path / "green.png"]) == "color"
 
 
-def test_rows_come_in_natural_order_whatever_the_order_of_the_records(tmp_path):
+def test_rows_come_in_natural_order_from_records_in_any_order(tmp_path):
     for name in ("x2", "x10", "x1"):
         write_case(tmp_path, name)
     assert list(audit(tmp_path, record("x10"), record("x2"), record("x1"))) == ["x1", "x2", "x10"]

@@ -191,7 +191,7 @@ def test_brightness_and_contrast_have_the_same_distribution_and_are_relative_to_
         assert pair.min() >= 60 * 0.7 - 21 and pair.max() <= 140 * 1.3 + 20
 
 
-def test_no_draw_is_tied_to_another():
+def test_draws_are_independent():
     """Flips, angle, scale and both shifts, read off the images that all of them changed."""
     image, _ = compass()
     settings = {**GEOMETRY, "rotate": 10, "scale": 0.1, "elastic": 0, "vertical_flip": 0.5}

@@ -50,7 +50,7 @@ def test_augmentation_is_the_same_for_benign_and_malignant(augmented):
         assert np.array_equal(exchange[plain_mask], other_mask) and not empty_mask.any()
 
 
-def test_augmentation_is_a_function_of_its_seed_alone(augmented):
+def test_augmentation_depends_only_on_its_seed(augmented):
     image, mask = picture()
     augment = augmented(**STRONG)
     first = [augment(image, mask, (42, 1, position)) for position in range(6)]

@@ -146,7 +146,7 @@ def test_a_mask_is_read_as_it_was_meant_or_named_with_the_reason(kind, tmp_path)
 
 
 @pytest.mark.parametrize("kind", corpus.SPECIAL)
-def test_what_is_no_file_is_named_and_never_waited_for(kind, tmp_path):
+def test_what_is_no_file_is_named_and_does_not_block(kind, tmp_path):
     make, reason = corpus.SPECIAL[kind]
     image = tmp_path / "image.png"
     image.write_bytes(KINDS[0].content)
@@ -293,7 +293,7 @@ def test_a_table_is_read_like_the_plain_one_or_refused_and_nothing_is_written(ki
         assert (frame["excluded"] == "").all()
 
 
-def test_a_table_that_is_no_file_is_named_and_not_waited_for(tmp_path):
+def test_a_table_that_is_no_file_is_named_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "folder.csv").mkdir()
     for name in ("pipe.csv", "folder.csv", "none.csv", "x" * 300 + ".csv"):
@@ -328,7 +328,7 @@ def test_images_of_odd_names_are_used_and_listed_under_their_own_or_named(named,
     assert refused["excluded"].str.contains("cannot stand in a manifest; rename the file").all()
 
 
-def test_names_that_differ_in_case_or_composition_alone_are_told_apart_or_named(tmp_path):
+def test_names_that_differ_only_in_case_or_composition_get_two_results_or_are_named(tmp_path):
     root = tmp_path / "BUS-UCLM"
     twins = [
         "ABCD_000",
@@ -432,7 +432,7 @@ HURT_MANIFESTS = {
 
 
 @pytest.mark.parametrize("name", HURT_MANIFESTS)
-def test_a_hurt_manifest_stops_the_training(name, small, tmp_path):
+def test_a_damaged_manifest_stops_the_training(name, small, tmp_path):
     hurt, reason = HURT_MANIFESTS[name]
     shutil.copytree(small / "data_manifests", tmp_path / "data_manifests")
     table = tmp_path / "data_manifests" / "own.csv"

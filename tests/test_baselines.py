@@ -54,7 +54,7 @@ def test_a_black_frame_is_not_taken_for_a_lesion():
     assert mask[:52].sum() == mask[:, :52].sum() == 0
 
 
-def test_the_blob_is_the_same_every_time_and_the_image_is_left_alone():
+def test_the_blob_is_the_same_every_time_and_the_image_is_unchanged():
     image, _ = _scan()
     before = image.copy()
     assert np.array_equal(largest_dark_blob(image), largest_dark_blob(image[:, ::-1][:, ::-1]))

@@ -162,7 +162,7 @@ def _estimate(drawn, kinds=None, point=0.5, **more):
     return estimate(found, kinds, np.arange(20), np.zeros(20, int), 0.95, 20, **more)
 
 
-def test_where_there_is_no_honest_interval_there_is_none_and_the_reason_is_said():
+def test_where_no_honest_interval_exists_there_is_none_but_a_reason():
     fine = np.random.default_rng(0).random(1000)
     assert _estimate(fine)["low"] is not None
     few = _estimate(fine, (np.ones(20), np.repeat([1.0, 0.0], [4, 16])))
@@ -227,5 +227,5 @@ def test_the_95_percent_interval_of_a_clustered_sample_holds_the_truth_in_95_per
 
 
 @pytest.mark.parametrize(("make", "truth"), [(_mean, 0.6), (_rate, 0.5), (_auc, TRUE_AUC)])
-def test_images_drawn_one_by_one_promise_more_than_they_know(make, truth):
+def test_images_drawn_one_by_one_give_intervals_that_are_too_narrow(make, truth):
     assert _coverage(make, truth, 100, by_image=True) < 0.85

@@ -108,7 +108,7 @@ def test_weights_are_written_as_float32(written, tmp_path):
     assert weights_sha256(tmp_path / "half.safetensors") == weights_sha256(half)
 
 
-def test_the_hash_of_the_weights_is_that_of_the_file_whatever_it_tells_about_them(model, written, tmp_path):
+def test_the_hash_of_the_weights_does_not_depend_on_the_header(model, written, tmp_path):
     write_checkpoint(tmp_path / "other.safetensors", model, {**ABOUT, "epoch": 8})
     assert sha256(tmp_path / "other.safetensors") != sha256(written)
     assert weights_sha256(written) == weights_sha256(tmp_path / "other.safetensors") == weights_sha256(model)
@@ -143,7 +143,7 @@ def test_the_header_is_read_without_torch_or_numpy(written):
 
 
 @pytest.mark.parametrize("kept", [0.999, 0.5, 0.002])
-def test_a_truncated_file_is_said_to_be_truncated(written, tmp_path, kept):
+def test_a_truncated_file_is_reported_as_truncated(written, tmp_path, kept):
     data = written.read_bytes()
     short = tmp_path / "short.safetensors"
     short.write_bytes(data[: int(len(data) * kept)])
@@ -153,19 +153,19 @@ def test_a_truncated_file_is_said_to_be_truncated(written, tmp_path, kept):
             read(short)
 
 
-def test_a_header_cut_short_is_said_to_be_truncated(written, tmp_path):
+def test_a_header_cut_short_is_reported_as_truncated(written, tmp_path):
     (tmp_path / "short.safetensors").write_bytes(written.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="is truncated: 100 of"):
         read_header(tmp_path / "short.safetensors")
 
 
-def test_a_file_too_long_is_said_to_be_damaged(written, tmp_path):
+def test_a_file_too_long_is_reported_as_damaged(written, tmp_path):
     (tmp_path / "long.safetensors").write_bytes(written.read_bytes() + b"123")
     with pytest.raises(CheckpointError, match="3 bytes too long"):
         read_header(tmp_path / "long.safetensors")
 
 
-def test_offsets_with_a_gap_are_said_to_be_damaged(written, tmp_path):
+def test_offsets_with_a_gap_are_reported_as_damaged(written, tmp_path):
     def shift(header):
         header["heads.0.0.bias"]["data_offsets"][0] += 4
 
@@ -173,7 +173,7 @@ def test_offsets_with_a_gap_are_said_to_be_damaged(written, tmp_path):
         read_header(rewrite_header(written, tmp_path / "gap.safetensors", shift))
 
 
-def test_a_tensor_of_another_shape_than_its_bytes_is_said_to_be_damaged(written, tmp_path):
+def test_a_tensor_of_another_shape_than_its_bytes_is_reported_as_damaged(written, tmp_path):
     def widen(header):
         header["heads.0.0.bias"]["shape"] = [4]
 

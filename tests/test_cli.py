@@ -57,7 +57,7 @@ def test_make_manifest_imports_no_torch(bus_uclm_tree, tmp_path):
     assert "torch" not in loaded
 
 
-def test_the_list_of_commands_says_what_each_command_says_of_itself():
+def test_the_list_of_commands_holds_the_first_line_of_each_command():
     context = click.Context(door)
     for name, line in COMMANDS.items():
         command = door.get_command(context, name)
@@ -65,7 +65,7 @@ def test_the_list_of_commands_says_what_each_command_says_of_itself():
         assert command.help.split("\n\n")[0].replace("\n", " ").strip() == line
 
 
-def test_every_command_and_every_option_is_told_in_the_readme_or_docs():
+def test_every_command_and_every_option_is_in_the_readme_or_docs():
     text = "".join(
         path.read_text(encoding="utf-8") for path in (REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"))
     )

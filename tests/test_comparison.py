@@ -140,7 +140,7 @@ def test_a_run_is_as_good_as_itself():
         assert one["low"] is None
 
 
-def test_an_image_where_one_run_alone_has_a_distance_is_left_out_of_both_and_counted():
+def test_an_image_where_only_one_run_has_a_distance_is_left_out_of_both_and_counted():
     random = np.random.default_rng(0)
     a = random_table(60, 20, 13).assign(hd95_lesion=random.random(60))
     b = a.assign(hd95_lesion=random.random(60))
@@ -154,7 +154,7 @@ def test_an_image_where_one_run_alone_has_a_distance_is_left_out_of_both_and_cou
         assert one[key] == pytest.approx(without[key])
 
 
-def test_with_few_patients_no_p_can_be_small_and_that_is_said():
+def test_with_few_patients_no_p_can_be_small_and_a_note_explains_it():
     a = clustered_table(4, 6, 0)
     b = a.assign(dice_lesion=a["dice_lesion"] - 0.3)
     comparison = compare(a, b, draws=100)
@@ -278,7 +278,7 @@ def test_compare_imports_no_torch(runs):
     assert result.stdout.splitlines()[-1] == "False"
 
 
-def test_what_cannot_be_compared_is_said_with_the_command_to_type(runs):
+def test_what_cannot_be_compared_is_an_error_with_the_command_to_type(runs):
     table = random_table(60, 20, 15)
     crosseval = "bus-smp crosseval --run one --target busi"
 

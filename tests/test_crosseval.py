@@ -55,7 +55,7 @@ def test_the_folder_holds_tables_figures_and_a_mask_for_every_image(crossed, man
     assert json.loads((folder / "summary.json").read_text()) == summary
 
 
-def test_every_number_can_be_made_again_from_the_tables_alone(crossed):
+def test_every_number_can_be_computed_again_from_the_tables(crossed):
     folder, summary = crossed
     table = read_per_image(folder / "per_image.csv")
     assert summarise(table) == summary["summaries"]["model"]
@@ -94,14 +94,14 @@ def test_empty_references_have_empty_cells_and_never_enter_dice(crossed):
     )
 
 
-def test_what_readers_must_know_is_said_in_the_summary(crossed):
+def test_what_readers_must_know_is_in_the_summary(crossed):
     _, summary = crossed
     assert any("no patient ids" in warning for warning in summary["warnings"])
     assert summary["external"] is True
     assert summary["patient_known"] is False
 
 
-def test_the_printed_table_shows_baselines_beside_the_model_and_marks_the_legacy_numbers(manifests, trained):
+def test_the_printed_table_shows_baselines_next_to_the_model_and_marks_the_legacy_numbers(manifests, trained):
     result = invoke(
         "crosseval",
         "--out",
@@ -181,7 +181,7 @@ def test_pictures_exchanged_after_the_manifest_was_made_are_not_scored(manifests
         score_images(predictor, moved, moved.used())
 
 
-def test_long_foreign_and_equal_names_get_masks_of_their_own(tmp_path):
+def test_long_foreign_and_equal_names_get_separate_masks(tmp_path):
     rows = [
         {"dataset": d, "image_id": i}
         for d in ("a", "b")
@@ -212,7 +212,7 @@ def test_all_means_every_manifest_that_is_external_and_says_which_is_not(manifes
     assert "busi: external test" in result.stdout
 
 
-def test_evaluation_computes_as_training_did_unless_told_otherwise(trained):
+def test_evaluation_computes_as_training_did_by_default(trained):
     summary = json.loads(invoke("evaluate", "--out", trained.parent, "--run", "first", "--json").stdout)
     assert summary["computed_in"]["precision"] == summary["checkpoint"]["precision"]
     assert make_engine("cpu", "auto", trained_in="fp32").precision == "fp32"
@@ -304,7 +304,7 @@ def test_reading_ahead_keeps_the_order_holds_few_and_passes_errors_on():
     assert len(loaded) <= 36
 
 
-def test_evaluate_scores_the_test_split_alone(trained):
+def test_evaluate_scores_only_the_test_split(trained):
     result = invoke("evaluate", "--out", trained.parent, "--run", "first")
     assert result.exit_code == 0, result.stderr
     scored = read_per_image(trained / "eval-bus-uclm-test" / "per_image.csv")

@@ -99,7 +99,7 @@ def test_classes_are_mixed_within_an_epoch():
     assert sum(a != b for a, b in zip(order, order[1:], strict=False)) > 6
 
 
-def test_every_epoch_mixes_the_classes_anew_and_every_cycle_its_images():
+def test_every_epoch_mixes_the_classes_again_and_every_cycle_its_images():
     labels = ["normal"] * 8 + ["benign"] * 2 + ["malignant"] * 2  # one epoch holds half of the normals
     epochs = [EpochSampler(labels, seed=42).indices(epoch).tolist() for epoch in range(0, 12, 2)]
     assert len({tuple(labels[i] for i in epoch) for epoch in epochs}) == len(epochs)
@@ -136,7 +136,7 @@ def test_the_number_of_workers_changes_no_byte_and_epochs_need_no_history(cache)
     assert epoch_of(cache, 2, epochs=(1,)) == alone[5:]
 
 
-def test_loading_leaves_the_global_random_state_alone(cache):
+def test_loading_does_not_change_the_global_random_state(cache):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     epoch_of(cache, 0)

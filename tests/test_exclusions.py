@@ -71,7 +71,7 @@ def test_drop_keeps_the_first_in_natural_order_and_names_it(tmp_path):
     assert excluded(rows) == {"a": "", "b": "duplicate: of a", "c": "", "d": ""}
 
 
-def test_one_picture_many_times_is_one_group_whose_findings_grow_with_the_images_alone(tmp_path):
+def test_one_picture_many_times_is_one_group_and_its_findings_grow_linearly_with_the_images(tmp_path):
     """All pairs of 10,000 blank images would be 50 million."""
     same = [(f"i{n}", f"P{n}", "malignant" if n == 29 else "benign", 1) for n in range(30)]
     one = write_set(tmp_path / "one", same[:29], dataset="one")

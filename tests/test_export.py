@@ -269,7 +269,7 @@ def test_the_comparison_counts_what_differs():
     assert compare_networks(lambda _: logits, lambda _: changed, examples)["finite"] is False
 
 
-def test_int8_takes_its_ranges_from_training_images_alone(scratch, monkeypatch):
+def test_int8_takes_its_ranges_only_from_training_images(scratch, monkeypatch):
     seen = []
     read = exports.read_example
     monkeypatch.setattr(

@@ -101,7 +101,7 @@ def test_a_manifest_without_hashes_of_the_whole_image_is_refused(training):
         check_external(training, Manifest(unknown, {"x": training.roots["bus-uclm"]}))
 
 
-def test_crosseval_finds_moved_training_images_where_it_is_told(training, trained, tmp_path):
+def test_crosseval_finds_moved_training_images_where_it_is_shown_by_first(training, trained, tmp_path):
     clinic = _clinic(training, tmp_path, CHANGES["rescaled"])
     run = shutil.copytree(trained, tmp_path / "outputs" / "run", ignore=shutil.ignore_patterns("eval-*"))
     write_manifest(Manifest(training.frame, {"bus-uclm": tmp_path / "moved"}), run / "manifest.csv")

@@ -52,7 +52,7 @@ def test_without_deep_supervision_there_is_one_tensor_and_no_auxiliary_weight():
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 5, 64, 64)
 
 
-def test_predict_logits_is_the_main_output_and_leaves_auxiliary_heads_alone():
+def test_predict_logits_is_the_main_output_and_computes_no_auxiliary_head():
     model = small_model().eval()
     images = torch.randn(1, 3, 64, 64)
     expected = model(images)[0]

@@ -53,7 +53,7 @@ def shared_run(manifests, tmp_path_factory) -> tuple[Path, str]:
     return out, result.stdout + result.stderr
 
 
-def test_alone_nothing_is_started(monkeypatch):
+def test_without_torchrun_nothing_is_started(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "4")  # some clusters set it everywhere
     assert (ranks.rank(), ranks.count(), ranks.is_first()) == (0, 1, True)
@@ -64,7 +64,7 @@ def test_alone_nothing_is_started(monkeypatch):
 
 
 @pytest.mark.parametrize("items", [0, 1, 2, 5, 6])
-def test_what_is_shared_out_comes_back_in_order(monkeypatch, items):
+def test_shared_items_come_back_in_order(monkeypatch, items):
     monkeypatch.setenv("WORLD_SIZE", "3")
     parts = []
     for rank in range(3):
@@ -75,7 +75,7 @@ def test_what_is_shared_out_comes_back_in_order(monkeypatch, items):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_draw_the_batches_of_one(count):
+def test_processes_together_draw_the_batches_of_one_process(count):
     whole = EpochSampler(["benign"] * 9 + ["normal"] * 14, seed=3)
     shares = [RankSampler(whole, 8, rank, count) for rank in range(count)]
     for sampler in shares:
@@ -88,7 +88,7 @@ def test_processes_draw_the_batches_of_one(count):
         assert together == list(whole)[batch * 8 : (batch + 1) * 8]
 
 
-def test_two_processes_speak_with_one_voice(shared_run):
+def test_two_processes_print_and_write_as_one(shared_run):
     _, shown = shared_run
     assert shown.count("Training ") == 1 and shown.count("best validation lesion Dice") == 1
     assert shown.count("epoch 1/1") == 1
@@ -157,7 +157,7 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_continues_it(manifests, 
         pytest.param("train.lr=1e30", "the loss became", marks=pytest.mark.slow),
     ],
 )
-def test_an_error_is_told_once_and_ends_the_job(manifests, tmp_path, setting, words):
+def test_an_error_is_shown_once_and_ends_the_job(manifests, tmp_path, setting, words):
     options = settings_options(manifests, setting, "train.precision=fp32")
     result = torchrun("train", "--out", tmp_path, "--run", "x", *options)
     assert result.returncode != 0
@@ -172,7 +172,7 @@ def test_an_error_of_the_first_process_reaches_all():
         "def fail(): raise ConfigError('no room', hint='make some')\n"
         "with ranks.together():\n"
         "    try: ranks.on_first(fail)\n"
-        "    except ConfigError as error: told = [error.what, error.hint, ranks.is_told(error)]\n"
+        "    except ConfigError as error: told = [error.what, error.hint, ranks.is_shown_by_first(error)]\n"
         "    os.write(1, f'{ranks.gather(told)[ranks.rank()]}\\n'.encode())\n"  # whole: two processes write
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

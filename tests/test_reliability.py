@@ -54,7 +54,7 @@ def _expected_error(truth, probability, bins):
     return sum(gaps)
 
 
-def test_the_calibration_error_is_its_formula_however_the_images_are_fed():
+def test_the_calibration_error_is_its_formula_in_any_order_of_the_images():
     whole, first, second = Reliability(), Reliability(), Reliability()
     truths, scores = [], []
     for seed in range(6):

@@ -385,7 +385,7 @@ PLACES = """\
         "``` x",
     ],
 )
-def test_a_value_is_text_wherever_it_stands(text, tmp_path):
+def test_a_value_is_text_in_every_place(text, tmp_path):
     pixel = tmp_path / "x.png"
     Image.new("L", (1, 1)).save(pixel)
     page = _Page(page_html(templates({"text": text}).from_string(PLACES).render(), text, {"x.png": pixel}))

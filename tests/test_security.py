@@ -116,7 +116,7 @@ def test_a_harmless_cell_is_no_formula_and_gives_its_text_back(text):
 
 
 @pytest.mark.parametrize("text", ["-1", "+2.5", "-.5e-3", "3", "-1,5"])
-def test_a_number_is_left_as_it_is(text):
+def test_a_number_is_unchanged(text):
     assert harmless(text) == text
 
 
@@ -184,7 +184,7 @@ def test_an_evaluation_of_hostile_names_stays_in_its_folder_and_its_tables_hold_
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300))
-def test_the_mask_of_any_image_lies_in_its_data_sets_folder(name):
+def test_the_mask_of_any_image_is_in_its_data_sets_folder(name):
     folder = Path("run/eval")
     path = mask_path(folder, {"dataset": "demo", "image_id": name})
     assert (
@@ -261,7 +261,7 @@ def test_a_hostile_file_is_no_checkpoint(name, image, tmp_path):
         assert "best.safetensors" in ended(invoke(*arguments), 1)
 
 
-def test_a_pipe_is_no_checkpoint_and_not_waited_for(tmp_path):
+def test_a_pipe_is_no_checkpoint_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "best.safetensors")
     assert "pipe" in ended(invoke("info", tmp_path / "best.safetensors"), 1)
 
@@ -393,7 +393,7 @@ def test_an_export_reads_no_file_outside_its_folder(place, suffix, tmp_path):
     path.parent.mkdir()
     (path.parent / "link").symlink_to(tmp_path / "secret")
     path.write_bytes(_exported(str(tmp_path / "secret") if place == "absolute" else place))
-    told = "takes its weights from another file" if suffix == ".onnx" else "is no OpenVINO file"
+    told = "reads its weights from another file" if suffix == ".onnx" else "is no OpenVINO file"
     for load in (load_onnx, load_openvino) if suffix == ".onnx" else (load_openvino,):
         with pytest.raises(CheckpointError, match=told):
             load(path)
@@ -461,7 +461,7 @@ def test_half_a_character_in_a_sidecar_is_named(manifests, tmp_path):
         read_manifest(tmp_path / "bus-uclm.csv", images=False)
 
 
-def test_settings_that_are_no_file_are_not_waited_for(tmp_path):
+def test_settings_that_are_no_file_do_not_block(tmp_path):
     os.mkfifo(tmp_path / "own.yaml")
     assert "pipe" in ended(invoke("train", "--config", tmp_path / "own.yaml"), 1)
 
@@ -480,7 +480,7 @@ def test_a_run_is_a_name_and_not_a_place(name, manifests, tmp_path):
 
 
 @pytest.mark.parametrize("run", ["../elsewhere", "/etc", 3])
-def test_an_experiment_names_runs_beside_it_alone(run, trained, tmp_path):
+def test_an_experiment_may_name_only_runs_next_to_it(run, trained, tmp_path):
     folder = tmp_path / "outputs" / "exp"
     folder.mkdir(parents=True)
     (folder / "experiment.json").write_text(json.dumps({"members": [{"run": run, "seed": 1, "fold": None}]}))

@@ -127,7 +127,7 @@ def test_solidity_of_an_l_is_its_pixels_over_those_in_the_triangle_it_spans():
     assert lesion_shape(corner)["solidity"] == 9 / 15
 
 
-def test_area_is_of_all_lesions_and_the_rest_of_the_largest_alone_also_where_another_lies_in_its_box():
+def test_area_is_of_all_lesions_and_shape_only_of_the_largest_even_with_another_in_its_box():
     mask = np.zeros((30, 40), np.uint8)
     mask[2:22, 2] = mask[21, 2:12] = 1
     alone = lesion_shape(mask)
@@ -148,7 +148,7 @@ def test_a_missed_lesion_has_no_size_rather_than_size_zero():
 
 @settings(max_examples=50, deadline=None)
 @given(pair=mask_pairs())
-def test_shape_knows_neither_class_nor_place(pair):
+def test_shape_depends_neither_on_class_nor_on_place(pair):
     truth, prediction = pair
     row = _row(truth, prediction)
     of_one_class = _row((truth > 0).astype(np.uint8), (prediction > 0) * np.uint8(2))

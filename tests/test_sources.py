@@ -105,7 +105,7 @@ def test_every_image_and_mask_exists_and_no_path_is_absolute(name, tree):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_records_come_in_natural_order_whatever_the_file_system_says(name, tree, monkeypatch):
+def test_records_come_in_natural_order_on_any_file_system(name, tree, monkeypatch):
     source = load_source(name)
     before = list(source.records(tree))
     assert before == sorted(before, key=lambda r: natural_key(r.image_id))
@@ -114,7 +114,7 @@ def test_records_come_in_natural_order_whatever_the_file_system_says(name, tree,
     assert list(source.records(tree)) == before
 
 
-def test_natural_order_counts_and_ignores_case():
+def test_natural_order_compares_numbers_and_ignores_case():
     names = ["a", "a1", "A2", "a10", "b (1)", "b (1)_mask", "B (2)", "b (10)"]
     shuffled = names[::-1]
     assert sorted(shuffled, key=natural_key) == names
@@ -232,7 +232,7 @@ def test_bus_uclm_is_read_with_all_its_oddities(bus_uclm_tree):
     assert tests == {"COPE", "ANFO", "ELCO", "CRCI", "FLKA"} == load_source("bus-uclm").OFFICIAL_TEST
 
 
-def test_a_copy_beside_its_original_is_kept_with_the_reason_and_one_in_its_place_is_used(bus_uclm_tree):
+def test_a_copy_next_to_its_original_is_excluded_and_one_in_its_place_is_used(bus_uclm_tree):
     found = read("bus-uclm", bus_uclm_tree)
     copy = found["SIBA_001 (1)"]
     assert problem(copy) == "copy: copy of SIBA_001.png" and copy.image == "images/SIBA_001 (1).png"
@@ -296,7 +296,7 @@ def test_info_csv_is_read_in_every_dialect(uclm, bus_uclm_tree, encoding, separa
 @pytest.mark.parametrize(
     ("word", "flagged"), [("Y", 1), ("y ", 1), (" YES", 1), ("No", 0), (" no ", 0), ("", 0), ("N", 0)]
 )
-def test_yes_is_understood_however_it_is_written(uclm, word, flagged):
+def test_yes_is_understood_in_every_spelling(uclm, word, flagged):
     text = (uclm / "INFO.csv").read_text(encoding="utf-8-sig")
     lines = [
         f"ALWI_000.png;1x1;benign;{word};No;No" if ln.startswith("ALWI_000") else ln
@@ -327,7 +327,7 @@ def test_an_image_without_row_is_labelled_by_its_mask_and_says_so(uclm):
     assert not any(r.flags == ("label_from_mask",) for r in found.values() if r.patient_id != "RODU")
 
 
-def test_an_unknown_label_excludes_its_row_alone(uclm):
+def test_an_unknown_label_excludes_only_its_row(uclm):
     text = (uclm / "INFO.csv").read_text(encoding="utf-8-sig")
     (uclm / "INFO.csv").write_text(text.replace("HUBL_000.png;96x72;Benign", "HUBL_000.png;96x72;Bening"))
     found = read("bus-uclm", uclm)
@@ -388,7 +388,7 @@ def test_busi_is_read_with_all_its_oddities(busi_tree):
     assert Counter(modes.values())["1"] == 18
 
 
-def test_a_copy_in_busi_is_told_from_its_own_numbers(busi):
+def test_a_copy_in_busi_is_distinguished_from_its_own_numbers(busi):
     inside = busi / "benign"
     shutil.copy(inside / "benign (1).png", inside / "benign (1) (1).png")
     shutil.copy(inside / "benign (1)_mask.png", inside / "benign (1)_mask (1).png")
@@ -550,7 +550,7 @@ def test_breast_pixel_sizes_are_in_mm_whichever_unit_the_table_has(breast):
     assert [r.pixel_mm for r in read("breast", breast).values()] == ["0.07", "0.07", "", "", ""]
 
 
-def test_breast_table_may_lie_beside_the_images_or_be_a_csv(breast, breast_tree):
+def test_breast_table_may_be_next_to_the_images_or_be_a_csv(breast, breast_tree):
     table = next(breast.parent.glob("*.xlsx"))
     rows = list(openpyxl.load_workbook(table).active.iter_rows(values_only=True))
     table.unlink()
@@ -574,7 +574,7 @@ def test_breast_masks_that_are_missing_exclude_their_image(breast):
 # ---- the synthetic trees themselves
 
 
-def test_synthetic_pixels_depend_on_the_seed_and_the_name_alone(bus_uclm_tree, tmp_path):
+def test_synthetic_pixels_depend_only_on_the_seed_and_the_name(bus_uclm_tree, tmp_path):
     small = {"ANAT": synthetic.UCLM_PATIENTS["ANAT"], "ALWI": "BB"}
     same, other = (
         synthetic.write_bus_uclm(tmp_path / str(seed), small, size=(96, 72), seed=seed) for seed in (0, 1)

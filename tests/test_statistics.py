@@ -92,7 +92,7 @@ def test_image_auc_agrees_with_scikit_learn_ties_included():
     assert among["low"] < among["mean"] < among["high"]
 
 
-def test_the_bootstrap_gives_the_same_whatever_the_size_of_its_blocks(monkeypatch):
+def test_the_size_of_its_blocks_does_not_change_the_bootstrap(monkeypatch):
     table = random_table(60, 15, 0)
     whole = summarise(table, draws=300)
     monkeypatch.setattr("bus_smp.statistics.bootstrap.BLOCK_CELLS", 60 * 64)
@@ -121,7 +121,7 @@ def test_the_same_group_name_in_two_data_sets_is_two_groups():
     assert summarise(table, draws=0)["counts"]["groups"] == 8
 
 
-def test_where_there_is_no_interval_the_reason_is_said():
+def test_where_there_is_no_interval_there_is_a_reason():
     one = summarise(_small().query("group_id == 'a'"), draws=100)
     assert one["metrics"]["dice_lesion"]["low"] is None
     assert one["metrics"]["dice_lesion"]["no_interval"] == "no interval: one patient"
@@ -212,7 +212,7 @@ def test_calls_are_those_of_the_stored_thresholds_and_undefined_without_one():
     assert rates["called_specificity_90"]["mean"] == pytest.approx(3 / 4)  # the benign score of .6
 
 
-def test_strata_hold_the_numbers_of_their_images_alone():
+def test_strata_hold_the_numbers_of_only_their_images():
     table = random_table(120, 30, 6)
     table["flags"] = ["marks|duplicate:x" if index % 3 == 0 else "" for index in range(120)]
     table.loc[table.index % 2 == 0, "dataset"] = "other"
@@ -259,7 +259,7 @@ def test_shapes_are_compared_where_the_lesion_was_found_and_what_is_undefined_is
     assert list(summarise(table.iloc[5:], draws=0)["agreement"]) == list(SHAPES)
 
 
-def test_a_rare_label_is_given_its_share_of_every_draw_and_that_is_said():
+def test_a_rare_label_gets_its_share_of_every_draw_and_the_summary_names_it():
     table = random_table(90, 30, 8)
     table["label"] = ["malignant" if int(group[1:]) < 6 else "benign" for group in table["group_id"]]
     summary = summarise(table, draws=300)

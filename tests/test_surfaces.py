@@ -50,7 +50,7 @@ def test_all_three_agree_with_every_distance_between_border_pixels_in_both_ways_
 
 @settings(max_examples=150, deadline=None)
 @given(pair=mask_pairs())
-def test_a_row_holds_each_target_as_if_it_were_measured_alone(pair):
+def test_a_row_holds_for_each_target_what_measuring_only_it_gives(pair):
     row = surface_row(*pair)
     assert tuple(row) == SURFACE_COLUMNS
     for target, classes in TARGETS.items():

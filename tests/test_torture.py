@@ -167,7 +167,7 @@ def test_a_signal_at_the_start_is_one_line(manifests, tmp_path, number):
     assert not list(tmp_path.glob("*/*"))
 
 
-def test_ctrl_c_is_the_trainings_business_and_not_its_loaders(manifests, tmp_path):
+def test_only_the_training_reacts_to_ctrl_c_and_not_its_loaders(manifests, tmp_path):
     """The terminal sends it to all of them: each loader would show a traceback of its own."""
     hear_ctrl_c()
     options = settings_options(manifests, "train.epochs=500", "runtime.workers=2")
@@ -212,7 +212,7 @@ else:
 
 
 @pytest.mark.parametrize("how", ["waits", "swallows", "loses"])
-def test_who_cannot_hear_the_signal_ends_all_the_same(how):
+def test_a_process_that_cannot_handle_the_signal_ends_anyway(how):
     """Waiting in compiled code, an exception that somebody swallows, one that is lost in a destructor."""
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -235,7 +235,7 @@ print("went on", flush=True)
 """
 
 
-def test_a_signal_during_an_import_ends_at_once_whoever_would_swallow_it(tmp_path):
+def test_a_signal_during_an_import_ends_the_process_at_once(tmp_path):
     (tmp_path / "optional.py").write_text(SWALLOWS)
     code = "from bus_smp.system import signals\nsignals.GRACE = 1000\nsignals.listen('Stopped.')\nimport optional\n"
     process = subprocess.Popen(
@@ -261,7 +261,7 @@ time.sleep(600)
 """
 
 
-def test_who_serves_a_parent_that_is_killed_ends_with_it():
+def test_a_child_ends_with_its_killed_parent():
     process = subprocess.Popen([sys.executable, "-c", FOLLOWS], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.kill()

@@ -228,7 +228,7 @@ def other_run(manifests, tmp_path_factory):
     return out / "other"
 
 
-def test_files_of_another_run_never_pass_for_this_ones(manifests, trained, other_run, tmp_path):
+def test_files_of_another_run_are_refused(manifests, trained, other_run, tmp_path):
     def train(name, exchange):
         folder = shutil.copytree(trained, tmp_path / name)
         exchange(folder)
@@ -353,7 +353,7 @@ def test_without_a_network_imagenet_weights_are_refused_with_a_way_out(manifests
     assert followed.exit_code == 0, "the way out that the error names works in the same folder"
 
 
-def test_the_weights_of_a_run_are_no_start_for_another(manifests, trained, tmp_path):
+def test_the_weights_of_a_run_are_refused_as_encoder_weights(manifests, trained, tmp_path):
     """Else a network could be tested as external on what its first training has seen."""
     options = settings_options(manifests, f"model.encoder_weights={trained / 'best.safetensors'}")
     result = invoke("train", "--out", tmp_path, "--run", "x", *options)

@@ -58,9 +58,9 @@ def command(
     """Score a run on data sets it never saw.
 
     All images of the target that its manifest does not exclude are scored, whole and at native
-    size; next to the model stand the trivial baselines. A target that shares a data set, a patient or
-    a picture with the training data is refused, and near-duplicates (--root NAME=FOLDER where the
-    training images have moved). Writes outputs/<run>/eval-<data set>-all/; of an experiment, mean and sd
+    size; so are the trivial baselines. A target that shares a data set, a patient, a picture or a
+    near-duplicate with the training data is refused (--root NAME=FOLDER where the training images
+    have moved). Writes outputs/<run>/eval-<data set>-all/; of an experiment, mean and sd
     over its runs.
 
     --matrix writes outputs/matrix/matrix.csv, .json and .png: what a run was trained on is marked

@@ -17,7 +17,7 @@ from bus_smp.commands.printing import print_summaries
     type=click.Choice(["test", "val"]),
     default="test",
     show_default=True,
-    help="val is what the best epoch was chosen by: its numbers are optimistic.",
+    help="Split to score. The best epoch was chosen on val, so its numbers are optimistic.",
 )
 def command(
     run: str | None,
@@ -33,10 +33,10 @@ def command(
     """Score a run on its own test split.
 
     The images come from the same hospital and scanner as the training images. crosseval shows how
-    the model does elsewhere. Whole images are scored at native size; next to the model stand the
-    trivial baselines. Writes outputs/<run>/eval-<data set>-<split>/.
+    the model does elsewhere. Whole images are scored at native size; so are the trivial baselines.
+    Writes outputs/<run>/eval-<data set>-<split>/.
 
-    Of an experiment every run is scored, unless it was already. The test folds of a cross-validation
+    For an experiment, every run that is not scored yet is scored. The test folds of a cross-validation
     become one table of out-of-fold predictions, eval-<data set>-oof/; several seeds, mean and sd.
     """
     from bus_smp.evaluation.scoring import Scorer

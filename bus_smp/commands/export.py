@@ -31,8 +31,8 @@ def command(
     """Write a run's network as a file that runs without bus_smp.
 
     Writes outputs/<run>/export/model.onnx, .xml with .bin (OpenVINO) or .pth: the full-size head, for any number and size of images, with the checkpoint's header inside. The file is then run on real
-    images beside the weights; if fewer than 99.95 % of the pixels agree, or lesion Dice moves by more than 0.001,
-    nothing is kept. The comparison stands beside the file as JSON.
+    images next to the weights; if fewer than 99.95 % of the pixels agree, or lesion Dice moves by more than 0.001,
+    nothing is kept. The comparison is written next to the file as JSON.
 
     --int8 takes its ranges from training images; what it costs in accuracy is measured and shown, not limited.
 

@@ -11,7 +11,7 @@ import click
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything known as JSON.")
 def command(path: Path, as_json: bool) -> None:
-    """Say what a checkpoint, run folder or manifest is, at once.
+    """Describe a checkpoint, run folder or manifest at once.
 
     PATH is a .safetensors file, a run folder, or a manifest's .csv file.
     """

@@ -1,1 +1,1 @@
-"""What a model is worth: prediction at native size, metrics, intervals, baselines."""
+"""Evaluation of runs: scoring at native size, calibration, external tests, pooling, the matrix."""

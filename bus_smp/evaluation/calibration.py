@@ -23,7 +23,7 @@ from bus_smp.measures.overlap import malignant_score
 from bus_smp.measures.reliability import brier_score
 from bus_smp.system.threads import read_ahead
 
-# Shares of the validation images without malignancy that an operating point leaves in peace.
+# Share of the validation images without malignancy that an operating point does not call malignant.
 SPECIFICITIES = {"specificity_90": 0.90, "specificity_95": 0.95}
 
 SCORE_COLUMNS = (
@@ -55,7 +55,7 @@ def calibrate(
     Returns:
         JSON values. ``temperature``: see ``fit_temperature``. ``threshold``: image score from which an image is called
         malignant, the one with the highest Youden's J. ``thresholds``: those that keep a specificity of 90 % and
-        95 %. Thresholds are None where the split lacks malignant or other images, and ``reason`` says so.
+        95 %. Thresholds are None where the split lacks malignant or other images, and ``reason`` gives the reason.
         ``nll_before``, ``nll_after``: mean negative log-likelihood of a pixel (nats). ``images``, ``malignant_images``,
         ``groups``: what it was fitted on; ``fitted_on``: "val".
 
@@ -170,7 +170,7 @@ def fit_thresholds(scores: np.ndarray, malignant: np.ndarray) -> dict[str, Any]:
     # From the lowest threshold up; the last one, above every score, calls no image.
     false, sensitivity, cuts = (of[::-1] for of in roc_curve(malignant, scores, drop_intermediate=False))
     cuts[-1] = np.nextafter(scores.max(), 2)
-    # Rounded: ties are ties whatever the last bit is.
+    # Rounded, so that rounding errors do not break ties.
     specificity, youden = np.round(1 - false, 12), np.round(sensitivity - false, 12)
     kept = {name: float(cuts[np.argmax(specificity >= least)]) for name, least in SPECIFICITIES.items()}
     return {"threshold": float(cuts[np.argmax(youden)]), "thresholds": kept, "reason": ""}

@@ -55,7 +55,7 @@ def check_external(training: Manifest, target: Manifest) -> None:
         if unproven:
             raise EvaluationError(
                 f"the {' and the '.join(unproven)} manifest has images without {column}: they cannot be compared",
-                hint="make it with bus-smp make-manifest (from a table of your own: --csv)",
+                hint="make it with bus-smp make-manifest (from your own table: --csv)",
             )
     for column, things in (("group_id", "groups"), ("sha256", "pictures")):
         common = set(seen[column]) & set(new[column])

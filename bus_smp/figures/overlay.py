@@ -27,7 +27,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None
     Args:
         image: uint8 (H, W, 3), RGB.
         mask: uint8 (H, W) of class indices; drawn as a see-through fill with a solid outline that
-            lies inside the area, so no pixel outside ``mask`` is touched.
+            is inside the area, so no pixel outside ``mask`` is touched.
         truth: uint8 (H, W) of class indices; drawn as a broken white outline, dashed for benign
             and dotted for malignant.
 

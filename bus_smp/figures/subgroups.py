@@ -30,7 +30,7 @@ def write_subgroups(subgroups: Mapping[str, Mapping[str, Mapping]], path: Path, 
         path: PNG to write.
         title: wrapped to the figure's width.
 
-    A hollow dot has no interval; a subgroup where the number is not defined says so.
+    A hollow dot has no interval; a subgroup where the number is not defined has a note.
     """
     title = wrap(title, PAGE - 0.2, 9)
     rows: list[tuple[str, Mapping | None]] = []

@@ -29,7 +29,7 @@ def predict_batches(
     idle: while it computes, the next batch is loaded and the last one finished.
 
     Args:
-        load: called in threads; returns the image, uint8 RGB (H, W, 3), and whatever ``finish`` needs of it. None in
+        load: called in threads; returns the image, uint8 RGB (H, W, 3), and what ``finish`` needs of it. None in
             place of the image: there is nothing to predict.
         finish: called in threads, with None as prediction where there was no image.
 

@@ -36,7 +36,7 @@ _BATCH = 8
 
 
 def export_path(run: Path, kind: str, int8: bool = False) -> Path:
-    """Return the path of a run folder's export; its record lies next to it, with ``.json`` after the name."""
+    """Return the path of a run folder's export; its record is next to it, with ``.json`` after the name."""
     return Run(run).exports_path / f"model{'-int8' if int8 else ''}{SUFFIXES[kind]}"
 
 
@@ -89,7 +89,7 @@ def export_run(
         root: where the run's images are, if they have moved.
 
     Returns:
-        The file, and its record: ``parity`` as of ``compare_networks``, sha256 of checkpoint and files.
+        The file, and its record: ``parity`` as returned by ``compare_networks``, sha256 of checkpoint and files.
 
     Raises:
         ConfigError: if there is no such int8 format, or a package is missing.

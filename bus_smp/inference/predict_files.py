@@ -73,11 +73,12 @@ def _image_files(folder: Path, skip: Path | None) -> Iterator[Path]:
             for name in sorted(files)
             if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES
         )
-    yield from (Path(error.filename) for error in closed)  # each gets a row that says why
+    # each gets a row with the reason
+    yield from (Path(error.filename) for error in closed)
 
 
 def _distinct(found: dict[Path, str]) -> list[tuple[Path, str]]:
-    """Give each file a name of its own without suffix: scan.png and scan.jpg become scan.png, scan.jpg."""
+    """Name each file without its suffix; where two names would be the same (scan.png, scan.jpg), keep the suffix."""
     names = [_writable(name) for name in found.values()]
     stems = [_writable(str(Path(name).with_suffix(""))) for name in found.values()]
     folded = [key(stem) for stem in stems]
@@ -95,7 +96,7 @@ def _distinct(found: dict[Path, str]) -> list[tuple[Path, str]]:
 
 
 def _writable(name: str) -> str:
-    """The name that results are called after: printable, and short enough for ``_overlay.png`` behind it."""
+    """The name for the results of an image: printable, and short enough to add ``_overlay.png``."""
     place, _, last = printable(name).rpartition("/")
     return f"{place}/{short_name(last, 200)}" if place else short_name(last, 200)
 
@@ -113,7 +114,7 @@ def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
     mixed = [path for path, name in images if Path(os.path.realpath(path)).parent == (there / name).parent]
     if mixed:
         raise DataError(
-            f"{folder}: results would stand among the images they are made from ({mixed[0].name})",
+            f"{folder}: results would be mixed with the images they are made from ({mixed[0].name})",
             hint="choose another folder with --to",
         )
     table = Path(folder) / TABLE
@@ -129,7 +130,7 @@ def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
 
 
 def _is_ours(table: Path) -> bool:
-    """Whether a file is a table of predictions, by its header; before bus_smp said what it computed in, that was shorter."""
+    """Whether a file is a table of predictions, by its header; that of older versions has no ``computed_in``."""
     try:
         with open_regular(table) as file:
             header = file.readline(1000).decode("utf-8", "replace").strip()
@@ -139,7 +140,7 @@ def _is_ours(table: Path) -> bool:
 
 
 def _pictures(name: str) -> tuple[str, str]:
-    """What the mask and the overlay of an image are called."""
+    """Names of the mask and the overlay of an image."""
     return f"{name}_mask.png", f"{name}_overlay.png"
 
 
@@ -166,7 +167,7 @@ def predict_files(
         One row per image in their order, columns ``COLUMNS``: areas are shares of the image in 0..1,
         ``malignant_score`` the highest malignant probability, after temperature, and ``called_malignant`` yes, no or
         empty, by the threshold; ``computed_in`` names library, precision and device. A file that cannot be read has
-        its reason in ``error`` and nothing else.
+        only the reason, in ``error``.
 
     Raises:
         DataError: if another process is predicting into this folder.
@@ -190,8 +191,9 @@ def predict_files(
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows: list[dict[str, Any]] = []
-    with _alone(folder):
-        if _is_ours(folder / TABLE):  # an earlier prediction may have been killed
+    with _locked(folder):
+        # an earlier prediction may have been killed
+        if _is_ours(folder / TABLE):
             for place in {(folder / name).parent for _, name in images}:
                 remove_leftovers(place)
         _write_table(folder, rows)
@@ -202,8 +204,8 @@ def predict_files(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two at once would leave one table for the pictures of both."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process: two at once would leave one table for the pictures of both."""
 
     def refuse() -> None:
         raise DataError(

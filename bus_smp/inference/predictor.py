@@ -170,7 +170,7 @@ class NetworkPredictor:
 class TorchNetwork:
     """A hybrid model as a ``Network``: normalisation in front, the full-size head only, batch norms folded.
 
-    The folded copy is made anew when the weights have changed, as between two validations of a training.
+    The folded copy is made again when the weights have changed, as between two validations of a training.
 
     Args:
         model: on the engine's device.

@@ -58,7 +58,7 @@ def largest_dark_blob(image: np.ndarray) -> np.ndarray:
     _, areas, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
     left, top, wide, high, area = stats.T
     inside = (left > 0) & (top > 0) & (left + wide < size[0]) & (top + high < size[1])
-    # Label 0 is what is not dark.
+    # Label 0 marks the pixels that are not dark.
     inside[0] = False
     if not inside.any():
         return nothing

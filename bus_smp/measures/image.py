@@ -34,7 +34,7 @@ def measure_image(
         EvaluationError: if the masks differ in shape, or a value is not a class index.
     """
     overlap = image_row(confusion(truth, prediction))
-    # The other measurements do not see what lies around the lesions, and their time goes with the area.
+    # The other measurements do not depend on the background around the lesions, and their time grows with the area.
     box = bounding_box((truth != BACKGROUND.index) | (prediction != BACKGROUND.index))
     truth, prediction = truth[box], prediction[box]
     lesions, components = match_lesions(

@@ -37,7 +37,7 @@ def match_lesions(
     much (Kirillov et al., CVPR 2019; at exactly .5 they would fill it, and so touch), so each has at most one partner. At .1
     a lesion may have several candidates. The best overlap then goes first, even where another choice would give
     one hit more; in return one matching holds for both thresholds, and the hits at .5 are among those at .1.
-    A component that lies on a lesion already taken is a false one: a lesion seen in pieces is found once.
+    A component on a lesion that is already matched is a false one: a lesion predicted in pieces counts as found once.
 
     Args:
         truth, prediction: uint8 (H, W) of class indices.

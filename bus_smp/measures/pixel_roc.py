@@ -18,7 +18,7 @@ _SIDE = 1 << 14
 def _cell(score: np.ndarray) -> np.ndarray:
     """Fine cell of each probability, uint32 0..2 * _SIDE - 1; not yet in the order of the probability."""
     smaller = np.minimum(score, 1 - score)
-    # A rounding error can lie beyond 0 or 1.
+    # A rounding error can lead beyond 0 or 1.
     np.maximum(smaller, 0, out=smaller)
     code = np.ascontiguousarray(smaller).view(np.uint32) >> np.uint32(16)
     code += (score > 0.5).view(np.uint8) * np.uint32(_SIDE)
@@ -31,10 +31,11 @@ def _bins_of_cells(bins: int) -> np.ndarray:
     Equal steps of p would not do: a trained network gives most pixels less than .001, all of which would
     fall into one bin, and the curve between it and (1, 1) would be a straight line.
     """
-    # The middle of the cell; +0.0 is a cell of its own with odds of 0.
+    # The middle of the cell; +0.0 is a separate cell with odds of 0.
     code = (np.arange(_SIDE, dtype=np.uint32) << np.uint32(16)) | np.uint32(1 << 15)
     smaller = np.where(code >> np.uint32(16) == 0, 0, code.view(np.float32).astype(np.float64)).clip(0, 0.5)
-    with np.errstate(divide="ignore"):  # 0 has infinite odds and belongs to the outer bins
+    # 0 has infinite odds and belongs to the outer bins
+    with np.errstate(divide="ignore"):
         odds = np.log(smaller / (1 - smaller)).clip(-_MAX_LOG_ODDS, 0)
     place = (np.concatenate([odds, -odds]) + _MAX_LOG_ODDS) * (bins / (2 * _MAX_LOG_ODDS))
     return np.minimum(place.astype(np.intp), bins - 1)

@@ -1,4 +1,4 @@
-"""Where the lesions of a mask lie: the box around them, and their connected components."""
+"""Where the lesions of a mask are: the box around them, and their connected components."""
 
 import cv2
 import numpy as np

@@ -107,7 +107,7 @@ def check_trained_on(path: str | Path, header: dict, manifest: Manifest) -> None
         header: of the weights.
 
     Raises:
-        CheckpointError: if the manifest holds other rows; where its images lie does not matter.
+        CheckpointError: if the manifest holds other rows; the folder of its images does not matter.
     """
     if header.get("manifest_sha256") != manifest.sha256:
         raise CheckpointError(
@@ -200,7 +200,7 @@ def _read_layout(path: Path) -> tuple[dict, dict[str, dict], int]:
             if size == 0:
                 raise CheckpointError(f"{path}: is empty")
             prefix = file.read(9)
-            # A header is JSON: this tells a truncated checkpoint from any other file.
+            # A header is JSON: this distinguishes a truncated checkpoint from any other file.
             if len(prefix) < 9 or prefix[8:] != b"{":
                 raise alien
             (length,) = struct.unpack("<Q", prefix[:8])

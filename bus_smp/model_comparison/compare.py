@@ -93,7 +93,7 @@ def compare(
 
 
 def _begin(name: str, plan: Comparison, folder: Path) -> Compared:
-    """Build a network and try it once; if it cannot take the encoder or the size, its note says so."""
+    """Build a network and try it once; if it cannot take the encoder or the size, its note gives the reason."""
     compared = Compared(name)
     try:
         plain = build(name, plan.encoder).eval()
@@ -115,8 +115,8 @@ def _begin(name: str, plan: Comparison, folder: Path) -> Compared:
 
 
 def _reason(error: Exception) -> str:
-    said = error.what if isinstance(error, BusSmpError) else str(error)
-    return (" ".join(said.split()) or type(error).__name__)[:160]
+    text = error.what if isinstance(error, BusSmpError) else str(error)
+    return (" ".join(text.split()) or type(error).__name__)[:160]
 
 
 def _time_backend(backend: str, compared: Sequence[Compared], plan: Comparison) -> str:

@@ -43,7 +43,7 @@ def _measure(name: str, encoder: str, size: int, batch: int, device: str, dtype:
     images = torch.zeros(batch, 3, size, size).to(engine.device, memory_format=torch.channels_last)
     with torch.inference_mode(), engine.autocast():
         if engine.device.type == "cuda":
-            # Tuning takes memory of its own, once.
+            # The first pass also needs memory for tuning.
             network(images)
             torch.cuda.synchronize()
             before = torch.cuda.memory_allocated()

@@ -57,7 +57,8 @@ class Tables:
         first, *rest = parts
         if any(list(part.baselines) != list(first.baselines) for part in rest):
             raise EvaluationError(
-                "the evaluations hold different baselines", hint="evaluate again to write them anew"
+                "the evaluations hold different baselines",
+                hint="score again: bus-smp evaluate, or bus-smp crosseval --target NAME",
             )
         return cls(
             pd.concat([part.model for part in parts], ignore_index=True),
@@ -141,7 +142,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def mask_path(folder: Path, row: Mapping[str, Any]) -> Path:
-    """Where the predicted mask of a row lies; any id becomes a file name that stays in the folder."""
+    """Path of the predicted mask of a row; any id becomes a file name that stays in the folder."""
     name = short_name(quote(row["image_id"], safe=" ()"), _LONGEST_NAME)
     return Path(folder) / layout.MASKS / row["dataset"] / f"{name}.png"
 
@@ -170,7 +171,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def remove_summary(folder: Path) -> None:
-    """Mark an evaluation as unfinished, before its tables are written anew: an old summary must not describe new tables."""
+    """Mark an evaluation as unfinished, before its tables are replaced: an old summary must not describe new tables."""
     (Path(folder) / layout.SUMMARY).unlink(missing_ok=True)
 
 

@@ -53,7 +53,7 @@ class Resampled:
 
 
 def rare_labels(severity: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Strata for drawing groups: each rare label has one of its own, so that no draw is without it.
+    """Strata for drawing groups: each rare label gets its own, so that every draw contains it.
 
     A label is rare where fewer than ``RARE`` groups have an image of it. Its stratum is the groups whose worst label
     it is; all other groups are one stratum. A stratum of fewer than ``MIN_GROUPS`` would hardly vary between draws, as if
@@ -82,7 +82,7 @@ def rare_labels(severity: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, li
 
 
 def draw_groups(stratum: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
-    """How often each group is in each draw: float (draws, groups). As many as there are, of each stratum."""
+    """How often each group is in each draw: float (draws, groups). Each stratum is drawn as often as it has groups."""
     groups = len(stratum)
     order = np.argsort(stratum, kind="stable")
     size = np.bincount(stratum)

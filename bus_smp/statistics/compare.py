@@ -33,7 +33,7 @@ def compare(
     group A and B change places, or not; if neither were better, the difference found would be one among those. All
     2^groups ways are tried with ``_MOST_EXACT`` groups or fewer; else ``permutations`` of them at random, and p =
     (as far or further + 1) / (permutations + 1) (Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 2010). ``p_holm`` allows for
-    the number of metrics (Holm, Scand. J. Stat. 1979); ``PRIMARY`` is the one question asked beforehand, and may stand by its p.
+    the number of metrics (Holm, Scand. J. Stat. 1979); ``PRIMARY`` is the one question chosen beforehand, so its p needs no correction.
 
     An image where a metric is undefined in only one of the runs (no distance, where it predicts nothing) is left out of both:
     a run that marks less is compared by HD95 where both mark something.
@@ -168,7 +168,7 @@ def _p_value(
     difference = abs(a.point - b.point)
     if np.isnan(difference) or len(changed) == 0:
         return None, None
-    # A difference as large is as large, whatever the last bit says.
+    # Rounding errors must not decide whether a difference is as large as the observed one.
     slack = 1e-12 * max(1.0, abs(a.point), abs(b.point))
     further = int((np.abs(changed) >= difference - slack).sum())
     least = min(1.0, 2.0 ** (1 - groups))
@@ -219,7 +219,7 @@ def format_comparison(comparison: Mapping[str, Any], names: Sequence[str]) -> st
     primary = comparison["metrics"][comparison["primary"]]
     lines += [
         "",
-        f"{BY_KEY[comparison['primary']].words} is the primary metric and stands by its p; of the others read Holm p.",
+        f"{BY_KEY[comparison['primary']].words} is the primary metric: read its p. For the others read Holm p.",
         f"[low, high]: {comparison['bootstrap']['confidence']:.0%} interval of the difference, bootstrap over groups.",
         f"p: two-sided, A and B swapped in whole groups, {'all' if permutation['exact'] else 'random'} "
         f"{permutation['number']:,} ways.",

@@ -27,7 +27,7 @@ class Ratio:
 
     @classmethod
     def mean(cls, values: np.ndarray) -> "Ratio":
-        """The mean of float (images,) over those that are not NaN: each image counts once, whatever its size."""
+        """The mean of float (images,) over those that are not NaN: each image counts once, large or small."""
         defined = ~np.isnan(values)
         return cls(np.where(defined, values, 0.0), defined)
 
@@ -87,7 +87,7 @@ class SensitivityAt(Auc):
     """The highest sensitivity of any threshold on the score that keeps the specificity: a step of the ROC curve.
 
     A score at or above the threshold calls the image; calling none is allowed and gives 0. Nothing is interpolated
-    between two steps: no threshold does what lies there. NaN where one kind is absent. The threshold is of these very images,
+    between two steps: no threshold gives a point between them. NaN where one kind is absent. The threshold is of these very images,
     so the number says what the scores could do, not what a fixed threshold will.
 
     Attributes:
@@ -105,7 +105,7 @@ class SensitivityAt(Auc):
         return np.where(spared[:, -1] > 0, _quotient(present - missed, present), np.nan)
 
     def _least(self, negatives: np.ndarray) -> np.ndarray:
-        # 1e-9: 9 of 10 keeps a specificity of .9, whatever the last bit says
+        # 1e-9: 9 of 10 is a specificity of .9, also with a rounding error
         return (self.specificity - 1e-9) * negatives
 
 
@@ -134,7 +134,7 @@ def _quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 class Weighted:
     """Every one of some estimators, in their order, for weightings of the groups.
 
-    Memory goes with images and with groups x estimators, whatever the number of rows.
+    Memory grows with images and with groups x estimators, not with the number of rows.
     """
 
     def __init__(self, estimators: Mapping[Hashable, Estimator], group: np.ndarray, groups: int):

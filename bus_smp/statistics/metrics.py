@@ -60,7 +60,7 @@ class Metric:
     Attributes:
         key: its name in ``summary.json``.
         words: its row in the printed tables.
-        question: heading that it stands under.
+        question: heading of the metric in tables.
         formula: what it is. TP, FP, FN, TN: pixels of the target.
         over: the images that it is taken over.
         columns: columns of the per-image table that it is computed from.
@@ -93,7 +93,7 @@ class Metric:
 
     @property
     def part(self) -> str:
-        """Key of a summary that the metric stands under."""
+        """Key of the part of a summary that holds the metric."""
         return "metrics" if self.target else "rates"
 
 

@@ -9,7 +9,7 @@ from bus_smp.statistics.metrics import BY_KEY, METRICS
 def format_estimate(estimate: Mapping, digits: int = 3) -> str:
     """An estimate as text, e.g. ``0.612 [0.550, 0.671] n=63``; ``-`` where it is undefined.
 
-    Where there is no interval the reason stands in its place, ``0.612 [one patient] n=7``; unless it
+    Where there is no interval the reason takes its place, ``0.612 [one patient] n=7``; unless it
     is that all images agree, which the number itself (0 or 1, as a rule) lets one guess.
     """
     if estimate["mean"] is None:
@@ -23,7 +23,7 @@ def format_estimate(estimate: Mapping, digits: int = 3) -> str:
 
 
 def estimate_over_runs(spread: Mapping) -> dict:
-    """A mean over runs (``{mean, sd, n}``) as ``format_estimate`` takes it: its sd stands where an interval would."""
+    """A mean over runs (``{mean, sd, n}``) as ``format_estimate`` takes it: its sd takes the place of the interval."""
     sd = "one run" if spread["sd"] is None else f"sd {spread['sd']:.3f}"
     return {**spread, "low": None, "high": None, "no_interval": sd}
 

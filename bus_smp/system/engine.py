@@ -1,4 +1,4 @@
-"""The one seam for device, precision and determinism. The same code runs on CPU and CUDA."""
+"""Device, precision and determinism, chosen in one place. The same code runs on CPU and CUDA."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ class Engine:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def make_scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling, active for float16 alone: bfloat16 has the exponent range of float32."""
+        """Loss scaling, active only for float16, because bfloat16 has the exponent range of float32."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     @property
@@ -52,7 +52,7 @@ def make_engine(device: str = "auto", precision: str = "auto", trained_in: str =
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if ranks.count() > 1 and ":" in device:
-        raise ConfigError(f"{device}: each process takes a GPU of its own", hint="use cuda, auto or cpu")
+        raise ConfigError(f"{device}: each process needs its own GPU", hint="use cuda, auto or cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             "no CUDA device is available",

@@ -21,7 +21,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-# Of the process's environment, what decides how many threads compute and with which instructions.
+# Environment variables that decide how many threads compute and with which instructions.
 _VARIABLES = (
     "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "KMP_AFFINITY", "MKL_CBWR", "MKL_NUM_THREADS",
     "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
@@ -29,7 +29,7 @@ _VARIABLES = (
 
 
 def describe_environment(engine: Engine) -> dict[str, Any]:
-    """What else must be the same, beside settings and data, for the same bits elsewhere; JSON-ready values.
+    """What must be the same, besides settings and data, to get the same bits on another machine, as JSON values.
 
     Versions, hardware, instructions, threads, processes and precision; no host name, no user name, no path.
     """
@@ -97,9 +97,8 @@ def git_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", "__init__.py"
-        )  # a virtual environment inside another checkout is not ours
+        # fails in a virtual environment inside the checkout of another project
+        git("ls-files", "--error-unmatch", "__init__.py")
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None

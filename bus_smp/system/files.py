@@ -55,7 +55,7 @@ def explained(path: Path, needs: str = "") -> Iterator[None]:
         if error.errno in _REFUSED:
             raise BusSmpError(
                 f"{path}: cannot be written ({error.strerror})",
-                hint="let it be written to, or name another place, and run the command again",
+                hint="change its permissions, or name another place, and run the command again",
             ) from None
         raise
 
@@ -82,17 +82,20 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     with explained(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not path.is_file():  # root could put a file in the place of /dev/null
+            # for root, a file could take the place of /dev/null
+            if path.exists() and not path.is_file():
                 raise BusSmpError(
                     f"{path}: cannot be written (it is a folder, a pipe or a device)", hint="name a file"
                 )
             yield temporary
             if durable:
-                with temporary.open("rb+") as written:  # Windows syncs only what is open for writing
+                # Windows syncs only a file that is open for writing
+                with temporary.open("rb+") as written:
                     os.fsync(written.fileno())
             temporary.replace(path)
         finally:
-            with contextlib.suppress(OSError):  # an earlier error is the one to report
+            # an earlier error is the one to report
+            with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
@@ -113,7 +116,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading bytes. What is no file is refused: a pipe would be waited for, a device acted on.
+    """Open a regular file for reading bytes. Pipes and devices are refused: reading them could wait for ever, or act.
 
     Raises:
         OSError: as ``open`` does; its ``strerror`` gives the reason.
@@ -122,7 +125,8 @@ def open_regular(path: Path) -> BinaryIO:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - closed by the caller
     try:
-        _refuse_irregular(os.fstat(file.fileno()).st_mode, path)  # it may have been replaced meanwhile
+        # it may have been replaced meanwhile
+        _refuse_irregular(os.fstat(file.fileno()).st_mode, path)
     except OSError:
         file.close()
         raise

@@ -1,4 +1,4 @@
-"""One process at a time: a lock that the system takes back when its holder ends, also when it is killed."""
+"""One process at a time: a lock that the system releases when its holder ends, even if it is killed."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# What a file system answers that knows no locks.
+# Errors of a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -39,7 +39,8 @@ def hold_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[bool]:
     try:
         yield held
     finally:
-        # While it is held: later it could be another's. Who waits sees that the file has no name, and makes it anew.
+        # Before the release, because later the file may belong to another process. A waiting process notices that the
+        # file is gone, and makes a new one.
         with contextlib.suppress(OSError):
             Path(path).unlink()
         if held:

@@ -1,6 +1,6 @@
-"""Several processes that do one job together, as ``torchrun`` starts them: who this one is, and what they tell each other.
+"""Several processes that do one job together, as ``torchrun`` starts them: their numbers and what they exchange.
 
-Alone (no ``torchrun``) every function here is what its name says for one process, and nothing is started.
+Without ``torchrun`` there is one process: every function here also works for it, and nothing is started.
 """
 
 import functools
@@ -19,13 +19,13 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Arguments = ParamSpec("Arguments")
 
-# While the first process builds a cache or calibrates, the others wait. A process that dies ends the job at once
-# whatever this is, because torchrun stops the others.
+# How long the others wait while the first process builds a cache or calibrates. If a process dies, the job ends
+# earlier, because torchrun stops the others.
 _PATIENCE = timedelta(hours=12)
 
 
-# Set while the first process does something alone, within ``on_first``: there it is the only one.
-_alone = False
+# True while only the first process works, within ``on_first``: ``count()`` is then 1.
+_only_first = False
 
 
 def rank() -> int:
@@ -35,7 +35,7 @@ def rank() -> int:
 
 def count() -> int:
     """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ and not _alone else 1
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ and not _only_first else 1
 
 
 def local_rank() -> int:
@@ -44,13 +44,13 @@ def local_rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks, and the only one that writes."""
+    """Whether this is the only process that prints and writes."""
     return rank() == 0
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Connect the processes for as long as this lasts; within another ``together`` nothing happens."""
+    """Connect the processes while the block runs; inside another ``together`` block nothing happens."""
     if count() == 1:
         yield
         return
@@ -72,11 +72,11 @@ def together() -> Iterator[None]:
 
 
 def _meet() -> "torch.distributed.Store":
-    """A board of notes for this start of the processes alone.
+    """Return a key-value store that only the processes of this start use.
 
-    The one that torchrun keeps still holds the addresses of processes that a restart has replaced. So each process
-    pins up a name of its own, and the first one answers to that name with the name of a fresh board; names of dead
-    processes are answered too, and read by nobody.
+    The store of torchrun still holds the addresses of processes that a restart has replaced. So each process writes a
+    new random name into it, and the first process answers under that name with the prefix of a new store. It answers
+    names of dead processes too, but nobody reads those answers.
     """
     import torch.distributed as dist
 
@@ -110,28 +110,28 @@ def gather(mine: Answer) -> list[Answer]:
 
 
 def on_first(call: Callable[[], Answer]) -> Answer:
-    """Call in the first process alone, and return its answer in all; they wait for it. Its exception is raised in all."""
-    global _alone
+    """Call only in the first process and return its answer in all, which wait for it. Its exception is raised in all."""
+    global _only_first
     if count() == 1:
         return call()
     outcome: tuple[Any, Exception | None] = (None, None)
     if is_first():
-        _alone = True
+        _only_first = True
         try:
             outcome = (call(), None)
         except Exception as error:
             outcome = (None, error)
         finally:
-            _alone = False
+            _only_first = False
     answer, error = gather(outcome)[0]
     if error is not None:
-        error.told_by_first = not is_first()
+        error.shown_by_first = not is_first()
         raise error
     return answer
 
 
 def after_first(call: Callable[[], Answer]) -> Answer:
-    """Call in every process, in the first one before all others: what it makes is there for them."""
+    """Call in the first process and then in all others, which can use what the first one made."""
     if not is_first():
         gather(None)
     answer = call()
@@ -141,7 +141,7 @@ def after_first(call: Callable[[], Answer]) -> Answer:
 
 
 def by_first(function: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
-    """A function that writes, as one that ``on_first`` calls."""
+    """Decorate a function that writes, so that every call goes through ``on_first``."""
 
     @functools.wraps(function)
     def called(*arguments: Arguments.args, **options: Arguments.kwargs) -> Answer:
@@ -156,9 +156,9 @@ def is_lost(error: Exception) -> bool:
     return count() > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
-def is_told(error: Exception) -> bool:
-    """Whether it is the first process's error, which that one shows."""
-    return getattr(error, "told_by_first", False)
+def is_shown_by_first(error: Exception) -> bool:
+    """Whether it is the error of the first process, which shows it itself."""
+    return getattr(error, "shown_by_first", False)
 
 
 def share(items: Sequence[Item]) -> list[Item]:
@@ -167,6 +167,6 @@ def share(items: Sequence[Item]) -> list[Item]:
 
 
 def interleave(shares: Sequence[Sequence[Item]]) -> list[Item]:
-    """Undo ``share``: all items in their first order, from what each process made of its own."""
+    """Undo ``share``: all items in their first order, from what each process made of its share."""
     longest = max(map(len, shares), default=0)
     return [part[place] for place in range(longest) for part in shares if place < len(part)]

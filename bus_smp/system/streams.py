@@ -1,4 +1,4 @@
-"""Standard output and error where they cannot be written: closed, or led to a disk that is full."""
+"""Standard output and error that cannot be written to, because they are closed or go to a full disk."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from bus_smp.errors import BusSmpError
 
 
 def prepare() -> None:
-    """From now on output that cannot be written is a ``BusSmpError``, and notes that cannot be written are left out.
+    """Make a failed write to standard output raise ``BusSmpError``, and one to standard error be ignored.
 
     Only for the program itself, before it opens a file.
     """
@@ -17,7 +17,7 @@ def prepare() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The next file to be opened would take the place, and hold what somebody prints.
+            # Otherwise the next file that is opened would get this number, and printed text would go into it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout = _reopened(sys.stdout, _Output)
     sys.stderr = _reopened(sys.stderr, _Notes)
@@ -29,7 +29,8 @@ class _Output(io.FileIO):
     def write(self, data) -> int | None:
         try:
             return super().write(data)
-        except BrokenPipeError:  # the reader (head, less) has what it wanted
+        # the reader (head, less) needs no more
+        except BrokenPipeError:
             raise
         except OSError as error:
             # what is still buffered would fail again when the interpreter closes
@@ -49,11 +50,12 @@ class _Notes(io.FileIO):
 
 
 def _reopened(stream: io.TextIOBase | None, kind: type[io.FileIO]) -> io.TextIOBase:
-    """The same stream through ``kind``; one that is no plain file descriptor (a notebook's, a Windows console's) as it is."""
+    """The same stream through ``kind``; unchanged if it is no plain file descriptor (notebook, Windows console)."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     buffer = getattr(stream, "buffer", None)
-    if type(getattr(buffer, "raw", buffer)) is not io.FileIO:  # python -u: without a buffer between
+    # with python -u the stream has no buffer, and ``buffer`` is the file itself
+    if type(getattr(buffer, "raw", buffer)) is not io.FileIO:
         return stream
     stream.flush()
     return io.TextIOWrapper(

@@ -54,7 +54,7 @@ HEADS = ("main", "aux_2", "aux_4", "aux_8")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run stands: its best epoch (from 1), the score there, and the epochs done."""
+    """Progress of a run: its best epoch (from 1), the score of that epoch, and the finished epochs."""
 
     best_epoch: int
     best_score: float

@@ -1,4 +1,4 @@
-"""Continuing a run: its state on disk, and what makes a run this run and no other."""
+"""Continuing a run: its state on disk, and the settings and data that identify it."""
 
 import io
 import json
@@ -64,7 +64,7 @@ def run_identity(settings: Settings, manifest: Manifest) -> dict[str, str]:
 
 
 def describe_place(engine: Engine) -> dict[str, str]:
-    """What the bits of a result depend on besides settings and data: device, precision, threads, torch, hardware."""
+    """What the bits of a result depend on, besides settings and data: device, precision, threads, torch, hardware."""
     return {
         "device": engine.device.type,
         "precision": engine.precision,

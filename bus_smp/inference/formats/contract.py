@@ -28,7 +28,7 @@ _AGAIN = "write it again: bus-smp export"
 
 
 class FromPixels(nn.Module):
-    """A network with its normalisation in front: nobody who runs the file can forget or confuse it.
+    """A network with the normalisation of its input, so that users of the exported file cannot forget it or get it wrong.
 
     Args:
         network: takes float (N, 3, H, W), normalised.
@@ -99,10 +99,11 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def refuse_elsewhere(path: Path) -> None:
-    """Refuse a file that makes its library read others: our exports name none, and older ONNX Runtimes read any.
+    """Refuse a file that refers to other files: our exports never do, and older ONNX Runtimes would read any file.
 
-    In ONNX (Protobuf) weights elsewhere stand under the name "location", which its length goes before: 8, or 0 at the
-    end of an 8 written long. No text has such a byte. OpenVINO goes by content, and would read ONNX in an .xml.
+    ONNX (Protobuf) gives the place of external weights after the key "location". The byte before the key is its length,
+    8, or 0 if the length is encoded in several bytes; text never has such a byte. OpenVINO detects the format by
+    content, and would read ONNX from an .xml file.
     """
     with open_regular(path) as file:
         if Path(path).suffix == ".xml":
@@ -113,7 +114,7 @@ def refuse_elsewhere(path: Path) -> None:
     place = -1
     while (place := data.find(b"location", place + 1)) >= 0:
         if data[place - 1] in (0, 8):
-            raise CheckpointError(f"{path}: takes its weights from another file", hint=_AGAIN)
+            raise CheckpointError(f"{path}: reads its weights from another file", hint=_AGAIN)
 
 
 def checked(path: Path, network: Network) -> Network:

@@ -35,13 +35,13 @@ def write_onnx(
             a ``FromPixels``.
         size: height and width of the example it is traced with.
         about: JSON values; travel with the file.
-        fixed: height and width are ``size`` for good: for networks that cannot take any.
+        fixed: export for height and width ``size`` only, for networks that cannot take other sizes.
 
     Raises:
         ConfigError: if onnx or onnxscript is not installed.
     """
     with needed("writing ONNX"):
-        import onnx  # noqa: F401  torch's exporter imports both, and says less if one is absent
+        import onnx  # noqa: F401  torch's exporter imports both, and is less clear if one is absent
         import onnxscript  # noqa: F401
 
     program = _traced(module, size, fixed)
@@ -135,7 +135,7 @@ def write_int8(
 
 
 def _traced(module: nn.Module, size: int, fixed: bool) -> torch.export.ExportedProgram:
-    """The network as a graph in which batch, height and width are free (``fixed``: batch alone)."""
+    """The network as a graph in which batch, height and width are free (``fixed``: only batch)."""
     pixels = isinstance(module, FromPixels)
     # two images: torch takes a one for a constant
     shape = (2, size, size, 3) if pixels else (2, 3, size, size)
@@ -145,7 +145,8 @@ def _traced(module: nn.Module, size: int, fixed: bool) -> torch.export.ExportedP
     with quietly(), torch.no_grad():
         program = torch.export.export(module, (example,), dynamic_shapes=(free,))
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # files and lines of this machine
+        # it names files and lines of this machine
+        node.meta.pop("stack_trace", None)
     return program
 
 

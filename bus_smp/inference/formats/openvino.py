@@ -16,7 +16,7 @@ from bus_smp.system.files import replacing
 
 
 def write_openvino(source: Path, path: Path, about: Mapping[str, Any] | None = None) -> None:
-    """Write an ONNX file of this module as OpenVINO's ``path`` (.xml) with the weights beside it (.bin), in float32.
+    """Write an ONNX file of this module as OpenVINO's ``path`` (.xml) with the weights next to it (.bin), in float32.
 
     Raises:
         ConfigError: if openvino is not installed.
@@ -28,7 +28,7 @@ def write_openvino(source: Path, path: Path, about: Mapping[str, Any] | None = N
     model = openvino.Core().read_model(str(source))
     if about is not None:
         model.set_rt_info(as_json(about), [KEY])
-    # OpenVINO writes two files with names of its own; the weights are moved first, so that no .xml stands without them
+    # OpenVINO chooses the name of the .bin. The weights are moved first, so that there is never an .xml without them.
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / path.name
         openvino.save_model(model, str(made), compress_to_fp16=False)
