@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,11 @@ from conftest import invoke, settings_options
 
 from bus_smp.config import load_settings
 from bus_smp.data.manifest import Manifest, read_manifest
-from bus_smp.errors import ConfigError, EvaluationError, ManifestError, TrainingError
+from bus_smp.errors import CheckpointError, ConfigError, EvaluationError, ManifestError, TrainingError
 from bus_smp.evaluation.evaluate import is_current
 from bus_smp.evaluation.pooling import cells, pool_folds, spread
 from bus_smp.runs.experiment import Experiment, Member, begin_experiment, plan_experiment, read_experiment
-from bus_smp.runs.find import find_trained
+from bus_smp.runs.find import find_run, find_trained
 from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import read_per_image, summarise
 from bus_smp.system.files import file_sha256
@@ -340,6 +341,9 @@ def test_repeats_without_folds_are_compared_on_the_test_split(out, repeats):
 def test_without_a_name_the_newest_run_is_taken_and_no_experiment(out):
     found = find_trained(None, out)
     assert isinstance(found, Run)
+    with pytest.raises(CheckpointError, match="x is an experiment") as refused:
+        find_run(str(out / "x"), Path("elsewhere"))
+    assert refused.value.hint.startswith("name one of them: x-seed42-fold0, ")
     newest = max(path.stat().st_mtime_ns for path in out.glob("*/best.safetensors"))
     assert found.best_path.stat().st_mtime_ns == newest
 

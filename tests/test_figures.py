@@ -118,11 +118,14 @@ def test_overlay_shows_a_lesion_of_one_pixel_and_one_that_fills_the_image():
     assert (overlay(grey((50, 60)), full, full) != 90).any(axis=2).all()
 
 
-def test_overlay_refuses_a_mask_of_another_size():
+def test_overlay_refuses_a_mask_of_another_size_and_what_is_not_rgb():
     with pytest.raises(ValueError, match="image is"):
         overlay(grey(), np.zeros((10, 10), np.uint8))
     with pytest.raises(ValueError, match="image is"):
         overlay(grey(), disc(1), np.zeros((160, 120), np.uint8))
+    for image in (grey()[..., 0], grey() / 255):
+        with pytest.raises(ValueError, match="not uint8 RGB"):
+            overlay(image, disc(1))
 
 
 # Curves

@@ -40,6 +40,10 @@ def test_a_file_cut_short_is_refused_whatever_the_decoder_could_still_show(tmp_p
         (tmp_path / name).write_bytes(data[: len(data) * 3 // 4])
         with pytest.raises(ImageError, match=name):
             read_image(tmp_path / name)
+    picture.save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:-1])
+    with pytest.raises(ImageError, match="the end of the PNG is missing"):
+        read_image(tmp_path / "x.png")
 
 
 def test_colours_of_a_jpeg_mask_are_refused_with_the_reason(tmp_path):

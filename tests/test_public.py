@@ -101,6 +101,14 @@ def test_what_is_no_image_is_one_clear_error(trained, image):
     assert "read_image" in caught.value.hint
 
 
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.uint8), Path("scan.png"), None])
+def test_one_image_instead_of_a_list_is_one_clear_error(trained, image):
+    """The rows of an RGB image would pass as grey images."""
+    with pytest.raises(ConfigError, match="takes a list of images") as caught:
+        bus_smp.load_run(trained).predict(image)
+    assert "predict([image])" in caught.value.hint
+
+
 def test_an_unknown_run_or_backend_is_one_clear_error(trained):
     with pytest.raises(BusSmpError, match="no trained run nosuch"):
         bus_smp.load_run("nosuch", out=trained.parent)

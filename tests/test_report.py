@@ -373,6 +373,7 @@ PLACES = """\
         "# x",
         "- x",
         "1. x",
+        "2.",
         "+",
         "-",
         "---",
@@ -392,6 +393,8 @@ def test_a_value_is_text_in_every_place(text, tmp_path):
     _assert_harmless(page)
     shown = " ".join(text.split())
     assert page.text.count(shown) >= 14
+    (alt,) = (attributes["alt"] for tag, attributes in page.elements if tag == "img")
+    assert " ".join(alt.split()) == shown
     assert [tag for tag, _ in page.elements if tag in ("h1", "h2", "ul", "pre", "hr", "ol", "table", "td", "code", "img", "a")] == [
         "h1", "pre", "code", "ul", "ul", "code", "table", "td", "ol", "a", "h2", "img"
     ]  # fmt: skip

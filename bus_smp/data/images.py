@@ -70,7 +70,7 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
         )
     is_png = image.format == "PNG"
     if is_png:
-        _verify_png(path, image)
+        _verify_png(path, image, file)
         # An image that was verified has to be opened again.
         file.seek(0)
         image = Image.open(file, formats=FORMATS)
@@ -83,14 +83,18 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _verify_png(path: Path, image: Image.Image) -> None:
+def _verify_png(path: Path, image: Image.Image, file: BinaryIO) -> None:
     """Check all chunks; decoding skips the checksums of pixels and fills up with black what is missing."""
     try:
         image.verify()
+        # Pillow stops before the checksum of the last chunk.
+        whole = len(file.read(4)) == 4
     except (OSError, SyntaxError, ValueError):
+        whole = False
+    if not whole:
         raise ImageError(
             f"{path}: is damaged or cut short: a checksum is wrong, or the end of the PNG is missing"
-        ) from None
+        )
 
 
 def _eight_bit(image: Image.Image, path: Path) -> Image.Image:

@@ -35,8 +35,10 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None
         uint8 (H, W, 3), RGB; a new array.
 
     Raises:
-        ValueError: if the sizes differ.
+        ValueError: if the sizes differ, or the image is not RGB of uint8.
     """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image is {image.dtype} {image.shape}, not uint8 RGB (H, W, 3)")
     for other in (mask, truth):
         if other is not None and other.shape != image.shape[:2]:
             raise ValueError(f"mask is {other.shape}, image is {image.shape[:2]}")

@@ -1,7 +1,7 @@
 """From images to class probabilities: at each image's own size, and on the network's grid."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,9 +135,16 @@ class NetworkPredictor:
             images: uint8, RGB (H, W, 3) or grey (H, W), of any size.
 
         Raises:
-            ConfigError: if something is not such an image.
+            ConfigError: if something is not such an image, or ``images`` is one image instead of a list.
             EvaluationError: if the network returns NaN or infinity.
         """
+        # The rows of one RGB image would pass as grey images.
+        single = isinstance(images, np.ndarray) and images.ndim < 4
+        if single or not isinstance(images, Iterable):
+            raise ConfigError(
+                f"predict takes a list of images, not one {type(images).__name__}",
+                hint="for one image: predict([image])",
+            )
         images = [_checked(image) for image in images]
         found = []
         for start in range(0, len(images), self.batch_size):

@@ -57,7 +57,7 @@ class _Page(RendererHTML):
         # a third wider than on paper: a screen is read from further away
         width = round(int.from_bytes(data[16:20], "big") / DPI * 96 * 4 / 3)
         source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-        alt = Markup.escape(tokens[i].content)
+        alt = Markup.escape(_text(tokens[i]))
         return f'<img src="{source}" style="width: {width}px" alt="{alt}">'
 
     def table_open(self, tokens, i, options, env) -> str:

@@ -19,7 +19,7 @@ _SPECIAL = re.compile(
 )
 # In the text of a link or an image a single bracket has a meaning too.
 _SPECIAL_IN_LABEL = re.compile(_SPECIAL.pattern.replace(r"\](?=[(\[:])", r"[\[\]]"))
-_NUMBERING = re.compile(r"^(\d+)([.)])(?=\s)")
+_NUMBERING = re.compile(r"^(\d+)([.)])(?=\s|$)")
 
 
 def one_line(text: str) -> str:

@@ -41,11 +41,12 @@ def find_run(name: str | None, out: Path) -> Run:
     run = Run(find_folder(name, out))
     if run.has_weights():
         return run
-    names = ", ".join(sorted(path.parent.name for path in Path(out).glob(f"*/{BEST}"))) or "none"
     if is_experiment(run.folder):
+        members = ", ".join(member.run for member in read_experiment(run.folder).members)
         raise CheckpointError(
-            f"{run.folder} is an experiment of several runs", hint=f"name one of them: {names}"
+            f"{run.folder} is an experiment of several runs", hint=f"name one of them: {members}"
         )
+    names = ", ".join(sorted(path.parent.name for path in Path(out).glob(f"*/{BEST}"))) or "none"
     raise CheckpointError(f"no trained run {name}; {out} has: {names}", hint="bus-smp train --run NAME")
 
 
