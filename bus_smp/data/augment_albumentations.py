@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import asks PyPI for a newer version
+# otherwise the import asks PyPI for a newer version
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A  # noqa: E402
 
 from bus_smp.data.augment_fused import ELASTIC_DISPLACEMENT, ELASTIC_SMOOTHNESS  # noqa: E402

@@ -87,7 +87,8 @@ class FusedAugmentation:
         cv2.cvtColor(self._after, cv2.COLOR_RGBA2RGB, dst=new_image)
         cv2.remap(mask, self._map_inside, None, cv2.INTER_NEAREST, dst=new_mask, **black)
 
-        rows = new_image.reshape(size, -1)  # one channel: faster, and one mean for all colours
+        # one channel: faster, and one mean for all colours
+        rows = new_image.reshape(size, -1)
         mean = cv2.sumElems(rows)[0] / rows.size
         factor = 1 + self._settings.contrast * (2 * contrast - 1)
         # relative to the image's mean: scans are dark, 20 % of 255 would drown them

@@ -82,7 +82,8 @@ def _start_worker(_: int) -> None:
     stopping.follow_parent()
     # A batch that cannot be sent, for want of shared memory, would be dropped, and the training wait for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)
-    cv2.setNumThreads(1)  # a pool per worker would fight the training step for the cores
+    # a pool per worker would fight the training step for the cores
+    cv2.setNumThreads(1)
 
 
 def make_loader(

@@ -217,7 +217,8 @@ def _refuse_repeated(rows: list[dict], faults: list[str]) -> None:
             if row[column] and earlier != row["number"]:
                 faults.append(f"row {row['number']}: {column} {row[column]!r} stands in row {earlier} too")
         if faults:
-            return  # the same image twice has the same id twice: one fault
+            # the same image twice has the same id twice: one fault
+            return
 
 
 def _refuse_half_split(rows: list[dict], faults: list[str]) -> None:

@@ -27,8 +27,10 @@ from bus_smp.errors import ManifestError
 SPLITS = ("train", "val", "test")
 
 _GROUP_WEIGHT = 0.25
-_STEPS = 500  # moves or swaps per start; more groups than this are near balance when dealt out
-_SWAPS = 700  # groups of one split that are tried in swaps at each step
+# moves or swaps per start; more groups than this are near balance when dealt out
+_STEPS = 500
+# groups of one split that are tried in swaps at each step
+_SWAPS = 700
 
 
 def assign_splits(

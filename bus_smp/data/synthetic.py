@@ -128,7 +128,8 @@ def draw(
         )
         border = height * (share + rng.uniform(-0.2, 0.2) * (across - 0.5) + wave)
         echo = np.where(rows > border, np.float32(rng.uniform(0.25, 0.75)), echo)
-        echo += rng.uniform(0, 0.35) * np.exp(-(((rows - border) / (1.5 * unit)) ** 2))  # bright fascia
+        # bright fascia
+        echo += rng.uniform(0, 0.35) * np.exp(-(((rows - border) / (1.5 * unit)) ** 2))
     echo[rows < 0.05 * height] = 0.85
 
     # Lobules and streaks at two scales, so that no two images share their coarse structure.

@@ -13,7 +13,7 @@ from bus_smp import __version__
 from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.errors import BusSmpError, CheckpointError, DataError, EvaluationError, TrainingError
 from bus_smp.evaluation.external import check_external
-from bus_smp.evaluation.pooling import MAIN, PARTS, cells, estimates_of, format_lines
+from bus_smp.evaluation.pooling import MAIN, cells, estimates_by_key, estimates_of, format_lines
 from bus_smp.evaluation.scoring import Scorer
 from bus_smp.runs.evaluations import write_table
 from bus_smp.runs.experiment import Experiment
@@ -116,11 +116,11 @@ def matrix_frame(matrix: Sequence[Cell]) -> pd.DataFrame:
             estimates = estimates_of(cell.summary)
             row |= {"runs": len(cell.summary.get("runs", [0])), "images": estimates["counts"]["images"]}
             row |= cells(estimates, list(MAIN))
+            found = estimates_by_key(estimates)
             reasons += [
-                f"{words}: {estimate.get('no_interval') or 'undefined in every run'}"
+                f"{words}: {found[name].get('no_interval') or 'undefined in every run'}"
                 for name, words in MAIN.items()
-                for estimate in [next(estimates[part][name] for part in PARTS if name in estimates[part])]
-                if estimate["mean"] is None
+                if found[name]["mean"] is None
             ]
         rows.append(row | {"reason": "; ".join(reasons)})
     columns = ["run", "trained_on", "target", "kind", "runs", "images", *values, "reason"]

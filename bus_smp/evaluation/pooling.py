@@ -95,13 +95,10 @@ def spread(summaries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[s
     for part in PARTS:
         names = dict.fromkeys(name for summary in summaries for name in summary[part])
         result[part] = {
-            name: _spread_of([_mean(summary[part].get(name)) for summary in summaries]) for name in names
+            name: _spread_of([(summary[part].get(name) or {}).get("mean") for summary in summaries])
+            for name in names
         }
     return result
-
-
-def _mean(estimate: Mapping[str, Any] | None) -> float | None:
-    return None if estimate is None else estimate["mean"]
 
 
 def _spread_of(means: Sequence[float | None]) -> dict[str, Any]:
@@ -162,6 +159,11 @@ def estimates_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"counts": summary["summaries"][summary["runs"][0]]["counts"], **summary["members"]}
 
 
+def estimates_by_key(estimates: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The estimates of ``estimates_of``, or of one result of ``summarise``, by their key in ``METRICS``."""
+    return {key: estimate for part in PARTS for key, estimate in estimates[part].items()}
+
+
 def cells(estimates: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, float | None]:
     """Estimates in one row: ``<name>, <name>_low, <name>_high``, or ``<name>, <name>_sd`` over runs.
 
@@ -169,7 +171,7 @@ def cells(estimates: Mapping[str, Any], names: Sequence[str] | None = None) -> d
         estimates: as from ``estimates_of``.
         names: the ones wanted; None: all.
     """
-    found = {name: estimate for part in PARTS for name, estimate in estimates[part].items()}
+    found = estimates_by_key(estimates)
     row: dict[str, float | None] = {}
     for name in found if names is None else names:
         row[name] = found[name]["mean"]
@@ -189,14 +191,9 @@ def format_lines(lines: Mapping[str, Mapping[str, Any] | str]) -> str:
         if isinstance(result, str):
             rows.append([name, result])
         else:
-            found = {
-                key: estimate_over_runs(e) if "sd" in e else e
-                for part in PARTS
-                for key, e in result[part].items()
-            }
-            rows.append(
-                [name, str(result["counts"]["images"]), *(format_estimate(found[key]) for key in MAIN)]
-            )
+            found = estimates_by_key(result)
+            main = [estimate_over_runs(found[key]) if "sd" in found[key] else found[key] for key in MAIN]
+            rows.append([name, str(result["counts"]["images"]), *map(format_estimate, main)])
     widths = [max(len(row[i]) for row in rows if len(row) == len(heads)) for i in range(len(heads))]
     widths[0] = max(len(row[0]) for row in rows)
     # reasons are long and do not widen the columns

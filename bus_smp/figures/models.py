@@ -40,7 +40,8 @@ _MARKS = (
     ("X", BLACK),
     ("*", GREY),
 )
-_NAMES, _BAR, _GAP, _ROW = 1.3, 0.95, 0.18, 0.34  # inches
+# inches
+_NAMES, _BAR, _GAP, _ROW = 1.3, 0.95, 0.18, 0.34
 
 
 def write_models(table: pd.DataFrame, path: Path) -> None:

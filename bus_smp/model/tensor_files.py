@@ -55,7 +55,8 @@ def _refuse_large(path: Path, file: BinaryIO) -> None:
     size = os.fstat(file.fileno()).st_size
     if size > MOST_BYTES:
         raise CheckpointError(f"{path}: {size / 1e9:.0f} GB is more than the weights of any known network")
-    if not zipfile.is_zipfile(file):  # the format before PyTorch 1.6, in which size and content are the same
+    # the format before PyTorch 1.6, in which size and content are the same
+    if not zipfile.is_zipfile(file):
         file.seek(0)
         return
     with zipfile.ZipFile(file) as parts:

@@ -39,7 +39,8 @@ LICENCE = (
     "CC BY 4.0 on Mendeley Data, CC BY-NC 4.0 in the authors' repository: check which applies to your use"
 )
 URL = "https://doi.org/10.17632/7fvgj4jsp7"
-OFFICIAL_TEST = frozenset({"COPE", "ANFO", "ELCO", "CRCI", "FLKA"})  # the authors' own test patients
+# the authors' own test patients
+OFFICIAL_TEST = frozenset({"COPE", "ANFO", "ELCO", "CRCI", "FLKA"})
 
 _IMAGE_NAME = re.compile(r"[A-Za-z]{4}_\d{3}\b")
 

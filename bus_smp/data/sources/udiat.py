@@ -151,7 +151,8 @@ def _refoldered(root: Path) -> Iterator[Record]:
     masks["benign"] = [p for p in all_masks if owner(p) not in ids["malignant"] - ids["benign"]]
     masks["malignant"] = masks["malignant"] + [p for p in all_masks if owner(p) in lacking]
 
-    both = ids["benign"] & ids["malignant"]  # numbered anew in each folder: the folder makes the id unique
+    # numbers start again in each folder, so the folder makes the id unique
+    both = ids["benign"] & ids["malignant"]
     for label in ("benign", "malignant"):
         for pair in pair_masks(images[label], masks[label], mask_owner=_mask_owner):
             clash = key(original(pair.image_id)) in both
