@@ -152,7 +152,8 @@ def froc(
         missing = [column for column in needed if column not in table]
         if missing:
             raise EvaluationError(
-                f"the {name} lacks the columns {', '.join(missing)}", hint="evaluate again to write it anew"
+                f"the {name} lacks the columns {', '.join(missing)}",
+                hint="evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME",
             )
     if per_image.empty:
         raise EvaluationError("the per-image table has no rows: nothing was evaluated")
@@ -162,7 +163,7 @@ def froc(
         first = components[stray].iloc[0]
         raise EvaluationError(
             f"{first['dataset']} {first['image_id']} has components but is not in the per-image table",
-            hint="evaluate again to write both anew",
+            hint="evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME",
         )
     score = components["score"].to_numpy(float)
     if not (score >= 0).all():

@@ -143,7 +143,7 @@ class PixelHistograms:
         if rest or not bins or not set(needed) <= set(frame.columns):
             raise EvaluationError(
                 f"this is no table of pixel histograms: {len(frame)} rows, columns {', '.join(frame.columns)}",
-                hint="evaluate again to write it anew",
+                hint="evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME",
             )
         histograms = cls(bins)
         for index, target in enumerate(TARGETS):
@@ -151,7 +151,7 @@ class PixelHistograms:
             if part["bin"].tolist() != list(range(bins)):
                 raise EvaluationError(
                     f"the table of pixel histograms lacks rows of {target}",
-                    hint="evaluate again to write it anew",
+                    hint="evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME",
                 )
             histograms._folded[index] = part[[c.name for c in CLASSES]].to_numpy(np.int64).T
         return histograms

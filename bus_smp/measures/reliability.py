@@ -109,7 +109,7 @@ class Reliability:
             if not fits or not bins or part["bin"].tolist() != list(range(bins)):
                 raise EvaluationError(
                     f"this is no table of reliability: {len(frame)} rows, columns {', '.join(frame.columns)}",
-                    hint="evaluate again to write it anew",
+                    hint="evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME",
                 )
             reliability.counts[stage] = part[columns].to_numpy(np.float64)
         return reliability

@@ -58,7 +58,7 @@ class Tables:
         if any(list(part.baselines) != list(first.baselines) for part in rest):
             raise EvaluationError(
                 "the evaluations hold different baselines",
-                hint="score again: bus-smp evaluate, or bus-smp crosseval --target NAME",
+                hint="evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME",
             )
         return cls(
             pd.concat([part.model for part in parts], ignore_index=True),
@@ -113,13 +113,13 @@ def read_tables(folder: Path) -> Tables:
 def _of_other_images(folder: Path, name: str) -> EvaluationError:
     return EvaluationError(
         f"{folder}: {name} and {layout.PER_IMAGE} are not of the same images",
-        hint="evaluate again to write both anew",
+        hint="evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME",
     )
 
 
 def _read(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """A table whose names such as "007" or "NA" stay text, and whose empty numbers are NaN."""
-    again = "evaluate again to write it anew"
+    again = "evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME"
     try:
         table = pd.read_csv(
             path, dtype=dict.fromkeys((*TEXT_COLUMNS, "baseline"), str), na_values=[""], keep_default_na=False
@@ -165,7 +165,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise EvaluationError(
-            f"{path}: cannot be read as a summary ({error})", hint="evaluate again to write it anew"
+            f"{path}: cannot be read as a summary ({error})",
+            hint="evaluate again: bus-smp evaluate, or bus-smp crosseval --target NAME",
         ) from None
     return summary
 
