@@ -1,7 +1,7 @@
 """From images to class probabilities: at each image's own size, and on the network's grid."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,8 +139,7 @@ class NetworkPredictor:
             EvaluationError: if the network returns NaN or infinity.
         """
         # The rows of one RGB image would pass as grey images.
-        single = isinstance(images, np.ndarray) and images.ndim < 4
-        if single or not isinstance(images, Iterable):
+        if getattr(images, "ndim", 4) < 4 or not hasattr(images, "__iter__"):
             raise ConfigError(
                 f"predict takes a list of images, not one {type(images).__name__}",
                 hint="for one image: predict([image])",
