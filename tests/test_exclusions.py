@@ -9,7 +9,7 @@ from PIL import Image
 
 from bus_smp.classes import LABELS
 from bus_smp.data.audit import audit_folder
-from bus_smp.data.copies import EarlierImage
+from bus_smp.data.copies import ComparedImage
 from bus_smp.data.examples import read_example
 from bus_smp.data.exclusions import CODES, Problem, count_exclusions, exclusion_code
 from bus_smp.data.images import color_mask, read_image
@@ -270,8 +270,8 @@ def test_contradicting_labels_in_two_data_sets_exclude_both(tmp_path):
 def earlier_image(data, image_id, group_id, place):
     """The image as one of a manifest made earlier."""
     image = next(image for image in data.images if image.record.image_id == image_id)
-    return EarlierImage(
-        "old", f"old {image_id}", image.record.label, group_id, place, image.sha256, image.fingerprint
+    return ComparedImage(
+        "old", f"old {image_id}", image.record.label, group_id, image.sha256, image.fingerprint, place=place
     )
 
 

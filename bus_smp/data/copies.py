@@ -5,7 +5,7 @@ near-duplicate was verified; a chain of copies is a cluster. Patients belong to 
 copy joins them. A group is never divided over splits, so no copy can leak.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby, pairwise
 
@@ -23,24 +23,14 @@ Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class EarlierImage:
-    """An image of a manifest that exists already: it is compared, and its group and place stay as they are.
-
-    ``label`` is "" where it proves nothing about a copy's label. ``place`` is None for an excluded image.
-    """
-
-    dataset: str
-    image_id: str
-    label: str
-    group_id: str
-    place: Place | None
-    sha256: str
-    fingerprint: Fingerprint
-
-
-@dataclass(frozen=True)
 class ComparedImage:
-    """One image in the comparison: ``index`` = (folder, image) of an audit, None for an ``EarlierImage``."""
+    """One image in the comparison.
+
+    label: "" where it is in doubt and proves nothing about a copy's label.
+    group: the patient group; for an image of a manifest that exists already, its group id there, which it keeps.
+    index: (folder, image) of an audit; None for an image of a manifest that exists already.
+    place: where that manifest puts the image; None for an excluded image, and for one of an audit.
+    """
 
     dataset: str
     image_id: str
@@ -49,6 +39,7 @@ class ComparedImage:
     sha256: str
     fingerprint: Fingerprint
     index: tuple[int, int] | None = None
+    place: Place | None = None
 
     def seen_from(self, dataset: str) -> str:
         """The image's name in the manifest of ``dataset``: <dataset>/<id> for an image of another data set."""
@@ -75,9 +66,9 @@ class Copies:
 
 
 def find_copies(
-    folders: Sequence[AuditedFolder], earlier: Sequence[EarlierImage], progress: Progress = no_progress
+    folders: Sequence[AuditedFolder], earlier: Sequence[ComparedImage], progress: Progress = no_progress
 ) -> Copies:
-    """Compare all images with each other and form the groups.
+    """Compare all images with each other and with those of manifests made ``earlier``, and form the groups.
 
     Patients of a data set whose records have the same ``normalised_id`` are one group, too.
     """
@@ -122,27 +113,23 @@ def _pair_spellings(folders: Sequence[AuditedFolder]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _label(image: AuditedImage) -> str:
-    """The label, or "" where it is in doubt and proves nothing about a copy's label."""
-    doubtful = "label_mismatch" in image.flags or image.record.label not in LABELS
-    return "" if doubtful else image.record.label
+def proven_label(label: str, flags: Collection[str]) -> str:
+    """The label, or "" where it is unknown or contradicts the mask: then it proves nothing about a copy's label."""
+    return "" if "label_mismatch" in flags or label not in LABELS else label
 
 
-def _list_images(folders: Sequence[AuditedFolder], earlier: Sequence[EarlierImage]) -> list[ComparedImage]:
+def _list_images(folders: Sequence[AuditedFolder], earlier: Sequence[ComparedImage]) -> list[ComparedImage]:
     """All images that can be compared, in natural order."""
     images = [
         ComparedImage(
-            folder.dataset, one.record.image_id, _label(one), patient_group(folder, one), one.sha256,
-            one.fingerprint, (i, j),
+            folder.dataset, one.record.image_id, proven_label(one.record.label, one.flags),
+            patient_group(folder, one), one.sha256, one.fingerprint, (i, j),
         )
         for i, folder in enumerate(folders)
         for j, one in enumerate(folder.images)
         if one.fingerprint is not None
     ]  # fmt: skip
-    images += [
-        ComparedImage(e.dataset, e.image_id, e.label, e.group_id, e.sha256, e.fingerprint) for e in earlier
-    ]
-    return sorted(images, key=lambda image: (image.dataset, natural_key(image.image_id)))
+    return sorted([*images, *earlier], key=lambda image: (image.dataset, natural_key(image.image_id)))
 
 
 def _find_pairs(images: Sequence[ComparedImage], progress: Progress) -> list[tuple[int, int, str, float]]:
@@ -167,7 +154,7 @@ def _find_pairs(images: Sequence[ComparedImage], progress: Progress) -> list[tup
 
 
 def _name_groups(
-    components: list[list[str]], earlier: Sequence[EarlierImage]
+    components: list[list[str]], earlier: Sequence[ComparedImage]
 ) -> tuple[dict[str, str], dict[str, Place], set[str]]:
     """``groups``, ``earlier_places`` and ``torn`` of ``Copies``.
 
@@ -176,7 +163,7 @@ def _name_groups(
     """
     places: dict[str, set[Place]] = {}
     for image in earlier:
-        places.setdefault(image.group_id, set()).update({image.place} - {None})
+        places.setdefault(image.group, set()).update({image.place} - {None})
     groups, earlier_places, torn = {}, {}, set()
     for members in components:
         theirs = [group for group in members if group in places]

@@ -8,7 +8,7 @@ import pandas as pd
 from bus_smp.classes import LABELS
 from bus_smp.data.audit import AuditedFolder, Progress, no_progress
 from bus_smp.data.audit_report import describe_audit
-from bus_smp.data.copies import EarlierImage, Place
+from bus_smp.data.copies import ComparedImage, Place
 from bus_smp.data.exclusions import count_exclusions
 from bus_smp.data.manifest import SPLITS, Manifest
 from bus_smp.data.rows import DatasetRows, Policy, make_rows
@@ -36,7 +36,7 @@ def make_manifests(
     folders: Sequence[AuditedFolder],
     policy: Policy | None = None,
     plan: SplitPlan | None = None,
-    earlier: Sequence[EarlierImage] = (),
+    earlier: Sequence[ComparedImage] = (),
     notes: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> list[Manifest]:

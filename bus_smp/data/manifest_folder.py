@@ -2,14 +2,14 @@
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from bus_smp.data.audit import AuditedFolder, Progress, fingerprint_files, no_progress
-from bus_smp.data.copies import EarlierImage
+from bus_smp.data.copies import ComparedImage, proven_label
 from bus_smp.data.make_manifests import SplitPlan, make_manifests
 from bus_smp.data.manifest import (
     Manifest,
@@ -62,7 +62,7 @@ def create_manifests(
 
 def fingerprint_earlier(
     folder: Path, making: Sequence[str], progress: Progress = no_progress
-) -> tuple[list[EarlierImage], list[str]]:
+) -> tuple[list[ComparedImage], list[str]]:
     """Fingerprints of the images of the manifests in ``folder``, without the data sets ``making``.
 
     Returns:
@@ -86,21 +86,15 @@ def fingerprint_earlier(
             if seen is not None:
                 fold = "" if pd.isna(row["fold"]) else str(row["fold"])
                 place = (row["split"], fold) if row["split"] else None
+                label = proven_label(row["label"], row["flags"].split("|"))
                 images.append(
-                    EarlierImage(
-                        row["dataset"], row["image_id"], _proven_label(row), row["group_id"], place, *seen
-                    )
+                    ComparedImage(row["dataset"], row["image_id"], label, row["group_id"], *seen, place=place)
                 )
         if missing := found.count(None):
             notes.append(
                 f"not compared with {missing} of {len(found)} images of {path.name}: they cannot be read"
             )
     return images, notes
-
-
-def _proven_label(row: Mapping) -> str:
-    """The label, or "" where it contradicts the mask and proves nothing about a copy's label."""
-    return "" if "label_mismatch" in row["flags"].split("|") else row["label"]
 
 
 def _refuse_overwriting(path: Path, own_table: Path | None) -> None:

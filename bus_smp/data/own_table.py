@@ -5,6 +5,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from bus_smp.classes import parse_label
@@ -102,13 +103,17 @@ def read_own_table(path: Path, root: Path | None = None, name: str | None = None
         )
     found = {}
     for dataset in sorted({row["dataset"] for row in rows}):
-        records = [row["record"](row["image_id"]) for row in rows if row["dataset"] == dataset]
+        records = [
+            replace(row["record"], image_id=row["image_id"], patient_id=row["record"].patient_id or row["image_id"])
+            for row in rows
+            if row["dataset"] == dataset
+        ]
         found[dataset] = sorted(records, key=lambda record: natural_key(record.image_id))
     return found
 
 
 def _read_row(number: int, row: dict[str, str], root: Path, name: str, faults: list[str]) -> dict:
-    """One row's checked cells, and ``record``: image id -> Record, because ids are given last."""
+    """One row's checked cells, and ``record``, whose image id and missing patient id are filled in last."""
 
     def one_of(column: str, allowed: tuple[str, ...]) -> str:
         value = row.get(column, "").lower()
@@ -148,13 +153,10 @@ def _read_row(number: int, row: dict[str, str], root: Path, name: str, faults: l
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", dataset):
         faults.append(f"row {number}: dataset {dataset!r} is no name; use letters, digits, . _ -")
 
-    def record(image_id: str) -> Record:
-        return Record(
-            image_id, image, masks, mask_format, label, patient or image_id,
-            patient_known=bool(patient), flags=flags, official_split=split, pixel_mm=pixel_mm,
-            normalised_id=_normalise_id(patient),
-        )  # fmt: skip
-
+    record = Record(
+        "", image, masks, mask_format, label, patient, patient_known=bool(patient), flags=flags,
+        official_split=split, pixel_mm=pixel_mm, normalised_id=_normalise_id(patient),
+    )  # fmt: skip
     return {
         "number": number, "dataset": dataset, "image": image, "image_id": row.get("image_id", ""),
         "split": split, "record": record,

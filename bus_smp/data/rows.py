@@ -6,13 +6,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bus_smp.data.audit import FLAGS, AuditedFolder, AuditedImage, Progress, no_progress
-from bus_smp.data.copies import ComparedImage, Copies, EarlierImage, Place, find_copies, patient_group
+from bus_smp.data.copies import ComparedImage, Copies, Place, find_copies, patient_group
 from bus_smp.data.exclusions import Problem
 from bus_smp.data.manifest import COLUMNS
 from bus_smp.errors import ConfigError, DataError
-
-ON_MISMATCH = ("exclude", "resize", "error")
-DUPLICATES = ("keep", "group", "drop")
 
 # Images that a reason names; the rest is counted.
 NAMED = 10
@@ -58,7 +55,7 @@ class DatasetRows:
 def make_rows(
     folders: Sequence[AuditedFolder],
     policy: Policy,
-    earlier: Sequence[EarlierImage] = (),
+    earlier: Sequence[ComparedImage] = (),
     progress: Progress = no_progress,
 ) -> list[DatasetRows]:
     """Compare the images with each other and with ``earlier``, form groups, and exclude what cannot be used.

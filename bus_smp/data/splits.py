@@ -27,9 +27,11 @@ from bus_smp.errors import ManifestError
 SPLITS = ("train", "val", "test")
 
 _GROUP_WEIGHT = 0.25
-# moves or swaps per start; more groups than this are near balance when dealt out
+
+# Moves or swaps per start. More groups than this are nearly balanced after dealing.
 _STEPS = 500
-# groups of one split that are tried in swaps at each step
+
+# Groups of one split that are tried in swaps at each step.
 _SWAPS = 700
 
 
@@ -160,10 +162,7 @@ def _group_counts(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarr
     label = pd.Index(LABELS).get_indexer(table["label"])
     if (label < 0).any():
         raise ValueError(f"label must be one of {', '.join(LABELS)}")
-    # Of a million rows only the few different ids are sorted.
-    codes, ids = pd.factorize(table["group_id"].to_numpy(dtype=object))
-    groups, place = np.unique(ids, return_inverse=True)
-    row_group = place[codes]
+    groups, row_group = np.unique(table["group_id"].to_numpy(dtype=object), return_inverse=True)
     cells = np.bincount(row_group * len(LABELS) + label, minlength=len(groups) * len(LABELS))
     return groups, row_group, cells.reshape(len(groups), len(LABELS))
 
@@ -207,18 +206,17 @@ def _search(
     """One start: deal the groups out, then moves and swaps. Returns split of each group, and J."""
     which, excess = _deal(vectors, targets, fractions, random)
     size = np.bincount(which, minlength=len(fractions))
-    # Groups of equal counts are of one kind and change J alike: of 50,000 patients there are some thousand kinds.
-    kinds, kind = np.unique(vectors, axis=0, return_inverse=True)
-    norms = _dots(kinds, kinds)
+    groups = np.arange(len(vectors))
+    norms = sum(column * column for column in vectors.T)[:, None]
     for _ in range(_STEPS):
-        # Change of J when a group of a kind leaves each split, and when it enters each split.
-        products = _products(kinds, excess)
-        leave_kind = (norms[:, None] - 2 * products) / fractions
-        enter_kind = (norms[:, None] + 2 * products) / fractions
-        leave, enter = leave_kind[kind, which], enter_kind[kind]
+        # Change of J when each group leaves its split, (G,), and when it enters each split, (G, K).
+        products = _products(vectors, excess)
+        leave = ((norms - 2 * products) / fractions)[groups, which]
+        enter = (norms + 2 * products) / fractions
         moves = leave[:, None] + enter
-        moves[np.arange(len(which)), which] = np.inf
-        moves[size[which] == 1] = np.inf  # no split is left empty
+        moves[groups, which] = np.inf
+        # No split is left empty.
+        moves[size[which] == 1] = np.inf
         group, target = np.unravel_index(_first_smallest(moves), moves.shape)
         gain, chosen = moves[group, target], [(group, target)]
 
@@ -258,7 +256,8 @@ def _deal(
         vector = vectors[group]
         change = (2 * excess @ vector + vector @ vector) / fractions
         if (size == 0).sum() >= len(order) - position:
-            change[size > 0] = np.inf  # the last groups go where there is none yet
+            # The last groups go where there is none yet.
+            change[size > 0] = np.inf
         split = _first_smallest(change)
         which[group] = split
         excess[split] += vector
@@ -266,17 +265,12 @@ def _deal(
     return which, excess
 
 
-# Sums in a fixed order, and comparisons of rounded numbers: the same split on every machine,
-# whatever its BLAS does with the last bit.
+# Sums are taken in a fixed order and rounded numbers are compared, because BLAS libraries differ in the last bit:
+# so the split is the same on every machine.
 
 
 def _first_smallest(values: np.ndarray) -> int:
     return int(np.argmin(np.round(values, 11)))
-
-
-def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row by row products: (G, C), (G, C) -> (G,)."""
-    return sum(a[:, c] * b[:, c] for c in range(a.shape[1]))
 
 
 def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
