@@ -10,7 +10,7 @@ from bus_smp.data.exclusions import Problem
 from bus_smp.data.images import color_mask
 from bus_smp.data.make_manifests import group_unit, make_manifests
 from bus_smp.data.sources import Record, bus_uclm, busi
-from bus_smp.data.synthetic import SIZE, draw
+from bus_smp.data.synthetic import SIZE, UCLM_PATIENTS, draw, write_bus_uclm
 
 
 def record(name, label="benign", **changes):
@@ -131,19 +131,14 @@ def test_what_the_source_knows_is_kept(tmp_path):
     assert (image.flags, first_problem(image)) == (("doppler",), "copy: copy of b.png")
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [([0, 255], "binary"), ([0, 1], "binary"), ([0, 0], "binary"), ([0, 2], "index"), ([0, 1, 2], "index")],
-)
-def test_the_format_of_a_grey_mask_is_guessed_from_its_values(tmp_path, values, expected):
-    Image.fromarray(np.resize(np.array(values, np.uint8), (8, 8))).save(tmp_path / "m.png")
-    assert guess_mask_format([tmp_path / "m.png"]) == expected
-
-
-def test_one_coloured_mask_makes_the_format_color(tmp_path):
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "black.png")
+def test_the_format_of_a_mask_is_guessed_from_its_values_and_colours(tmp_path):
+    for values, expected in (
+        ([0, 255], "binary"), ([0, 1], "binary"), ([0, 0], "binary"), ([0, 2], "index"), ([0, 1, 2], "index"),
+    ):  # fmt: skip
+        Image.fromarray(np.resize(np.array(values, np.uint8), (8, 8))).save(tmp_path / "grey.png")
+        assert guess_mask_format([tmp_path / "grey.png"]) == expected, values
     Image.fromarray(color_mask(np.ones((8, 8), np.uint8))).save(tmp_path / "green.png")
-    assert guess_mask_format([tmp_path / "black.png", tmp_path / "green.png"]) == "color"
+    assert guess_mask_format([tmp_path / "grey.png", tmp_path / "green.png"]) == "color"
 
 
 def test_rows_come_in_natural_order_from_records_in_any_order(tmp_path):
@@ -155,8 +150,10 @@ def test_rows_come_in_natural_order_from_records_in_any_order(tmp_path):
 # The synthetic trees hold the oddities of the real ones.
 
 
-def test_bus_uclm_oddities_come_out_as_in_the_real_data(tmp_path, bus_uclm_tree):
-    (manifest,) = make_manifests([audit_folder("bus-uclm", bus_uclm.records(bus_uclm_tree), bus_uclm_tree)])
+def test_bus_uclm_oddities_come_out_as_in_the_real_data(tmp_path):
+    patients = {code: UCLM_PATIENTS[code] for code in ("CHCO", "CHVI", "HESN", "PAGY", "SIBA")}
+    tree = write_bus_uclm(tmp_path, patients, size=(96, 72))
+    (manifest,) = make_manifests([audit_folder("bus-uclm", bus_uclm.records(tree), tree)])
     frame = manifest.frame.set_index("image_id")
     assert set(frame.loc[frame["patient_id"].isin(["CHCO", "CHVI"]), "group_id"]) == {"bus-uclm:CHCO"}
     assert frame["group_id"].nunique() == frame["patient_id"].nunique() - 1
@@ -171,11 +168,8 @@ def test_bus_uclm_oddities_come_out_as_in_the_real_data(tmp_path, bus_uclm_tree)
     assert group_unit(manifest.frame) == "patients"
 
 
-def test_busi_oddities_come_out_as_in_the_real_data(tmp_path):
-    from bus_smp.data.synthetic import write_busi
-
-    tree = write_busi(tmp_path, 12, 8, 4)
-    (manifest,) = make_manifests([audit_folder("busi", busi.records(tree), tree)])
+def test_busi_oddities_come_out_as_in_the_real_data(busi_tree):
+    (manifest,) = make_manifests([audit_folder("busi", busi.records(busi_tree), busi_tree)])
     frame = manifest.frame.set_index("image_id")
     assert frame.loc["malignant (4)", "masks"].count("|") == 2
     assert frame.loc["malignant (4)", "flags"] == "several_masks"
@@ -202,6 +196,7 @@ def real(real_data, tmp_path_factory):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_real_bus_uclm(real):
     manifest = real["bus-uclm"]
     frame = manifest.frame
@@ -223,6 +218,7 @@ def test_real_bus_uclm(real):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_real_busi(real):
     manifest = real["busi"]
     frame = manifest.frame.set_index("image_id")

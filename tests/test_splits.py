@@ -47,22 +47,23 @@ def random_split(table, random):
 
 
 def deviation(table, split):
-    """A second criterion, of one's own: the largest distance, over splits, of image share from its
+    """A second, independent criterion: the largest distance, over splits, of the share of images from its
     target and of a label's share in the split from its share in the whole."""
-    whole = table["label"].value_counts(normalize=True)
+    split, label = np.asarray(split, dtype=object), table["label"].to_numpy(dtype=object)
     worst = 0.0
     for name, fraction in zip(SPLITS, FRACTIONS, strict=True):
-        part = table[np.asarray(split) == name]
-        shares = part["label"].value_counts(normalize=True).reindex(whole.index, fill_value=0)
-        worst = max(worst, abs(len(part) / len(table) - fraction), (shares - whole).abs().max())
+        part = label[split == name]
+        shares = [(part == one).mean() - (label == one).mean() for one in LABELS]
+        worst = max(worst, abs(len(part) / len(label) - fraction), np.abs(shares).max())
     return worst
 
 
-@pytest.mark.parametrize("criterion", [imbalance, deviation])
-def test_the_split_is_better_balanced_than_the_best_of_a_thousand_random_ones(criterion):
+def test_the_split_is_better_balanced_than_the_best_of_500_random_ones():
     random = np.random.default_rng(1)
-    best = min(criterion(PATIENTS, random_split(PATIENTS, random)) for _ in range(1000))
-    assert criterion(PATIENTS, assign_splits(PATIENTS)) < best
+    by_chance = [random_split(PATIENTS, random) for _ in range(500)]
+    for criterion in (imbalance, deviation):
+        best = min(criterion(PATIENTS, split) for split in by_chance)
+        assert criterion(PATIENTS, assign_splits(PATIENTS)) < best
 
 
 def test_thirty_seven_patients_give_splits_within_two_images_of_every_target():
@@ -121,9 +122,7 @@ def test_seeds_give_different_splits_of_similar_balance():
     splits = [assign_splits(PATIENTS, seed=seed) for seed in range(12)]
     tests = {frozenset(PATIENTS.loc[split == "test", "group_id"]) for split in splits}
     assert len(tests) >= 8
-    random = np.random.default_rng(2)
-    best = min(imbalance(PATIENTS, random_split(PATIENTS, random)) for _ in range(300))
-    assert max(imbalance(PATIENTS, split) for split in splits) < best
+    assert max(imbalance(PATIENTS, split) for split in splits) < 1.05 * imbalance(PATIENTS, splits[0])
 
 
 counts = st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)).filter(any)
