@@ -14,15 +14,7 @@ from bus_smp.data.augment import Augmentation
 
 SIZE = 64
 DRAWS = 500
-STILL = {
-    "rotate": 0,
-    "scale": 0,
-    "shift": 0,
-    "brightness": 0,
-    "contrast": 0,
-    "elastic": 0,
-    "horizontal_flip": 0,
-}
+STILL = dict.fromkeys(("rotate", "scale", "shift", "brightness", "contrast", "elastic", "horizontal_flip"), 0)
 GEOMETRY = {"brightness": 0, "contrast": 0}
 WIDE = {**GEOMETRY, "rotate": 40, "scale": 0.4, "shift": 0.15, "vertical_flip": 0.5, "elastic": 0.6}
 RARE = 1e-4
@@ -73,7 +65,8 @@ def same_moments(one: np.ndarray, other: np.ndarray) -> None:
     assert largest_z((one - one.mean(0)) ** 2, (other - other.mean(0)) ** 2) < limit
 
 
-@pytest.mark.parametrize("settings", [GEOMETRY, WIDE], ids=["default", "wide"])
+# WIDE holds every step of the default, wider.
+@pytest.mark.parametrize("settings", [pytest.param(GEOMETRY, marks=pytest.mark.slow, id="default"), WIDE])
 def test_landmarks_come_from_the_same_places(settings):
     fused, reference = (draw(*compass(), name, 1500, **settings)[0] for name in ("fused", "albumentations"))
     for x, y in [(32, 32), (20, 28), (44, 24), (26, 46)]:

@@ -1,5 +1,6 @@
 """One image and its mask, changed at random: what holds for the fused augmentation and for its reference."""
 
+import hashlib
 import subprocess
 import sys
 from collections import Counter
@@ -159,18 +160,17 @@ def test_the_number_of_threads_changes_no_byte(augmented):
         cv2.setNumThreads(threads)
 
 
-def test_another_process_draws_the_same(augmented):
-    augment = augmented(**STRONG)
+@pytest.mark.parametrize("implementation", ["fused", pytest.param("albumentations", marks=pytest.mark.slow)])
+def test_another_process_draws_the_same(implementation):
+    augment = Augmentation(AugmentSettings(implementation=implementation, **STRONG))
     code = (
         "import sys, hashlib; sys.path.insert(0, sys.argv[1]); import test_augmentation as t\n"
         "s = t.AugmentSettings(implementation=sys.argv[2], **t.STRONG)\n"
         "print(hashlib.sha256(b''.join(a.tobytes() for a in t.Augmentation(s)(*t.picture(), (9, 2)))).hexdigest())"
     )
-    import hashlib
-
     here = hashlib.sha256(b"".join(a.tobytes() for a in augment(*picture(), (9, 2)))).hexdigest()
     there = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), augment.settings.implementation],
+        [sys.executable, "-c", code, str(Path(__file__).parent), implementation],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert there.stdout.strip() == here

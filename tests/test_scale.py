@@ -95,7 +95,7 @@ def _frame(rows, groups):
 
 @pytest.fixture(scope="module")
 def long_frame():
-    return _frame(10_000, 500)
+    return _frame(5_000, 250)
 
 
 def test_a_long_manifest_is_written_and_read_in_bounded_memory_and_comes_back_as_it_was(long_frame, tmp_path):

@@ -37,43 +37,45 @@ PACKAGE = REPOSITORY / "bus_smp"
 # The code
 
 
-def _calls():
-    """(file, name of the function as written, its keyword arguments) of every call in the package."""
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                yield path.relative_to(PACKAGE).as_posix(), ast.unparse(node.func), keywords, node
+@pytest.fixture(scope="module")
+def nodes():
+    """(file, node) of all nodes of the package's syntax trees."""
+    return [
+        (path.relative_to(PACKAGE).as_posix(), node)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    ]
 
 
-def test_nothing_in_the_package_unpickles_evaluates_or_starts_a_shell():
+@pytest.fixture(scope="module")
+def calls(nodes):
+    """(file, name of the function as written, its keyword arguments, node) of every call in the package."""
+    return [
+        (path, ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}, node)
+        for path, node in nodes
+        if isinstance(node, ast.Call)
+    ]
+
+
+def test_nothing_in_the_package_unpickles_evaluates_or_starts_a_shell(nodes, calls):
     forbidden = {
-        "eval",
-        "exec",
-        "compile",
-        "os.system",
-        "os.popen",
-        "yaml.unsafe_load",
-        "yaml.full_load",
-        "__import__",
-    }
-    for path, name, keywords, node in _calls():
+        "eval", "exec", "compile", "os.system", "os.popen", "yaml.unsafe_load", "yaml.full_load", "__import__",
+    }  # fmt: skip
+    for path, name, keywords, node in calls:
         assert name not in forbidden, (path, name)
         assert "shell" not in keywords, (path, name)
         if name in ("np.load", "numpy.load"):
             assert keywords.get("allow_pickle") == "False", path
         if name == "torch.load":
-            assert path == "model/tensor_files.py" and keywords["weights_only"] == "True", (
-                path
-            )  # where sizes are checked
+            # There the sizes are checked.
+            assert path == "model/tensor_files.py" and keywords["weights_only"] == "True", path
         if name == "yaml.load":
             assert path == "config.py" and ast.unparse(node.args[1]) == "_Loader", path
         if name == "Image.open":
             assert keywords["formats"] == "FORMATS", path
     imported = {
         alias.name.split(".")[0]
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for _, node in nodes
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in ([node] if isinstance(node, ast.ImportFrom) and node.module else node.names)
         if isinstance(alias, ast.alias)
@@ -81,14 +83,11 @@ def test_nothing_in_the_package_unpickles_evaluates_or_starts_a_shell():
     assert not imported & {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 
 
-def test_every_table_is_written_harmless():
-    """Numbers alone (metrics.csv) need it not."""
-    for path, name, _, node in _calls():
+def test_every_table_is_written_harmless(calls):
+    """A table of numbers only (metrics.csv, in runs/run.py) does not need it."""
+    for path, name, _, node in calls:
         if name.endswith(".to_csv"):
-            assert "harmless_table(" in ast.unparse(node.func) or path in ("runs/run.py",), (
-                path,
-                ast.unparse(node),
-            )
+            assert "harmless_table(" in name or path == "runs/run.py", (path, ast.unparse(node))
 
 
 def test_the_oldest_torch_allowed_reads_weights_without_running_them():
@@ -115,16 +114,11 @@ def test_a_harmless_cell_is_no_formula_and_gives_its_text_back(text):
         assert cell == text
 
 
-@pytest.mark.parametrize("text", ["-1", "+2.5", "-.5e-3", "3", "-1,5"])
-def test_a_number_is_unchanged(text):
-    assert harmless(text) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["=1+1", "+49 30", "-rf", "@SUM(A1)", "\t=1", "\r=1", "a;=1", "\uff1d1", "'=1", "-1+1"]
-)
-def test_a_formula_is_made_text(text):
-    assert harmless(text) != text and restored(harmless(text)) == text
+def test_a_formula_is_made_text_and_a_number_is_unchanged():
+    for text in ("-1", "+2.5", "-.5e-3", "3", "-1,5"):
+        assert harmless(text) == text
+    for text in ("=1+1", "+49 30", "-rf", "@SUM(A1)", "\t=1", "\r=1", "a;=1", "\uff1d1", "'=1", "-1+1"):
+        assert harmless(text) != text and restored(harmless(text)) == text
 
 
 @given(st.lists(st.tuples(ODD, st.floats(allow_nan=False)), min_size=1, max_size=5), ODD)
@@ -187,11 +181,8 @@ def test_an_evaluation_of_hostile_names_stays_in_its_folder_and_its_tables_hold_
 def test_the_mask_of_any_image_is_in_its_data_sets_folder(name):
     folder = Path("run/eval")
     path = mask_path(folder, {"dataset": "demo", "image_id": name})
-    assert (
-        path.parent == folder / "masks" / "demo"
-        and path.name not in (".", "..")
-        and len(path.name.encode()) < 256
-    )
+    assert path.parent == folder / "masks" / "demo"
+    assert path.name not in (".", "..") and len(path.name.encode()) < 256
 
 
 # Checkpoints

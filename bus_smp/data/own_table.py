@@ -104,7 +104,11 @@ def read_own_table(path: Path, root: Path | None = None, name: str | None = None
     found = {}
     for dataset in sorted({row["dataset"] for row in rows}):
         records = [
-            replace(row["record"], image_id=row["image_id"], patient_id=row["record"].patient_id or row["image_id"])
+            replace(
+                row["record"],
+                image_id=row["image_id"],
+                patient_id=row["record"].patient_id or row["image_id"],
+            )
             for row in rows
             if row["dataset"] == dataset
         ]
