@@ -33,7 +33,7 @@ KEYPOINTS = 200
 
 # Principal axes of the descriptors that the index holds: a quarter of the memory, and faster than all 128.
 DIMENSIONS = 32
-TREES = 4
+TREES = 2
 # Leaves of the trees that are visited for one keypoint.
 CHECKS = 32
 NEIGHBOURS = 5
@@ -213,14 +213,16 @@ def _best(candidates: list[Candidate], images: int) -> list[Candidate]:
     return kept
 
 
-def _similar_keypoints(prints: Sequence[Fingerprint], image: np.ndarray, progress: Progress) -> np.ndarray:
+def _similar_keypoints(
+    prints: Sequence[Fingerprint], image: np.ndarray, progress: Progress
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Keypoints of different images that look the same.
 
     Args:
         image: int32 (N,), the image of each keypoint; keypoints are numbered image by image.
 
     Returns:
-        int32 (3, K): a, b and whether a looks like the mirror image of b; a's image is before b's, no column twice.
+        a, b, int32 (K,), and whether a looks like the mirror image of b, bool (K,); a's image is before b's, no match twice.
     """
     descriptors = np.concatenate([found.descriptors for found in prints])
     # a sample of 20,000 or more is enough for the axes
@@ -239,16 +241,16 @@ def _similar_keypoints(prints: Sequence[Fingerprint], image: np.ndarray, progres
         for mirrored, query in enumerate(queries):
             near, distance = index.knnSearch(query, min(NEIGHBOURS, len(reduced)), params={"checks": CHECKS})
             row, column = np.nonzero(distance < SAME_KEYPOINT)
-            ends = np.sort([start + row, near[row, column]], axis=0)
-            found.append(np.vstack([ends, np.full(len(row), mirrored)]).astype(np.int32))
-        found = np.concatenate(found, axis=1)
-        return found[:, image[found[0]] != image[found[1]]]
+            a, b = np.sort([start + row, near[row, column]], axis=0)
+            wanted = image[a] != image[b]
+            found.append(((a * len(image) + b) * 2 + mirrored)[wanted])
+        return np.concatenate(found)
 
     searched = progress(read_ahead(search, blocks, ahead=4), len(blocks), "near-duplicates: search")
-    a, b, mirrored = np.concatenate(list(searched), axis=1).astype(np.int64)
-    # a match is usually found from both of its ends
-    code = np.unique((a * len(image) + b) * 2 + mirrored)
-    return np.stack([*np.divmod(code >> 1, len(image)), code & 1]).astype(np.int32)
+    # Each match as one number, because they are many; most are found from both of their ends.
+    matches = np.unique(np.concatenate(list(searched)))
+    a, b = np.divmod(matches >> 1, len(image))
+    return a.astype(np.int32), b.astype(np.int32), (matches & 1).astype(bool)
 
 
 def _unit(descriptors: np.ndarray) -> np.ndarray:
