@@ -169,7 +169,8 @@ def _fractions(text: str) -> tuple[float, float, float] | None:
         )
     if abs(sum(parts) - 1) > 1e-6 and abs(sum(parts) - 100) > 1e-6:
         raise click.BadParameter(f"{text!r} sums to {sum(parts):g}, not to 100", param_hint="--split")
-    return tuple(part / sum(parts) for part in parts)
+    train, val, test = (part / sum(parts) for part in parts)
+    return train, val, test
 
 
 def _announce(text: str) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def no_progress(items: Iterable, total: int, text: str) -> Iterable:
 
 
 def audit_folder(
-    dataset: str, records: Iterable[Record], root: Path, progress: Progress = no_progress, **facts: object
+    dataset: str, records: Iterable[Record], root: Path, progress: Progress = no_progress, **facts: Any
 ) -> AuditedFolder:
     """Decode every image and mask of ``records`` once, in a few threads.
 

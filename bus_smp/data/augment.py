@@ -5,7 +5,7 @@ changed in the same way, so augmentation cannot write the class into the texture
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class Augmentation:
 
     def __init__(self, settings: "AugmentSettings") -> None:
         self.settings = settings
-        self._size, self._change = 0, None
+        self._size = 0
+        self._change: Any = None
 
     def __getstate__(self) -> dict:
         return {"settings": self.settings, "_size": 0, "_change": None}

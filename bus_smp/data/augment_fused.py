@@ -7,7 +7,7 @@ stretched to the image's size, and the image is resampled once. Brightness and c
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -96,7 +96,7 @@ class FusedAugmentation:
         table = np.clip(self._grey_levels * np.float32(factor) + np.float32(offset), 0, 255).astype(np.uint8)
         cv2.LUT(rows, table, dst=rows)
 
-    def _displacement(self, stream: "hashlib._Hash") -> np.ndarray:
+    def _displacement(self, stream: Any) -> np.ndarray:
         """Smooth random displacement of the nodes in pixels, float32 (count, count, 2): white noise, blurred."""
         start = 4 * _NUMBERS
         noise = np.frombuffer(stream.digest(start + math.prod(self._noise_shape)), np.uint8, offset=start)

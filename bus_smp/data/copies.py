@@ -141,7 +141,7 @@ def _find_pairs(images: Sequence[ComparedImage], progress: Progress) -> list[tup
     same: dict[str, list[int]] = {}
     for i, image in enumerate(images):
         same.setdefault(image.sha256, []).append(i)
-    pairs = {}
+    pairs: dict[tuple[int, int], tuple[str, float]] = {}
     for equal in same.values():
         of_each = [list(members) for _, members in groupby(equal, key=lambda i: images[i].dataset)]
         chains = [pair for members in of_each for pair in pairwise(members)]
@@ -163,7 +163,7 @@ def _name_groups(
     """
     places: dict[str, set[Place]] = {}
     for image in earlier:
-        places.setdefault(image.group, set()).update({image.place} - {None})
+        places.setdefault(image.group, set()).update([image.place] if image.place else [])
     groups, earlier_places, torn = {}, {}, set()
     for members in components:
         theirs = [group for group in members if group in places]

@@ -2,17 +2,18 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from bus_smp.classes import LABELS
 from bus_smp.data.images import pixel_sha256, read_image, read_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import ImageError, ManifestError
 
-Row = pd.Series | Mapping | tuple
+# A pandas Series, a mapping or a named tuple of ``itertuples``.
+Row = Any
 Reader = Callable[[Manifest, Row], tuple[np.ndarray, np.ndarray]]
 
 # Bytes of images and masks that one ``ExampleReader`` holds: about 400 images of 700 x 550 pixels.
@@ -37,7 +38,7 @@ def read_example(manifest: Manifest, row: Row, *, checked: bool = False) -> tupl
             does not mark what the label says.
         ManifestError: if the image's pixels are not those whose sha256 the manifest holds.
     """
-    row = row._asdict() if isinstance(row, tuple) else row
+    row = row._asdict() if hasattr(row, "_asdict") else row
     path = manifest.image_path(row)
     image = read_image(path)
     height, width = image.shape[:2]
@@ -87,7 +88,7 @@ class ExampleReader:
         """
         if manifest is not self._manifest:
             raise ValueError("a reader reads the manifest that it was made for, and no other")
-        row = row._asdict() if isinstance(row, tuple) else row
+        row = row._asdict() if hasattr(row, "_asdict") else row
         key = row["dataset"], row["image_id"]
         held = self._held.get(key)
         if held is not None:

@@ -176,6 +176,7 @@ def read_mask(
         if combined is not None and mask.shape != combined.shape:
             raise ImageError(f"{path}: size differs from the other masks of the same image")
         combined = mask if combined is None else np.maximum(combined, mask)
+    assert combined is not None
     return combined
 
 
@@ -259,7 +260,7 @@ def _lossy(path: Path) -> str:
 def pixel_sha256(image: np.ndarray) -> str:
     """Hash of decoded pixels and size, so that the same picture in two files or formats agrees."""
     digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
@@ -298,7 +299,7 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
     encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     assert encoded, "OpenCV encodes every uint8 RGB array"
     with replacing(path, durable=False) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(data.data)
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

@@ -4,7 +4,7 @@ import multiprocessing.queues
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import torch
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bus_smp.data.augment import Augmentation
 from bus_smp.data.cache import Cache
-from bus_smp.data.sampler import Draw, EpochSampler
+from bus_smp.data.sampler import Draw, EpochSampler, RankSampler
 from bus_smp.errors import TrainingError
 from bus_smp.system import signals as stopping
 
@@ -57,7 +57,7 @@ class TrainingDataset(Dataset):
         return images, masks, torch.tensor([draw.index for draw in draws])
 
 
-def _as_it_is(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -81,14 +81,14 @@ def _give_up(error: BaseException, batch: object) -> None:
 def _start_worker(_: int) -> None:
     stopping.follow_parent()
     # A batch that cannot be sent, for want of shared memory, would be dropped, and the training wait for it for ever.
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
     # a pool per worker would fight the training step for the cores
     cv2.setNumThreads(1)
 
 
 def make_loader(
     dataset: TrainingDataset,
-    sampler: EpochSampler,
+    sampler: EpochSampler | RankSampler,
     batch_size: int,
     workers: int,
     device: "torch.device | str",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -125,7 +126,7 @@ def _split(rows: DatasetRows, plan: SplitPlan, places: Mapping[str, Place]) -> t
         split = split.mask(moved, fixed_split)
         notes.append(f"moved to the split they have in another data set's manifest: {', '.join(groups)}")
     frame.loc[used.index, "split"] = split.astype(object)
-    about = {
+    about: dict[str, Any] = {
         "how": how,
         "unit": group_unit(used),
         "imbalance": round(imbalance(used, split, plan.fractions), 6),

@@ -271,10 +271,10 @@ def write_manifest(manifest: Manifest, path: Path) -> Path:
     text = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     # Both are on the disk before either takes its name: rows with the sidecar of another manifest would look right.
     with replacing(sidecar) as new_sidecar, replacing(path) as new_rows:
-        with new_sidecar.open("wb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
+        with new_sidecar.open("wb") as stream:
+            stream.write(text.encode("utf-8"))
+            stream.flush()
+            os.fsync(stream.fileno())
         new_rows.write_bytes(manifest.csv)
     return path
 

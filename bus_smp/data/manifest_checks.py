@@ -84,7 +84,7 @@ def check_text(text: pd.DataFrame, lines: Sequence[int]) -> list[str]:
 
     def refuse(column: str, wrong: pd.Series, why: str) -> None:
         for i in np.flatnonzero(wrong):
-            row = f"row {lines[i]} ({text.at[i, 'dataset']}/{text.at[i, 'image_id']})"
+            row = f"row {lines[int(i)]} ({text.at[i, 'dataset']}/{text.at[i, 'image_id']})"
             problems.append(f"{row}, column {column}: {text.at[i, column]!r} {why}")
 
     for column in text.columns.difference(_HASHES, sort=False):

@@ -12,7 +12,8 @@ class Draw(NamedTuple):
 
     epoch: int
     position: int
-    index: int
+    # It hides the method of tuple, which nothing calls.
+    index: int  # type: ignore[assignment]
 
 
 # Keeps the random streams of this file apart from each other and from the augmentation's.

@@ -95,7 +95,9 @@ def assign_folds(table: pd.DataFrame, k: int, seed: int = 42) -> pd.Series:
     return _per_row(table, row_group, _balance(counts, [1 / k] * k, seed))
 
 
-def imbalance(table: pd.DataFrame, split: Sequence, fractions: Sequence[float] = (0.70, 0.15, 0.15)) -> float:
+def imbalance(
+    table: pd.DataFrame, split: Sequence | np.ndarray, fractions: Sequence[float] = (0.70, 0.15, 0.15)
+) -> float:
     """The criterion J of this module; 0 is perfect balance.
 
     Args:
@@ -119,7 +121,7 @@ def imbalance(table: pd.DataFrame, split: Sequence, fractions: Sequence[float] =
     return float((((sums - targets) ** 2).sum(axis=1) / np.asarray(fractions)).sum())
 
 
-def split_warnings(table: pd.DataFrame, split: Sequence) -> list[str]:
+def split_warnings(table: pd.DataFrame, split: Sequence | np.ndarray) -> list[str]:
     """Sentences about labels of the data set that a split (or fold) has no image of."""
     split = np.asarray(split)
     labels = table["label"].to_numpy()
@@ -172,7 +174,7 @@ def _per_row(table: pd.DataFrame, row_group: np.ndarray, values: np.ndarray) -> 
     return pd.Series(values[row_group], index=table.index, dtype="str" if text else "int64")
 
 
-def _scaled(counts: np.ndarray, fractions: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _scaled(counts: np.ndarray, fractions: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vectors (G, C) and targets (K, C) such that J = sum_s |sum of vectors in s - target_s|^2 / f_s."""
     worst = counts.shape[1] - 1 - np.argmax(counts[:, ::-1] > 0, axis=1)
     ones = np.ones((len(counts), 1))
@@ -184,20 +186,17 @@ def _scaled(counts: np.ndarray, fractions: Sequence[float]) -> tuple[np.ndarray,
     return vectors, np.outer(fractions, np.sqrt(weights[present]))
 
 
-def _balance(counts: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+def _balance(counts: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
     """Split index 0..K-1 of each group: the best of several seeded local searches."""
     if not 0 <= seed < 2**32:
         raise ManifestError(f"seed {seed}", hint="give a seed from 0 to 4294967295")
-    fractions = np.asarray(fractions, dtype=float)
+    fractions = np.asarray(shares, dtype=float)
     vectors, targets = _scaled(counts, fractions)
     # RandomState's stream is frozen (NEP 19), Generator's may change with numpy: a split must not.
     random = np.random.RandomState(seed)
-    best, best_score = None, np.inf
-    for _ in range(8 if len(counts) <= 2000 else 1):
-        which, score = _search(vectors, targets, fractions, random)
-        if score < best_score:
-            best, best_score = which, score
-    return best
+    starts = 8 if len(counts) <= 2000 else 1
+    found = [_search(vectors, targets, fractions, random) for _ in range(starts)]
+    return min(found, key=lambda one: one[1])[0]
 
 
 def _search(
@@ -217,7 +216,7 @@ def _search(
         moves[groups, which] = np.inf
         # No split is left empty.
         moves[size[which] == 1] = np.inf
-        group, target = np.unravel_index(_first_smallest(moves), moves.shape)
+        group, target = map(int, np.unravel_index(_first_smallest(moves), moves.shape))
         gain, chosen = moves[group, target], [(group, target)]
 
         members = [np.flatnonzero(which == s) for s in range(len(fractions))]
@@ -232,7 +231,7 @@ def _search(
                 swaps -= 2 * (1 / fractions[s] + 1 / fractions[t]) * _products(vectors[mine], vectors[theirs])
                 i, j = np.unravel_index(_first_smallest(swaps), swaps.shape)
                 if swaps[i, j] < gain - 1e-12:
-                    gain, chosen = swaps[i, j], [(mine[i], t), (theirs[j], s)]
+                    gain, chosen = swaps[i, j], [(int(mine[i]), t), (int(theirs[j]), s)]
         if gain > -1e-10:
             break
         for group, target in chosen:

@@ -370,8 +370,12 @@ def write_udiat(
 def write_bus_bra(root: Path, cases: int = 8, size: tuple[int, int] = SIZE, seed: int = 0) -> Path:
     """Write ``root/BUSBRA`` and return it; every fourth case is malignant and has one image, the others two."""
     folder = Path(root) / "BUSBRA"
-    rows = [["ID", "Case", "Histology", "Pathology", "BIRADS", "Device", "Width", "Height", "Side", "BBOX"]]
-    folds = [["ID", "Pathology", "kFold", "valid_1", "valid_2", "valid_3", "valid_4", "valid_5"]]
+    rows: list[list[object]] = [
+        ["ID", "Case", "Histology", "Pathology", "BIRADS", "Device", "Width", "Height", "Side", "BBOX"]
+    ]
+    folds: list[list[object]] = [
+        ["ID", "Pathology", "kFold", "valid_1", "valid_2", "valid_3", "valid_4", "valid_5"]
+    ]
     for case in range(1, cases + 1):
         label = "benign" if case % 4 else "malignant"
         for side in "lr" if case % 4 else "s":
@@ -410,7 +414,7 @@ def write_breast(root: Path, cases: int = 8, size: tuple[int, int] = SIZE, seed:
     """
     folder = Path(root) / "BrEaST" / "BrEaST-Lesions_USG-images_and_masks"
     columns = "CaseID,Image_filename,Mask_tumor_filename,Mask_other_filename,Pixel_size,BIRADS,Classification"
-    rows: list[list[object]] = [columns.split(",")]
+    rows: list[list[object]] = [[*columns.split(",")]]
     for case in range(1, cases + 1):
         label = "normal" if case == 3 else ("benign", "malignant")[case % 2 == 0]
         name = f"case{case:03d}"

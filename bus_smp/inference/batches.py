@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def predict_batches(
     predictor: Predictor,
     items: Sequence[Item],
     load: Callable[[Item], tuple[np.ndarray | None, More]],
-    finish: Callable[[Item, np.ndarray | None, More, Prediction | None], Result],
+    finish: Callable[[Item, Any, More, Any], Result],
 ) -> Iterator[Result]:
     """Yield ``finish(item, image, more, prediction)`` for each item, in order; two batches are in memory at most.
 
@@ -31,7 +31,8 @@ def predict_batches(
     Args:
         load: called in threads; returns the image, uint8 RGB (H, W, 3), and what ``finish`` needs of it. None in
             place of the image: there is nothing to predict.
-        finish: called in threads, with None as prediction where there was no image.
+        finish: called in threads with the item, its image and ``more`` of ``load``, and its ``Prediction``; image and
+            prediction are None where there was no image.
 
     Raises:
         EvaluationError: if the network returns NaN or infinity. Exceptions of ``load`` and ``finish`` pass.
@@ -45,7 +46,9 @@ def predict_batches(
         return image, None if image is None else resize_image(image, predictor.size), more
 
     def finish_one(item: Item, image: np.ndarray | None, more: More, found: Prediction | None) -> Result:
-        return finish(item, image, more, found and replace(found, shape=image.shape[:2]))
+        if found is not None and image is not None:
+            found = replace(found, shape=image.shape[:2])
+        return finish(item, image, more, found)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loading: list[Future] = []

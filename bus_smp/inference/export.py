@@ -253,6 +253,7 @@ def _check_examples(
     if check is not None:
         files = find_images([check])[:_CHECK_IMAGES]
         return ((resize_image(read_image(path), size), None) for path, _ in files)
+    assert manifest is not None
     rows = manifest.used("val")
     if rows.empty:
         raise EvaluationError(

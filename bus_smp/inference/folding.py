@@ -4,15 +4,17 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
+from bus_smp.model.hybrid import HybridResNet50
+
 
 class MainHead(nn.Module):
     """A hybrid model as one function from images to full-size logits; auxiliary heads are not computed.
 
     Args:
-        model: anything with ``predict_logits``; shared, not copied.
+        model: shared, not copied.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: HybridResNet50) -> None:
         super().__init__()
         self.model = model
 

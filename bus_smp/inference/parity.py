@@ -51,11 +51,14 @@ def compare_networks(
         pixels += classes[0].size
         for number, (_, truth) in enumerate(batch):
             known = classes[0][number] if truth is None else truth
-            dice.append(
-                tuple(image_metrics(confusion(known, mask[number]))["dice_lesion"] for mask in classes)
+            by_reference, by_network = (
+                image_metrics(confusion(known, mask[number]))["dice_lesion"] for mask in classes
             )
+            dice.append((by_reference, by_network))
             malignant = None if truth is None else bool((truth == MALIGNANT.index).any())
-            scores.append((*(_score(logits[number], temperature) for logits in (expected, found)), malignant))
+            scores.append(
+                (_score(expected[number], temperature), _score(found[number], temperature), malignant)
+            )
     (reference_dice, network_dice), (reference_auc, network_auc) = _means(dice), _aucs(scores)
     return {
         "images": len(scores),
@@ -101,7 +104,8 @@ def _means(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 def _aucs(scores: list[tuple[float, float, bool | None]]) -> tuple[float, float]:
     known = [score for score in scores if score[2] is not None]
     truth = np.array([score[2] for score in known], bool)
-    return tuple(_auc(np.array([score[which] for score in known]), truth) for which in (0, 1))
+    reference, network = (np.array([score[which] for score in known]) for which in (0, 1))
+    return _auc(reference, truth), _auc(network, truth)
 
 
 def _auc(scores: np.ndarray, truth: np.ndarray) -> float:

@@ -121,10 +121,10 @@ def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
     if _is_ours(table):
         return
     pictures = (Path(folder) / file for _, name in images for file in _pictures(name))
-    there = next((path for path in (table, *pictures) if os.path.lexists(path)), None)
-    if there is not None:
+    taken = next((path for path in (table, *pictures) if os.path.lexists(path)), None)
+    if taken is not None:
         raise DataError(
-            f"{there}: would be replaced, and no earlier prediction wrote it",
+            f"{taken}: would be replaced, and no earlier prediction wrote it",
             hint="choose another folder with --to",
         )
 

@@ -57,7 +57,7 @@ def match_lesions(
     scores = _scores(labels, stats[:, 4], lesion_probability)
     matches = _match(labels_true, stats_true[:, 4], labels, stats[:, 4])
 
-    components = []
+    components: list[dict[str, Any]] = []
     for index, (area, score, is_malignant) in enumerate(zip(stats[:, 4], scores, malignant, strict=True)):
         partner, iou = matches.get(index, (None, 0.0))
         components.append(

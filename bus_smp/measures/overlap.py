@@ -107,7 +107,7 @@ def image_metrics(counts: np.ndarray) -> dict[str, float]:
         counts: (3, 3) from ``confusion``.
     """
     counts = np.asarray(counts)
-    metrics = {}
+    metrics: dict[str, float] = {}
     for target, positive in TARGETS.items():
         metrics |= {f"{name}_{target}": value for name, value in _binary_metrics(counts, positive).items()}
     metrics["false_alarm_area"] = _ratio(counts[BACKGROUND.index, 1:].sum(), counts.sum())

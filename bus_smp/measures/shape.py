@@ -57,7 +57,7 @@ def _perimeter(lesion: np.ndarray) -> float:
     padded = np.pad(lesion, 1)
 
     def crossings(start: np.ndarray, end: np.ndarray) -> int:
-        return np.count_nonzero(start != end)
+        return int(np.count_nonzero(start != end))
 
     upright = crossings(padded[1:], padded[:-1]) + crossings(padded[:, 1:], padded[:, :-1])
     oblique = crossings(padded[1:, 1:], padded[:-1, :-1]) + crossings(padded[1:, :-1], padded[:-1, 1:])

@@ -106,7 +106,7 @@ def surface_row(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     shown = [[lesion.index for lesion in LESIONS if (mask == lesion.index).any()] for mask in masks]
     # Most images show one class: its masks are those of any lesion, and need not be measured again.
     measured: dict[tuple, dict[str, float]] = {}
-    row = {}
+    row: dict[str, float] = {}
     for target, classes in TARGETS.items():
         parts = tuple(tuple(c for c in present if c in classes) for present in shown)
         if parts not in measured:

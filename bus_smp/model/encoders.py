@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -86,7 +87,7 @@ def load_encoder(name: str, weights: str | Path | None) -> nn.Module:
 
 def _download_encoder(name: str) -> nn.Module:
     from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     try:
         repository, revision = _imagenet_source(name)
@@ -117,6 +118,7 @@ def _imagenet_source(name: str) -> tuple[str, str | None]:
 
 def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict with torchvision's or timm's names, bare or inside a larger model's ``encoder.``."""
+    state: Any
     try:
         if path.suffix == ".safetensors":
             _refuse_own_checkpoint(path)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from segmentation_models_pytorch.base import SegmentationHead
@@ -69,8 +70,9 @@ class HybridResNet50(nn.Module):
         _check_choice("attention", attention, (None, "scse"))
         _check_choice("bottleneck", bottleneck, (None, "aspp"))
         check_encoder(encoder_name)
-        self.encoder = load_encoder(encoder_name, encoder_weights)
-        *skip_channels, deepest = self.encoder.out_channels
+        encoder: Any = load_encoder(encoder_name, encoder_weights)
+        self.encoder = encoder
+        *skip_channels, deepest = encoder.out_channels
         self.bottleneck = ASPP(deepest) if bottleneck == "aspp" else nn.Identity()
         self.decoder = StagedUnetDecoder(
             encoder_channels=(*skip_channels, ASPP.OUT_CHANNELS if bottleneck == "aspp" else deepest),

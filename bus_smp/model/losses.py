@@ -72,7 +72,7 @@ class DeepSupervisionLoss(nn.Module):
         weights = self.head_weights[: len(heads)]
         losses = [self._head_loss(logits, target) for logits in heads]
         total = sum(weight / sum(weights) * loss for weight, loss in zip(weights, losses, strict=True))
-        return total, [loss.detach() for loss in losses]
+        return total, [loss.detach() for loss in losses]  # type: ignore[return-value]
 
     def _head_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         target = resize_target(target, logits.shape[2:])

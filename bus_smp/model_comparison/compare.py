@@ -110,7 +110,8 @@ def _begin(name: str, plan: Comparison, folder: Path) -> Compared:
     compared.cells["gflop_per_image"] = count_gflop(plain, plan.size, torch.device("cpu"))
     noise = np.random.default_rng(0).standard_normal((2, 3, plan.size, plan.size), np.float32)
     compared.exports = Exports(plain, plan.size, folder, lambda: [noise], fixed=name in SMP)
-    compared.network = for_prediction(plain).to(plan.engine.device, memory_format=torch.channels_last)
+    network = for_prediction(plain).to(plan.engine.device)
+    compared.network = network.to(memory_format=torch.channels_last)
     return compared
 
 
@@ -129,6 +130,7 @@ def _time_backend(backend: str, compared: Sequence[Compared], plan: Comparison) 
     product, flop = matrix_product(limit, plan.engine.device)
     works: dict[str, Work] = {"limit": product}
     for one in compared:
+        assert one.network is not None and one.exports is not None
         try:
             works[one.name] = open_backend(backend, one.network, one.exports, plan.engine, plan.batch)
             works[one.name]()
@@ -160,7 +162,7 @@ def _time_training(compared: Sequence[Compared], plan: Comparison) -> None:
 def _training(name: str, plan: Comparison) -> Work:
     """One step on a batch of random images: forward, the loss of ``bus-smp train``, backward, AdamW."""
     engine, size = plan.engine, plan.size
-    model = build(name, plan.encoder).to(engine.device, memory_format=torch.channels_last).train()
+    model = build(name, plan.encoder).to(engine.device).to(memory_format=torch.channels_last).train()
     loss, scaler = DeepSupervisionLoss(len(CLASSES)), engine.make_scaler()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     images = torch.randn(plan.batch, 3, size, size).to(engine.device, memory_format=torch.channels_last)

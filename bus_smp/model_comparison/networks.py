@@ -1,5 +1,7 @@
 """The networks that are compared: the hybrid model, and smp's with the same encoder."""
 
+from collections.abc import Callable
+
 import segmentation_models_pytorch as smp
 import torch
 from segmentation_models_pytorch.encoders.resnet import resnet_encoders
@@ -26,10 +28,11 @@ NETWORKS = (HYBRID, HYBRID_HEADS, *SMP)
 class Plain(nn.Module):
     """Encoder, decoder and head of an smp network, without smp's check of the image's size."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: smp.base.SegmentationModel) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.head = network.encoder, network.decoder, network.segmentation_head
-        self.check_size = network.check_input_shape
+        self.encoder, self.decoder = network.encoder, network.decoder
+        self.head: nn.Module = network.segmentation_head
+        self.check_size: Callable[[Tensor], None] = network.check_input_shape
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes, H, W) of float (N, 3, H, W)."""

@@ -39,7 +39,8 @@ def _measure(name: str, encoder: str, size: int, batch: int, device: str, dtype:
     from bus_smp.system.engine import Engine
 
     engine = Engine(torch.device(device), getattr(torch, dtype))
-    network = for_prediction(build(name, encoder)).to(engine.device, memory_format=torch.channels_last)
+    network = for_prediction(build(name, encoder)).to(engine.device)
+    network = network.to(memory_format=torch.channels_last)
     images = torch.zeros(batch, 3, size, size).to(engine.device, memory_format=torch.channels_last)
     with torch.inference_mode(), engine.autocast():
         if engine.device.type == "cuda":
@@ -79,5 +80,6 @@ def _status_bytes(field: str) -> int | None:
 
 
 if __name__ == "__main__":
-    found = _measure(*sys.argv[1:3], int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:7])
+    name, encoder, size, batch, device, dtype = sys.argv[1:]
+    found = _measure(name, encoder, int(size), int(batch), device, dtype)
     print("none" if found is None else found)

@@ -5,8 +5,9 @@ narrow (Field & Welsh, JRSS B 2007); so whole groups are drawn with replacement.
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -94,8 +95,8 @@ def draw_groups(stratum: np.ndarray, draws: int, random: np.random.Generator) ->
 
 
 def bootstrap(
-    estimators: Mapping[Hashable, Estimator], group: np.ndarray, stratum: np.ndarray, draws: int, seed: int
-) -> dict[Hashable, Resampled]:
+    estimators: Mapping[Any, Estimator], group: np.ndarray, stratum: np.ndarray, draws: int, seed: int
+) -> dict[Any, Resampled]:
     """Every estimate in every draw of whole groups.
 
     Memory does not grow with draws x images or draws x groups; time goes with draws x (groups x estimators + images of each

@@ -3,8 +3,9 @@
 One bootstrap draw, one run in place of another: each is a row of weights.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +43,9 @@ class Ratio:
 
     def sums(self, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
         """Numerator and denominator of each group: float (groups,) each, from int (images,)."""
-        return tuple(
-            np.bincount(group, self._of(term), groups) for term in (self.numerator, self.denominator)
+        return (
+            np.bincount(group, self._of(self.numerator), groups),
+            np.bincount(group, self._of(self.denominator), groups),
         )
 
     def _of(self, term: np.ndarray) -> np.ndarray:
@@ -137,15 +139,16 @@ class Weighted:
     Memory grows with images and with groups x estimators, not with the number of rows.
     """
 
-    def __init__(self, estimators: Mapping[Hashable, Estimator], group: np.ndarray, groups: int):
+    def __init__(self, estimators: Mapping[Any, Estimator], group: np.ndarray, groups: int):
         """Sum and sort once. ``group``: int (images,), 0..groups-1."""
         self._number = len(estimators)
         numbered = list(enumerate(estimators.values()))
         # A ratio over the images of a draw needs only each group's two sums.
-        self._ratios = [i for i, estimator in numbered if isinstance(estimator, Ratio)]
-        self._sums = np.zeros((2, groups, len(self._ratios)))
-        for column, index in enumerate(self._ratios):
-            self._sums[:, :, column] = numbered[index][1].sums(group, groups)
+        ratios = {i: estimator for i, estimator in numbered if isinstance(estimator, Ratio)}
+        self._ratios = list(ratios)
+        self._sums = np.zeros((2, groups, len(ratios)))
+        for column, ratio in enumerate(ratios.values()):
+            self._sums[:, :, column] = ratio.sums(group, groups)
         self._curves: list[tuple[Curve, list[tuple[int, Auc]]]] = []
         known: dict[tuple, list[tuple[int, Auc]]] = {}
         for index, estimator in numbered:

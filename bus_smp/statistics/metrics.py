@@ -7,6 +7,7 @@ report, the comparison of two runs and the table in docs/evaluation.md all deriv
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -268,8 +269,8 @@ _OVERLAP = (
 
 def _distances(target: str) -> tuple[Metric, ...]:
     shown, printed = f"images that show {target}", target == "lesion"
-    in_mm = {"optional": True, "digits": 2} | {"better": "lower", "target": target}
-    in_px = {"printed": printed, "digits": 1, "better": "lower", "target": target}
+    in_mm: dict[str, Any] = {"optional": True, "digits": 2} | {"better": "lower", "target": target}
+    in_px: dict[str, Any] = {"printed": printed, "digits": 1, "better": "lower", "target": target}
     hd95 = "larger of the two 95th percentiles of the distances from one outline to the other"
     asd = "mean distance between the outlines, both ways together"
     known = f"{_NOTHING_TO_MEASURE}, or the size of a pixel is not known"
@@ -355,7 +356,7 @@ COMPARED = _primary_first(metric.key for metric in METRICS if metric.compared)
 HEADLINES = {key: BY_KEY[key].headline for key in _primary_first(m.key for m in METRICS if m.headline)}
 
 
-def estimators(table: pd.DataFrame, keys: Iterable[str] | None = None) -> dict[str, Estimator | Unresampled]:
+def estimators(table: pd.DataFrame, keys: Iterable[str] | None = None) -> dict[str, Any]:
     """The estimators of metrics over a checked per-image table, by key; metrics that the table cannot give are left out.
 
     Args:

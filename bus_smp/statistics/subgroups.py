@@ -72,7 +72,7 @@ def _sizes(table: pd.DataFrame) -> dict[str, Level]:
 
 def _flags(table: pd.DataFrame) -> dict[str, Level]:
     flags = [str(text).split("|") for text in table["flags"]]
-    found = {}
+    found: dict[str, Level] = {}
     for name in FLAGS:
         flagged = np.array([name in of_image for of_image in flags])
         if flagged.any():

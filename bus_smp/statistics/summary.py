@@ -146,10 +146,9 @@ def summarise(
     def estimated(key: tuple[str, ...], images: int) -> dict[str, Any]:
         one = known[key]
         if isinstance(one, Unresampled):
-            point, kinds, why = Resampled(one.point, np.empty(0)), (one.counted.astype(float),), one.why
-        else:
-            point, kinds, why = resampled[key], one.kinds, ""
-        return estimate(point, kinds, group, stratum, confidence, images, unreliable=why)
+            point, counted = Resampled(one.point, np.empty(0)), (one.counted.astype(float),)
+            return estimate(point, counted, group, stratum, confidence, images, unreliable=one.why)
+        return estimate(resampled[key], one.kinds, group, stratum, confidence, images)
 
     strata = {
         by: {

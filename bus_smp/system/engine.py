@@ -95,7 +95,7 @@ def set_determinism(wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted)
     # Else PyTorch also fills all new memory, 7 % of a training step on a CPU. It helps to find code that reads
     # memory it never wrote; results do not change by it.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if wanted:
         # read by cuBLAS when it starts, so it is set before the first CUDA call
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

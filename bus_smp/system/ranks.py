@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -71,7 +71,7 @@ def together() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _meet() -> "torch.distributed.Store":
+def _meet() -> Any:
     """Return a key-value store that only the processes of this start use.
 
     The store of torchrun still holds the addresses of processes that a restart has replaced. So each process writes a
@@ -80,7 +80,7 @@ def _meet() -> "torch.distributed.Store":
     """
     import torch.distributed as dist
 
-    notes, _, _ = next(dist.rendezvous("env://", rank(), count()))
+    notes, _, _ = next(dist.rendezvous("env://", rank(), count()))  # type: ignore[attr-defined]
     own = uuid.uuid4().hex
     if is_first():
         missing = set(range(1, count()))
@@ -95,7 +95,7 @@ def _meet() -> "torch.distributed.Store":
         notes.set(f"name {rank()}", own)
         own = notes.get(f"for {own}").decode()
         notes.set(f"{own} {rank()}", "here")
-    return dist.PrefixStore(own, notes)
+    return dist.PrefixStore(own, notes)  # type: ignore[attr-defined]
 
 
 def gather(mine: Answer) -> list[Answer]:
@@ -123,10 +123,10 @@ def on_first(call: Callable[[], Answer]) -> Answer:
             outcome = (None, error)
         finally:
             _only_first = False
-    answer, error = gather(outcome)[0]
-    if error is not None:
-        error.shown_by_first = not is_first()
-        raise error
+    answer, raised = gather(outcome)[0]
+    if raised is not None:
+        raised.shown_by_first = not is_first()  # type: ignore[attr-defined]
+        raise raised
     return answer
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+from typing import Any, TextIO
 
 from bus_smp.errors import BusSmpError
 
@@ -26,7 +27,7 @@ def prepare() -> None:
 class _Output(io.FileIO):
     """Results: a failed write is an error."""
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         # the reader (head, less) needs no more
@@ -42,14 +43,14 @@ class _Output(io.FileIO):
 class _Notes(io.FileIO):
     """Progress and notes: a failed write is ignored."""
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError:
             return memoryview(data).nbytes
 
 
-def _reopened(stream: io.TextIOBase | None, kind: type[io.FileIO]) -> io.TextIOBase:
+def _reopened(stream: TextIO | None, kind: type[io.FileIO]) -> TextIO:
     """The same stream through ``kind``; unchanged if it is no plain file descriptor (notebook, Windows console)."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
@@ -63,6 +64,6 @@ def _reopened(stream: io.TextIOBase | None, kind: type[io.FileIO]) -> io.TextIOB
         encoding=stream.encoding,
         errors=stream.errors,
         newline="\n",
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        line_buffering=getattr(stream, "line_buffering", False),
+        write_through=getattr(stream, "write_through", False),
     )

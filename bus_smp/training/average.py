@@ -3,7 +3,8 @@
 import copy
 
 import torch
-from torch import nn
+
+from bus_smp.model.hybrid import HybridResNet50
 
 
 class WeightAverage:
@@ -17,13 +18,13 @@ class WeightAverage:
         decay: in 0..1; 0.999 averages over about the last 1,000 updates.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: HybridResNet50, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: HybridResNet50) -> None:
         """Move towards the weights of ``model``; to be called after each of their updates."""
         average, now = self.model.state_dict(), model.state_dict()
         real = [name for name, value in now.items() if value.is_floating_point()]

@@ -196,6 +196,7 @@ class _Training:
         about = {key: value for key, value in header.items() if key != "sha256"} | {
             "calibration": calibration
         }
+        assert isinstance(predictor.network, TorchNetwork)
         write_checkpoint(self.run.best_path, predictor.network.model, about)
         threshold = calibration["threshold"]
         called = (

@@ -1,6 +1,7 @@
 """One step of training: from uint8 images and masks to changed weights."""
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class TrainingStep:
         )
         self.scaler = engine.make_scaler()
         self.average = WeightAverage(self.model, plan.ema) if plan.ema else None
-        self._network = _distribute(self.model, engine) if ranks.count() > 1 else self.model
+        self._network: Any = _distribute(self.model, engine) if ranks.count() > 1 else self.model
         self._compute = torch.compile(self._losses) if plan.compile else self._losses
 
     @property

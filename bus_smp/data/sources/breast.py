@@ -84,7 +84,7 @@ def records(root: Path) -> Iterator[Record]:
 
     def owner(stem: str) -> str:
         named = _MASK_NAME.match(stem)
-        return listed.get(key(stem)) or (named["image"] + (named["copy"] or ""))
+        return listed.get(key(stem)) or (named["image"] + (named["copy"] or "") if named else "")
 
     found = []
     used = set()

@@ -90,4 +90,5 @@ def _image_name(stem: str) -> str:
 def _mask_owner(stem: str) -> str:
     """ "benign (1)_mask_1" -> "benign (1)"; "benign (1)_mask (1)" -> "benign (1) (1)", the copy."""
     named = _MASK_NAME.match(stem)
+    assert named is not None
     return named["image"] + (named["copy"] or "")

@@ -107,8 +107,9 @@ def _original(root: Path) -> Iterator[Record]:
     for pair in pairs:
         row = rows.get(_number(pair.image_id))
         word = row["type"] if row else ""
+        problems: tuple[Problem, ...] = ()
         try:
-            label, problems = parse_label(word), ()
+            label = parse_label(word)
         except ValueError:
             label = ""
             words = f"unknown label {word!r} in {table.name}" if row else f"no row in {table.name}"

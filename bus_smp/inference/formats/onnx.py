@@ -46,9 +46,11 @@ def write_onnx(
 
     program = _traced(module, size, fixed)
     with quietly():
-        model = torch.onnx.export(
+        exported = torch.onnx.export(
             program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
-        ).model_proto
+        )
+    assert exported is not None
+    model = exported.model_proto
     # what the exporter notes on each node: files and lines of this machine
     for part in (
         model,
