@@ -95,9 +95,8 @@ def score_images(
         reliability.update(grid_truth, prediction.raw_grid, prediction.grid)
         progress()
     scored = _collect(scored, size)
-    pixel_roc, reliability = (
-        functools.reduce(operator.add, ranks.gather(own)) for own in (pixel_roc, reliability)
-    )
+    pixel_roc = functools.reduce(operator.add, ranks.gather(pixel_roc))
+    reliability = functools.reduce(operator.add, ranks.gather(reliability))
     components = [
         {key: row[key] for key in COMPONENT_KEYS} | component
         for row, (_, found) in zip(records, scored, strict=True)
