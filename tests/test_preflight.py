@@ -144,7 +144,7 @@ def goes_on(lab, run, whole, workers=0) -> None:
     [
         ("Training", 0, r"events\.out"),
         pytest.param("Training", 40_000_000, r"best\.safetensors", marks=pytest.mark.slow),
-        pytest.param("epoch 1", 80_000_000, r"last\.ckpt", marks=pytest.mark.slow),
+        pytest.param("epoch 1", 20_000_000, r"last\.ckpt", marks=pytest.mark.slow),
     ],
 )
 def test_a_disk_that_fills_up(lab, whole, disk, capfd, when, free, what):
