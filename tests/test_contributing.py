@@ -105,6 +105,19 @@ def test_a_metric_is_one_entry_and_a_figure_one_file_one_call_and_one_caption(
     assert "Lesions with Dice above .5" in page and "Images at 0 are missed lesions." in page
 
 
+def test_docs_reliability_names_tests_that_exist():
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    names = re.findall(r"def (test_\w+)", tests)
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    parts = [
+        re.escape(part).replace(r"\*", r"\w*") for part in re.findall(r"`\.\.\._([\w*]+)(?:\.\.\.)?`", page)
+    ]
+    assert len(parts) > 30
+    assert [part for part in parts if not any(re.search(part, name) for name in names)] == []
+    files = set(re.findall(r"`(test_\w+)`", page))
+    assert files <= {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+
+
 def test_the_citation_is_of_this_version():
     about = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert about["version"] == bus_smp.__version__ and about["license"] == "MIT"
