@@ -32,15 +32,16 @@ def torchrun(*arguments: object, restarts: int = 0, processes: int = 2, wait: bo
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def of_rank(pid: int) -> str:
-    """The RANK that torchrun gave a process; empty for any other process."""
+def of_rank(pid: int, run: Path) -> str:
+    """The RANK that torchrun gave a process of the training ``run``; empty for any other process."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
     except OSError:
         return ""
     variables = dict(entry.partition("=")[::2] for entry in environment if entry)
-    return variables.get("RANK", "") if "bus_smp" in command and "distributed.run" not in command else ""
+    own = str(run.parent) in command and "distributed.run" not in command
+    return variables.get("RANK", "") if own else ""
 
 
 @pytest.fixture(scope="module")
@@ -127,18 +128,35 @@ def test_crosseval_by_two_processes_writes_what_one_writes(shared_run, manifests
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
-def test_a_process_that_dies_ends_the_job_and_a_restart_continues_it(manifests, tmp_path):
+def kill_second(job: subprocess.Popen, run: Path) -> None:
+    """Kill the process of rank 1 when the first epoch is complete."""
+    deadline = time.monotonic() + 200
+    while not (run / "last.ckpt").exists() and time.monotonic() < deadline:
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.02)
+    (victim,) = [
+        int(entry.name) for entry in Path("/proc").glob("[0-9]*") if of_rank(int(entry.name), run) == "1"
+    ]
+    os.kill(victim, signal.SIGKILL)
+
+
+def test_a_process_that_dies_ends_the_job_and_leaves_a_state_to_continue(manifests, tmp_path):
+    options = settings_options(manifests, "train.epochs=500")
+    job = torchrun("train", "--out", tmp_path, "--run", "killed", *options, wait=False)
+    kill_second(job, tmp_path / "killed")
+    _, shown = job.communicate(timeout=250)
+    assert job.returncode != 0
+    assert "bus_smp/cli.py" not in shown, "no traceback of ours"
+    assert read_state(Run(tmp_path / "killed").state_path, make_engine("cpu", "fp32"))["history"]
+
+
+@pytest.mark.slow
+def test_a_restart_continues_a_job_of_which_a_process_died_to_the_same_bits(manifests, tmp_path):
     options = settings_options(manifests, "train.epochs=3", "train.batch_size=4")
     whole = torchrun("train", "--out", tmp_path, "--run", "whole", *options)
     assert whole.returncode == 0, whole.stderr
     job = torchrun("train", "--out", tmp_path, "--run", "killed", *options, restarts=1, wait=False)
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "killed" / "last.ckpt").exists() and time.monotonic() < deadline:
-        assert job.poll() is None, job.communicate()
-        time.sleep(0.02)
-    victims = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if of_rank(int(entry.name)) == "1"]
-    assert victims, "the second process is there"
-    os.kill(victims[0], signal.SIGKILL)
+    kill_second(job, tmp_path / "killed")
     shown = job.communicate(timeout=250)
     assert job.returncode == 0, shown
     assert "Continuing" in shown[1]
