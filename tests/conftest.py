@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-# Before torch is imported, here and in every process a test starts: for networks this small, one
-# thread is quicker than two that wait for each other.
+# Set before torch is imported, here and in every process that a test starts: for networks this small, one thread is
+# faster than two that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import click
@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from bus_smp.cli import main
 from bus_smp.data import synthetic
 
-# How fast an example runs says how busy the machine is.
+# The time of an example depends on how busy the machine is, so there is no deadline.
 hypothesis.settings.register_profile(
     "bus_smp", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -57,8 +57,8 @@ def breast_tree(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of the real data sets; the test is skipped where there is none."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("BUS_SMP_REAL_DATA") or beside)
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("BUS_SMP_REAL_DATA") or default)
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}; set BUS_SMP_REAL_DATA to their folder")
     return folder
@@ -82,7 +82,7 @@ def ended(result, code):
     return result.stderr
 
 
-# A network and images small enough for a test; everything else as users have it.
+# The smallest network of timm and small images, for tests that only need a training. Everything else is as users have it.
 TINY = (
     "model.encoder_name=tu-test_resnet",
     "model.encoder_weights=null",
@@ -94,7 +94,7 @@ TINY = (
 
 
 def settings_options(folder: Path, *more: str) -> list[str]:
-    """``--set`` options for a tiny training that reads and writes below ``folder`` alone."""
+    """``--set`` options for a tiny training that reads and writes only below ``folder``."""
     own = (f"data.manifests={folder / 'data_manifests'}", f"runtime.cache={folder / 'cache'}")
     return [part for setting in (*own, *TINY, *more) for part in ("--set", setting)]
 

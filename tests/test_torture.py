@@ -161,9 +161,9 @@ def test_a_signal_at_the_start_is_one_line(manifests, tmp_path, number):
         time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, shown = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert said.strip().splitlines()[-1] == kills.WORDS and "Traceback" not in said
+    assert shown.strip().splitlines()[-1] == kills.WORDS and "Traceback" not in shown
     assert not list(tmp_path.glob("*/*"))
 
 
@@ -173,15 +173,15 @@ def test_only_the_training_reacts_to_ctrl_c_and_not_its_loaders(manifests, tmp_p
     options = settings_options(manifests, "train.epochs=500", "runtime.workers=2")
     command = [sys.executable, "-m", "bus_smp", "train", "--out", str(tmp_path), *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    said = []
+    shown = []
     for line in process.stderr:
-        said.append(line)
+        shown.append(line)
         if line.startswith("epoch 2/"):  # the loaders have served an epoch
             break
     os.killpg(process.pid, signal.SIGINT)
-    said += process.communicate(timeout=60)[1].splitlines(keepends=True)
+    shown += process.communicate(timeout=60)[1].splitlines(keepends=True)
     assert process.returncode == 128 + signal.SIGINT
-    assert said[-1].strip() == kills.WORDS and "Traceback" not in "".join(said)
+    assert shown[-1].strip() == kills.WORDS and "Traceback" not in "".join(shown)
     with pytest.raises(ProcessLookupError):  # nobody is left in the session
         os.killpg(process.pid, 0)
 
@@ -220,8 +220,8 @@ def test_a_process_that_cannot_handle_the_signal_ends_anyway(how):
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert (process.returncode, said.strip()) == (143, "Stopped.")
+    _, shown = process.communicate(timeout=30)
+    assert (process.returncode, shown.strip()) == (143, "Stopped.")
 
 
 SWALLOWS = """
@@ -247,8 +247,8 @@ def test_a_signal_during_an_import_ends_the_process_at_once(tmp_path):
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    rest, said = process.communicate(timeout=30)
-    assert (process.returncode, said.strip(), rest) == (143, "Stopped.", "")
+    rest, shown = process.communicate(timeout=30)
+    assert (process.returncode, shown.strip(), rest) == (143, "Stopped.", "")
 
 
 FOLLOWS = """
@@ -288,5 +288,5 @@ def test_a_second_signal_ends_at_once_and_an_ignored_one_is_ignored():
     for line in ("ready\n", "closing\n"):
         assert process.stdout.readline() == line
         process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=6)
-    assert (process.returncode, said.strip()) == (143, "Stopped.")
+    _, shown = process.communicate(timeout=6)
+    assert (process.returncode, shown.strip()) == (143, "Stopped.")

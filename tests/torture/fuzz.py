@@ -571,10 +571,10 @@ def _in_a_process(name: str, seed: int, seconds: float, keep: Path) -> tuple[int
                 hung = True
                 process.kill()
         for line in process.stdout.read().splitlines():
-            told = json.loads(line)
-            if "what" in told:
-                findings.append(Finding(name, told["what"], Path(told["file"])))
-            total, taken = total + told.get("read", 0), taken + told.get("taken", 0)
+            message = json.loads(line)
+            if "what" in message:
+                findings.append(Finding(name, message["what"], Path(message["file"])))
+            total, taken = total + message.get("read", 0), taken + message.get("taken", 0)
         if process.returncode == 0:
             break
         keep.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""Kills trainings at random and at chosen moments, continues them, and holds the end against a training left in peace.
+"""Kill trainings at random and at chosen moments, continue them, and compare the end with an undisturbed training.
 
     python tests/torture/kills.py --kills 24 --seed 1 --folder outputs/kills
 
-SIGKILL, SIGTERM and SIGINT in turn, to the process or to all of its session, and each time another number of loader
-processes goes on. After each kill everything under its final name must be whole, nothing of the killed training may
-live on, and its lock must be free. At the end weights, tables, curves, calibration and evaluation must be the same
-bytes. Every moment of ``training.MOMENTS`` is hit at least once, or that is a finding too.
+SIGKILL, SIGTERM and SIGINT take turns, to the process or to its whole session; each start has another number of loader
+processes. After each kill every file under its final name must be complete, no process of the killed training may be
+alive, and its lock must be free. At the end weights, tables, curves, calibration and evaluation must be the same
+bytes. A moment of ``training.MOMENTS`` that was never hit is a problem too.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ from bus_smp.data import synthetic
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 WORDS = "Stopped. The same command continues after the last finished epoch."
-LINGER = (
-    6.0  # seconds after a kill until nothing of the training may be alive; SIGTERM and SIGINT may take 15
-)
+# Seconds after a kill until no process of the training may be alive; SIGTERM and SIGINT may take 15.
+LINGER = 6.0
 SIZE = 64
 TINY = (
     "model.encoder_name=tu-test_resnet",
@@ -45,9 +44,10 @@ TINY = (
 )
 VARIANTS = {
     "fp32": ("train.precision=fp32", "train.ema=0.9", "train.accumulate=3"),
-    "auto": ("train.precision=auto",),  # bf16, but on a CPU that would have to imitate it, many times slower
+    # bf16, except on a CPU that would have to emulate it many times slower.
+    "auto": ("train.precision=auto",),
 }
-# How long a moment lasts, roughly, in seconds: a kill comes at any time in it, as far as it can.
+# About how many seconds a moment lasts: a kill comes at a random time in it.
 _LENGTHS = {
     "start": 4.0,
     "cache": 0.05,
@@ -65,13 +65,15 @@ class Kill:
 
     moment: str
     signal: signal.Signals
-    all_of_it: bool  # to the whole session, as a terminal does, else to the process alone
-    occurrence: int = 1  # of the moment, since the training was started or continued
+    # True: to the whole session, as a terminal does; False: only to the process.
+    all_of_it: bool
+    # Of the moment, since the training was started or continued.
+    occurrence: int = 1
 
 
 @dataclass(frozen=True)
 class Done:
-    """A kill that was done: the moment that it really hit, and how long anything lived on after it."""
+    """A kill that was done: the moment it hit, and the seconds until no process was alive."""
 
     kill: Kill
     hit: str
@@ -88,8 +90,8 @@ def make_training(folder: Path, settings: Sequence[str], code: Path = CHECKOUT) 
     training = Training(tree, folder / "data_manifests", (*TINY, *settings), code)
     if not training.manifests.exists():
         made = training.command("make-manifest", "--root", tree, "--out", training.manifests)
-        _, said = made.communicate()
-        assert made.returncode == 0, said.decode()
+        _, shown = made.communicate()
+        assert made.returncode == 0, shown.decode()
     return training
 
 
@@ -107,7 +109,7 @@ def plan_kills(count: int, rng: random.Random, moments: Sequence[str] = MOMENTS)
 
 
 class Torture:
-    """Kills one training again and again in ``folder`` until it has ended in spite of all."""
+    """Kills one training again and again in ``folder`` until it has ended nevertheless."""
 
     def __init__(self, training: Training, folder: Path, rng: random.Random) -> None:
         self.training, self.rng = training, rng
@@ -132,7 +134,7 @@ class Torture:
                 kill, hit = self._aim(watched, kill, todo)
             if kill is None or not hit:
                 code = watched.finish(300)
-                assert code == 0, f"exit code {code}: {watched.said[-2000:]}"
+                assert code == 0, f"exit code {code}: {watched.shown[-2000:]}"
                 return None
             done = self._kill(watched, kill, hit)
             todo.remove(kill)
@@ -146,7 +148,8 @@ class Torture:
         """Freeze the training where ``kill`` wants it; the moment it is at, empty if it never was there."""
         deadline = time.monotonic() + 240
         if kill.moment == "any":
-            early = self.rng.random() < 0.25  # else its time begins when it trains
+            # In the other cases the time begins when the training does.
+            early = self.rng.random() < 0.25
             while watched.at in ("start", "cache") and not early and not watched.ended():
                 watched.look(0.05)
             due = time.monotonic() + self.rng.uniform(0.1, 6)
@@ -160,7 +163,7 @@ class Torture:
             at = kill.moment
             if watched.freeze_at(at, kill.occurrence, lambda: self.rng.uniform(0, length), deadline):
                 return kill, at
-        # the training is past it; a kill in the calibration is still possible
+        # The training is past the moment; a kill in the calibration is still possible.
         late = next((other for other in todo if other.moment == "calibration"), None)
         if late is not None and late is not kill and not watched.ended() and watched.at != "end":
             length = _LENGTHS["calibration"]
@@ -170,7 +173,8 @@ class Torture:
 
     def _kill(self, watched: Watched, kill: Kill, hit: str) -> Done:
         gentle = kill.signal != signal.SIGKILL
-        if gentle and not catches_sigterm(watched.pid):  # before the first line of ours it is Python's
+        # Before the first line of ours the signal is handled by Python.
+        if gentle and not catches_sigterm(watched.pid):
             resume(watched)
             deadline = time.monotonic() + 10
             while not watched.ended() and not catches_sigterm(watched.pid) and time.monotonic() < deadline:
@@ -188,9 +192,9 @@ class Torture:
         expected = 128 + kill.signal if gentle else -kill.signal
         if code != expected:
             problems.append(f"exit code {code}, not {expected}")
-        said = watched.said
-        if gentle and (said.count(WORDS) != 1 or re.search(r"Traceback|Error|Exception", said)):
-            problems.append(f"says {said[-1500:]!r}")
+        shown = watched.shown
+        if gentle and (shown.count(WORDS) != 1 or re.search(r"Traceback|Error|Exception", shown)):
+            problems.append(f"says {shown[-1500:]!r}")
         if gentle and (left := hidden(self.run)):
             problems.append(f"leaves {', '.join(left)}")
         problems += self._damage()
@@ -215,7 +219,7 @@ def _is_late(watched: Watched) -> bool:
 
 
 def freeze(watched: Watched) -> None:
-    """Freeze it, and take note of what it did until then."""
+    """Freeze it, and record what it did until then."""
     kill(watched.pid, signal.SIGSTOP)
     watched.look(0.02)
 
@@ -238,16 +242,16 @@ def _claim(true: bool, otherwise: str) -> None:
 def evaluate(training: Training, run: Path) -> None:
     """Score a finished run on its test split."""
     process = training.command("evaluate", "--out", run.parent, "--run", run.name)
-    _, said = process.communicate()
-    assert process.returncode == 0, said.decode()
+    _, shown = process.communicate()
+    assert process.returncode == 0, shown.decode()
 
 
 def reference(training: Training, folder: Path) -> Path:
-    """The run that nobody disturbs."""
+    """The undisturbed run."""
     run = folder / "outputs" / "run"
     process = training.start(run, folder / "cache", 0)
-    _, said = process.communicate()
-    assert process.returncode == 0, said.decode()
+    _, shown = process.communicate()
+    assert process.returncode == 0, shown.decode()
     return run
 
 
@@ -306,10 +310,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("outputs/kills"), help="emptied first")
     parser.add_argument("--code", type=Path, default=CHECKOUT, help="checkout to torture")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and with it the training
+    # The training ends with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shutil.rmtree(options.folder, ignore_errors=True)
     folder = options.folder.resolve()
-    # a copy, because the checkout may be worked on meanwhile
+    # A copy, because the checkout may change meanwhile.
     shutil.copytree(options.code / "bus_smp", folder / "code" / "bus_smp")
     rng = random.Random(options.seed)
     names = options.variant or list(VARIANTS)

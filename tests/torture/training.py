@@ -1,6 +1,6 @@
-"""A real training in a process of its own, watched from outside: where it is, and stopped there to the instant.
+"""A real training in a process of its own, watched from outside, and stopped at a chosen moment of its work.
 
-What it does is seen in what happens to its files, which the system tells at once (inotify), and in what it says.
+Its moment is known from the changes of its files, which the system reports at once (inotify), and from what it prints.
 Linux only.
 """
 
@@ -22,13 +22,13 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-# Moments of a training. "start" ends when it says that it trains.
+# Moments of a training. "start" ends when it prints that it trains.
 MOMENTS = (
     "start", "cache", "step", "validation", "best.safetensors", "metrics.csv", "curves", "last.ckpt", "calibration",
 )  # fmt: skip
 
 _OPEN, _MODIFY, _MOVED_TO, _CREATE = 0x20, 0x2, 0x80, 0x100
-# a file that is being replaced, by its hidden name; or by its own, if somebody writes it in place
+# A file that is being replaced, by its hidden name; or by its own name, if it were written in place.
 _WRITTEN = re.compile(
     r"\.?(last|best|metrics|loss_curves|dice_curve)(\.[0-9a-f]{8})?\.(ckpt|safetensors|csv|png)"
 )
@@ -45,10 +45,12 @@ _PARTS = {
 class Training:
     """A training that can be started anywhere and any number of times."""
 
-    tree: Path  # the images as downloaded
+    # The images as downloaded.
+    tree: Path
     manifests: Path
     settings: tuple[str, ...]
-    code: Path = CHECKOUT  # holds the package bus_smp
+    # The folder that holds the package bus_smp.
+    code: Path = CHECKOUT
 
     def start(self, run: Path, cache: Path, workers: int, **environment: str) -> subprocess.Popen:
         """Start or continue the training in the folder ``run``, as leader of a session; stderr is a pipe."""
@@ -97,11 +99,11 @@ class Watched:
         self.at = "start"
         self.since = time.monotonic()
         self.occurred = dict.fromkeys(MOMENTS, 0) | {"start": 1}
-        self.said = ""
+        self.shown = ""
         self._calibrates = False
         self.process = training.start(run, cache, workers)
         self.pid = self.process.pid
-        # whoever watches comes first, or short moments are over before it looks
+        # The watcher has priority, or short moments would be over before it looks.
         os.setpriority(os.PRIO_PROCESS, self.pid, min(19, os.nice(0) + 5))
         os.set_blocking(self.process.stderr.fileno(), False)
 
@@ -121,17 +123,17 @@ class Watched:
         return self.process.poll() is not None
 
     def look(self, seconds: float) -> None:
-        """Wait until something happens, at most so long, and take note of it."""
-        ears = [self._events] if self.process.stderr.closed else [self._events, self.process.stderr]
-        select.select(ears, [], [], max(0.0, seconds))
-        self._listen()
+        """Wait until something happens, at most ``seconds``, and record it."""
+        sources = [self._events] if self.process.stderr.closed else [self._events, self.process.stderr]
+        select.select(sources, [], [], max(0.0, seconds))
+        self._read_output()
         for folder, mask, name in self._happened():
             self._note(folder, mask, name)
 
-    def _listen(self) -> None:
+    def _read_output(self) -> None:
         while data := self._read(self.process.stderr.fileno()):
-            before, self.said = self.said, self.said + data.decode(errors="replace")
-            new = self.said[before.rfind("\n") + 1 :]
+            before, self.shown = self.shown, self.shown + data.decode(errors="replace")
+            new = self.shown[before.rfind("\n") + 1 :]
             if re.search(r"^(Training|Continuing) .*\n", new, re.M):
                 self._enter("step")
             if re.search(r"^Calibrating .*\n", new, re.M):
@@ -179,10 +181,10 @@ class Watched:
                 self.occurred[moment] += 1
 
     def freeze_at(self, moment: str, occurrence: int, delay: Callable[[], float], deadline: float) -> bool:
-        """Let the training go on until it is so often at ``moment``, some time after that began; then freeze it there.
+        """Let the training go on until it is at ``moment`` for the ``occurrence``-th time, and ``delay()`` longer; then freeze it.
 
         Returns:
-            Whether it is frozen; if not, it ended, is at its end, or was not there before ``deadline``.
+            Whether it is frozen. If not, it ended, is at its end, or did not reach the moment before ``deadline``.
         """
         with _first_in_line():
             while time.monotonic() < deadline:
@@ -206,25 +208,25 @@ class Watched:
         deadline = time.monotonic() + seconds
         while not self.ended() and time.monotonic() < deadline:
             self.look(0.05)
-        self._listen()
+        self._read_output()
         return self.process.returncode
 
 
 def hear_ctrl_c() -> None:
-    """Processes inherit that SIGINT is ignored, as it is in what a shell starts with ``&``; undo that."""
+    """Undo that SIGINT is ignored: a shell ignores it in what it starts with ``&``, and processes inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def catches_sigterm(pid: int) -> bool:
-    """Whether the process has its own way to end: before that, at its very beginning, the system ends it."""
+    """Whether the process handles SIGTERM itself; at its very beginning it does not, and the system ends it."""
     status = Path(f"/proc/{pid}/status").read_text()
     return bool(int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @contextlib.contextmanager
 def _first_in_line() -> Iterator[None]:
-    """Where that is allowed, run at once when something happens, however busy the machine is."""
+    """Where that is allowed, run as soon as something happens, however busy the machine is."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError:

@@ -1,4 +1,4 @@
-"""What must be true of a run folder and a cache at any moment, whatever was done to the training."""
+"""What must be true of a run folder and a cache at any moment, whatever happened to the training."""
 
 from __future__ import annotations
 
