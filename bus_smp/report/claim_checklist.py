@@ -3,9 +3,9 @@
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 
 from bus_smp.report.facts import read_words
+from bus_smp.report.markdown import finished
 from bus_smp.report.records import RunRecord
 
 STATES = ("answered", "in part", "for the authors")
@@ -19,5 +19,5 @@ def claim_checklist(run: RunRecord, environment: Environment) -> list[dict[str, 
             if item.get("needs") and not getattr(run, item["needs"]):
                 item |= {"state": STATES[-1], "answer": item.get("otherwise", "")}
             answer = environment.from_string(item.get("answer", "")).render(run=run)
-            item |= {"state": item.get("state", STATES[-1]), "answer": Markup(" ".join(answer.split()))}
+            item |= {"state": item.get("state", STATES[-1]), "answer": finished(" ".join(answer.split()))}
     return sections

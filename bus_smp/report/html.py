@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from bus_smp import __version__
 from bus_smp.figures.style import DPI
-from bus_smp.report.markdown import one_line
+from bus_smp.report.markdown import finished, one_line
 
 # characters; a longer cell holds a sentence, not a number
 _PROSE = 60
@@ -34,7 +34,7 @@ def page_html(text: str, title: str, pictures: Mapping[str, Path]) -> str:
     contents = _with_ids(tokens)
     first = next(i for i, token in enumerate(tokens) if token.tag == "h2")
     header, main = (
-        Markup(markdown.renderer.render(part, markdown.options, {"pictures": pictures}))
+        finished(markdown.renderer.render(part, markdown.options, {"pictures": pictures}))
         for part in (tokens[:first], tokens[first:])
     )
     environment = Environment(
