@@ -91,7 +91,7 @@ def test_a_metric_is_one_entry_and_a_figure_one_file_one_call_and_one_caption(
     # The network of this run has the package's heads.
     own = shutil.copytree(copy, tmp_path / "checkout")
     shutil.copy(ROOT / "bus_smp" / "model" / "hybrid.py", own / "bus_smp" / "model" / "hybrid.py")
-    shutil.copytree(trained, tmp_path / "first")
+    shutil.copytree(trained, tmp_path / "first", ignore=shutil.ignore_patterns("eval-*"))
     printed = run(
         own, "-m", "bus_smp", "evaluate", "--out", tmp_path, "--run", "first", "--root", bus_uclm_tree
     )
