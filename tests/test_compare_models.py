@@ -96,6 +96,7 @@ def test_what_is_timed_answers_as_the_network_does(name):
     assert len(folded) < sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) / 2
 
 
+@pytest.mark.slow
 def test_a_network_of_smp_is_timed_on_other_backends_with_the_same_answer(tmp_path):
     network = build("deeplabv3plus", "resnet18").eval()
     exports = Exports(network, 64, tmp_path, list, fixed="deeplabv3plus" in SMP)
@@ -118,14 +119,13 @@ def test_peak_memory_grows_with_the_images(compared):
 def test_an_encoder_or_a_size_that_a_network_cannot_take_costs_its_own_row(tmp_path):
     result = invoke(
         "compare-models", "--encoder", "mobilenet_v2", "--size", 72, "--backends", "torch-fp32",
-        "--models", "hybrid,unet,unetplusplus", "--repeats", 1, "--out", tmp_path,
+        "--models", "hybrid,unetplusplus", "--repeats", 1, "--out", tmp_path,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     table = pd.read_csv(tmp_path / "compare-models" / "models.csv").set_index("model")
-    assert "only smp's ResNets" in table["note"][HYBRID]
+    assert table["torch_fp32_ms"][HYBRID] > 0
     assert "divisible by 32" in table["note"]["unetplusplus"]
-    assert table.loc[[HYBRID, "unetplusplus"], "parameters"].isna().all()
-    assert table["torch_fp32_ms"]["unet"] > 0, "a U-Net takes any size"
+    assert pd.isna(table["parameters"]["unetplusplus"])
     assert "divisible by 32" in result.stdout
 
 

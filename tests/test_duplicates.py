@@ -251,6 +251,7 @@ def clusters_of(pairs, count):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_known_duplicates_of_busi_and_bus_uclm_are_found_and_no_patients_else_are_joined(real_data):
     busi = sorted(p for p in (real_data / "BUSI").rglob("*.png") if "_mask" not in p.name)
     uclm = sorted((real_data / "BUS-UCLM" / "images").glob("*.png"))

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import segmentation_models_pytorch as smp
 import torch
-from segmentation_models_pytorch.encoders.resnet import resnet_encoders
 from torch import Tensor, nn
 
 from bus_smp.classes import CLASSES
@@ -85,8 +84,6 @@ def build(name: str, encoder: str) -> nn.Module:
     torch.manual_seed(0)
     if name in SMP:
         return Plain(SMP[name](encoder, encoder_weights=None, in_channels=3, classes=len(CLASSES)))
-    if encoder not in resnet_encoders:
-        raise ConfigError("the hybrid model takes only smp's ResNets")
     heads = name == HYBRID_HEADS
     model = HybridResNet50(len(CLASSES), deep_supervision=heads, encoder_weights=None, encoder_name=encoder)
     return model if heads else MainHead(model)
