@@ -80,9 +80,9 @@ class Pair(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Images that share keypoints: first < second, and maps from the first to the second or to its mirror image.
+    """Two images that share keypoints: first < second, and whether the second is seen mirrored.
 
-    ``maps``: see ``registration``. ``places``: number of places where shared keypoints agree with them.
+    ``places``: number of places where shared keypoints agree on one map (see ``registration``).
     """
 
     first: int
