@@ -123,6 +123,7 @@ def _score_matrix(
     from bus_smp.errors import EvaluationError
     from bus_smp.evaluation.matrix import format_matrix, score_matrix, write_matrix_folder
     from bus_smp.runs.find import find_trained, list_trained
+    from bus_smp.runs.layout import MATRIX
     from bus_smp.runs.run import Run
 
     trained = [find_trained(run, out) for run in runs]
@@ -140,7 +141,7 @@ def _score_matrix(
             f"{out} holds no trained run" if not trained else f"{manifests} holds no manifest",
             hint="train one first: bus-smp train" if not trained else "make one: bus-smp make-manifest",
         )
-    folder = out / f"matrix{scorer.network}"
+    folder = out / f"{MATRIX}{scorer.network}"
     if Run(folder).exists():
         raise EvaluationError(
             f"{folder} is a run; the matrix would be written into it", hint="rename that run"

@@ -36,12 +36,13 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     from bus_smp.report.page import Report, images_of, repository_pages, write_markdown, write_page, write_pdf
     from bus_smp.report.reading import read_run
     from bus_smp.runs.find import find_folder
+    from bus_smp.runs.layout import MATRIX
 
     folders = list(dict.fromkeys(find_folder(name, out) for name in names or (None,)))
     if not names:
         click.echo(f"Run: {folders[0]}, the newest", err=True)
     runs = [read_run(folder) for folder in folders]
-    matrix = _matrix_of(Path(out) / "matrix", [run.name for run in runs]) if len(runs) > 1 else None
+    matrix = _matrix_of(Path(out) / MATRIX, [run.name for run in runs]) if len(runs) > 1 else None
     ending = "md" if markdown else "pdf" if pdf else "html"
     path = to or (folders[0] if len(folders) == 1 else Path(out)) / f"report.{ending}"
     earlier = _refuse_other(path)
@@ -120,12 +121,14 @@ def _matrix_of(folder: Path, names: list[str]) -> Path | None:
     """The heat map of ``crosseval --matrix``, if it is of these runs and of no others."""
     import json
 
+    from bus_smp.runs.layout import MATRIX_FIGURE, MATRIX_JSON
+
     try:
-        cells = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))["cells"]
+        cells = json.loads((folder / MATRIX_JSON).read_text(encoding="utf-8"))["cells"]
         same = {cell["run"] for cell in cells} == set(names)
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
         options = " ".join(f"--run {name}" for name in names)
         click.echo(f"No matrix of these runs; made by: bus-smp crosseval --matrix {options}", err=True)
-    return folder / "matrix.png" if same else None
+    return folder / MATRIX_FIGURE if same else None

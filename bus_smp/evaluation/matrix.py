@@ -15,6 +15,7 @@ from bus_smp.errors import BusSmpError, CheckpointError, DataError, EvaluationEr
 from bus_smp.evaluation.external import check_external
 from bus_smp.evaluation.pooling import MAIN, cells, estimates_by_key, estimates_of, format_lines
 from bus_smp.evaluation.scoring import Scorer
+from bus_smp.runs import layout
 from bus_smp.runs.evaluations import write_table
 from bus_smp.runs.experiment import Experiment
 from bus_smp.runs.run import Run
@@ -136,17 +137,18 @@ def write_matrix_folder(matrix: Sequence[Cell], folder: Path) -> dict[str, Any]:
     from bus_smp.figures.matrix import write_matrix
 
     table = matrix_frame(matrix)
-    write_table(table, folder / "matrix.csv")
+    write_table(table, folder / layout.MATRIX_CSV)
     records = table.astype(object).where(table.notna(), None).to_dict("records")
     document = {"bus_smp": __version__, "cells": records}
     write_text(
-        folder / "matrix.json", json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        folder / layout.MATRIX_JSON,
+        json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n",
     )
     panels = [
         (key, f"{words} ({BY_KEY[key].better} is better)", BY_KEY[key].better == "lower")
         for key, words in MAIN.items()
     ]
-    write_matrix(table, folder / "matrix.png", panels)
+    write_matrix(table, folder / layout.MATRIX_FIGURE, panels)
     return document
 
 

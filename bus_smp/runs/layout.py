@@ -3,6 +3,8 @@
 outputs/<run>/              a run: one training (``Run``)
 outputs/<experiment>/       an experiment: its runs are folders next to it (``Experiment``)
 .../eval-<data>-<split>/    an evaluation, in the folder of what was scored (``runs.evaluations``)
+outputs/compare-<A>-<B>/    a comparison of two runs or experiments (``runs.comparisons``)
+outputs/matrix/             all runs against all data sets (``evaluation.matrix``)
 """
 
 from pathlib import Path
@@ -34,6 +36,19 @@ RELIABILITY = "reliability.csv"
 MEMBERS = "members.csv"
 MASKS = "masks"
 
+# For a paper; in an evaluation and in a comparison.
+TABLE_CSV = "table.csv"
+TABLE_TEX = "table.tex"
+
+# A comparison. COMPARISON is written last and means that the folder is complete.
+COMPARISON = "comparison.json"
+
+# The matrix.
+MATRIX = "matrix"
+MATRIX_CSV = "matrix.csv"
+MATRIX_JSON = "matrix.json"
+MATRIX_FIGURE = "matrix.png"
+
 _EVALUATION = "eval-"
 
 
@@ -51,3 +66,8 @@ def evaluation_folder(folder: Path, dataset: str, split: str, network: str = "")
 def list_evaluations(folder: Path) -> list[Path]:
     """The evaluation folders of a run or experiment, sorted by name."""
     return sorted(path for path in Path(folder).glob(f"{_EVALUATION}*") if path.is_dir())
+
+
+def comparison_folder(out: Path, a: str, b: str) -> Path:
+    """Folder of the comparison of two runs or experiments, by their names."""
+    return Path(out) / f"compare-{a}-{b}"
