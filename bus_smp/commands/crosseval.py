@@ -1,7 +1,6 @@
 """``bus-smp crosseval``."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +72,7 @@ def command(
 
     from bus_smp.evaluation.scoring import Scorer
 
-    scorer = Scorer(backend, device, precision, legacy, _say, sys.stderr.isatty())
+    scorer = Scorer(backend, device, precision, legacy, _say, bar=True)
     if matrix:
         _score_matrix(scorer, runs, targets, out, manifests, root, as_json)
     else:
@@ -83,7 +82,9 @@ def command(
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    from bus_smp.system.console import note
+
+    note(text)
 
 
 def _score_targets(

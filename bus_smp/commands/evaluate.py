@@ -1,6 +1,5 @@
 """``bus-smp evaluate``."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -41,11 +40,10 @@ def command(
     """
     from bus_smp.evaluation.scoring import Scorer
     from bus_smp.runs.find import find_trained
+    from bus_smp.system.console import note
 
     trained = find_trained(run, out)
     manifest = trained.manifest()
     manifest = manifest.at(check_root(root, manifest.datasets))
-    scorer = Scorer(
-        backend, device, precision, legacy, lambda text: click.echo(text, err=True), sys.stderr.isatty()
-    )
+    scorer = Scorer(backend, device, precision, legacy, note, bar=True)
     print_summaries(scorer.score_own(trained, manifest, split), legacy=legacy, as_json=as_json)

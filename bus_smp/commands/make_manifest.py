@@ -120,18 +120,19 @@ def command(
     from bus_smp.data.manifest_folder import create_manifests
     from bus_smp.data.own_table import audit_own_table
     from bus_smp.data.rows import Policy
+    from bus_smp.system.console import note, with_progress
 
     if table is not None:
-        folders = audit_own_table(table, root, name, out, _progress)
+        folders = audit_own_table(table, root, name, out, with_progress)
     else:
-        folders = audit_known(datasets, root or Path("data"), out, _progress, _announce)
+        folders = audit_known(datasets, root or Path("data"), out, with_progress, note)
     if any(folder.split_given for folder in folders) and (split != "70/15/15" or test_patients):
         raise click.UsageError(f"{table} has a split column: leave out --split and --test-patients")
     policy = Policy(on_mismatch, duplicates, tuple(_words(exclude)))
     plan = SplitPlan(
         fractions or (0.70, 0.15, 0.15), fractions is None, tuple(_words(test_patients)), folds or 0, seed
     )
-    written = create_manifests(folders, out, policy, plan, table, _progress)
+    written = create_manifests(folders, out, policy, plan, table, with_progress)
 
     if as_json:
         documents = [
@@ -171,17 +172,6 @@ def _fractions(text: str) -> tuple[float, float, float] | None:
         raise click.BadParameter(f"{text!r} sums to {sum(parts):g}, not to 100", param_hint="--split")
     train, val, test = (part / sum(parts) for part in parts)
     return train, val, test
-
-
-def _announce(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _progress(items, total: int, text: str):
-    from tqdm import tqdm
-
-    # None: no bar where there is no terminal
-    return tqdm(items, total=total, desc=text, unit="", disable=None, leave=False)
 
 
 def _refuse_untypable(out: Path) -> None:

@@ -44,12 +44,11 @@ def command(
     import json
     import sys
 
-    from tqdm import tqdm
-
     from bus_smp.inference.backends import check_backend, open_predictor
     from bus_smp.inference.predict_files import check_targets, find_images, predict_files
     from bus_smp.inference.predictor import describe_computing
     from bus_smp.runs.find import find_run
+    from bus_smp.system.console import show_progress
 
     check_backend(backend, device, precision)
     images = find_images(inputs, skip=folder)
@@ -66,9 +65,9 @@ def command(
     click.echo(
         f"Run: {trained.folder}, weights of epoch {header['epoch']}, {how}; {len(images)} images", err=True
     )
-    with tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
+    with show_progress(len(images), "predict") as progress:
         threshold = (header.get("calibration") or {}).get("threshold")
-        table = predict_files(predictor, images, folder, threshold=threshold, progress=bar.update)
+        table = predict_files(predictor, images, folder, threshold=threshold, progress=progress.update)
     unread = table[table["error"] != ""]
     if as_json:
         click.echo(json.dumps(json.loads(table.to_json(orient="records")), indent=2, ensure_ascii=False))

@@ -80,11 +80,10 @@ def command(
         overrides = (*overrides, f"data.fold={fold}")
     settings = load_settings(config, overrides)
 
-    import sys
-
     from bus_smp.data.manifest import combine, manifest_path, read_manifest
     from bus_smp.errors import ConfigError
     from bus_smp.runs.experiment import Experiment, begin_experiment, plan_experiment
+    from bus_smp.system.console import note
     from bus_smp.training.cross_validation import count_folds, train_experiment
 
     if folds and settings.data.fold is not None:
@@ -120,8 +119,8 @@ def command(
         out,
         members,
         begin=lambda: begin_experiment(experiment) if experiment else None,
-        say=lambda text: click.echo(text, err=True),
-        bar=sys.stderr.isatty(),
+        say=note,
+        bar=True,
     ):
         _print_outcome(out / member.run, outcome, settings)
     done = name if experiment else members[-1].run

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
@@ -20,6 +19,7 @@ from bus_smp.runs.experiment import Experiment
 from bus_smp.runs.layout import evaluation_folder
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
+from bus_smp.system.console import show_progress
 from bus_smp.system.files import file_sha256
 
 
@@ -31,7 +31,7 @@ class Scorer:
         backend, device, precision: as for ``open_predictor``.
         legacy: also compute the numbers of the notebook this project replaces.
         say: receives one line per event.
-        bar: show a progress bar on stderr.
+        bar: show progress on stderr.
     """
 
     backend: str = "torch"
@@ -168,7 +168,7 @@ class Scorer:
                 self.say(f"Current: {folder} ({describe_computing(summary['computed_in'])})")
                 return summary
         predictor, header = self._load(run)
-        with tqdm(total=len(rows), desc=dataset, unit="image", disable=not self.bar) as bar:
+        with show_progress(len(rows), dataset, wanted=self.bar) as progress:
             summary = evaluate(
                 predictor,
                 header,
@@ -177,7 +177,7 @@ class Scorer:
                 folder,
                 about={"run": run.name, "dataset": dataset, "split": split, "external": split == "all"},
                 legacy=self.legacy,
-                progress=bar.update,
+                progress=progress.update,
             )
         self.say(f"Written: {folder}")
         return summary

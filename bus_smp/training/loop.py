@@ -8,14 +8,13 @@ import contextlib
 import json
 import math
 import os
-import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from bus_smp import __version__
 from bus_smp.classes import CLASSES
@@ -34,6 +33,8 @@ from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
+from bus_smp.system.console import Progress as Shown
+from bus_smp.system.console import duration, note, show_progress
 from bus_smp.system.engine import Engine, make_engine, set_determinism
 from bus_smp.system.environment import describe_environment, git_commit, package_versions
 from bus_smp.system.files import write_text
@@ -67,7 +68,7 @@ def train(
     manifest: Manifest,
     folder: Path,
     *,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    say: Callable[[str], None] = note,
     bar: bool = False,
 ) -> Outcome:
     """Train in ``folder``, or continue after the last finished epoch.
@@ -77,7 +78,7 @@ def train(
         manifest: the combined manifest of ``settings.data.train``.
         folder: the run folder; it is created if it is missing.
         say: receives one line per event.
-        bar: show a progress bar on stderr.
+        bar: show progress on stderr.
 
     Raises:
         TrainingError: if the data cannot be trained on, the folder's run has other settings or data, a loss is not
@@ -154,19 +155,19 @@ class _Training:
 
         self.read_validation = ExampleReader(manifest)
         self.progress = Progress()
+        # of each epoch of this start
+        self.seconds: list[float] = []
         self.identity, self.place = run_identity(settings, manifest), describe_place(self.engine)
         self._restore()
 
     def _open_cache(self) -> Cache:
-        with tqdm(
-            total=len(self.rows), desc="preparing images", disable=not self.bar, leave=False
-        ) as progress:
+        with show_progress(len(self.rows), "preparing images", wanted=self.bar) as progress:
             return open_cache(
                 self.manifest,
                 self.rows,
                 self.settings.data.size,
                 Path(self.settings.runtime.cache),
-                lambda done, _: progress.update(done - progress.n),
+                lambda done, _: progress.update(),
             )
 
     def finish(self) -> Outcome:
@@ -216,33 +217,40 @@ class _Training:
             f"{'Continuing' if done else 'Training'} {self.run.folder} on {self.engine.device.type} "
             f"{self.engine.precision}: {len(self.rows)} images, {self.steps} steps per epoch, epoch {done + 1} of {epochs}"
         )
+        # like ``_one_line``
+        self.say(f"{'':13}   loss  val. Dice  misses  false alarms  seconds  time left")
 
-    def _steps_bar(self) -> tqdm:
-        """One bar over the whole run, so that it shows the time left for the run."""
-        return tqdm(
-            total=self.settings.train.epochs * self.steps,
-            initial=self.progress.done * self.steps,
-            disable=not self.bar,
-            unit="step",
-            dynamic_ncols=True,
-            smoothing=0.02,
+    def _steps_bar(self) -> contextlib.AbstractContextManager[Shown]:
+        """Progress over the whole run, so that it shows the time left for the run."""
+        epochs, done = self.settings.train.epochs, self.progress.done
+        return show_progress(
+            epochs * self.steps, "", "step", done=done * self.steps, every=60, wanted=self.bar
         )
 
-    def _one_epoch(self, bar: tqdm, board: Any) -> None:
-        epoch = self.progress.done
+    def _one_epoch(self, bar: Shown, board: Any) -> None:
+        epoch, begun = self.progress.done, time.monotonic()
         row = {"epoch": epoch + 1, **self._train_epoch(epoch, bar), **self._validate()}
         self._record(row, board)
-        bar.set_postfix_str(f"loss {row['train_loss']:.3f}, lesion Dice {row[SCORE]:.3f}")
-        if not self.bar:
-            self.say(_one_line(row, self.settings.train.epochs))
+        self.seconds.append(time.monotonic() - begun)
+        self.say(self._one_line(row))
 
-    def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
+    def _one_line(self, row: dict[str, Any]) -> str:
+        """One row of the table whose head ``_announce`` prints; at most 80 columns."""
+        epochs = self.settings.train.epochs
+        left = sum(self.seconds) / len(self.seconds) * (epochs - row["epoch"])
+        return (
+            f"{'epoch ' + str(row['epoch']) + '/' + str(epochs):13}{row['train_loss']:7.3f}{row[SCORE]:11.3f}"
+            f"{row['val_miss_rate']:8.2f}{row['val_false_alarm_rate']:14.2f}{self.seconds[-1]:9.1f}{duration(left):>11}"
+        )
+
+    def _train_epoch(self, epoch: int, bar: Shown) -> dict[str, float]:
         plan = self.settings.train
         # for random layers of the network
         torch.manual_seed(plan.seed + epoch)
         self.sampler.set_epoch(epoch)
         self.step.model.train()
-        bar.set_description(f"epoch {epoch + 1}/{plan.epochs}")
+        name = f"epoch {epoch + 1}/{plan.epochs}"
+        bar.describe(name)
         # On CUDA, reading a loss waits for the device, so losses are read every 20 steps.
         interval = 20 if self.engine.device.type == "cuda" else 1
         losses: list[torch.Tensor] = []
@@ -258,7 +266,7 @@ class _Training:
             indices.append(index)
             if len(losses) % interval == 0 or step + 1 == self.steps:
                 self._check_finite(losses, indices, epoch)
-                bar.set_postfix_str(self._postfix(losses))
+                bar.describe(name, self._postfix(losses))
             bar.update()
         means = ranks.gather(torch.stack(losses).double().mean(0).tolist())
         table = [sum(of_each) / len(of_each) for of_each in zip(*means, strict=True)]
@@ -378,10 +386,3 @@ def count_workers(settings: Settings, engine: Engine) -> int:
         return settings.runtime.workers
     # On a CPU a batch takes 4 ms of a step of seconds; another process would slow the step down by more.
     return 0 if engine.device.type == "cpu" else min(4, os.cpu_count() or 1)
-
-
-def _one_line(row: dict[str, Any], epochs: int) -> str:
-    return (
-        f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f}, lesion Dice {row[SCORE]:.3f}, "
-        f"miss rate {row['val_miss_rate']:.2f}, false alarms {row['val_false_alarm_rate']:.2f}"
-    )
