@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": "Segment images: colour masks, overlays, one CSV row per image.",
     "export": "Write a run's network as a file that runs without bus_smp.",
     "info": "Describe a checkpoint, run folder or manifest at once.",
+    "fetch-weights": "Download an encoder's ImageNet weights as a file, for a computer without internet.",
     "demo": "Do the whole job on synthetic data.",
     "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
 }

@@ -152,6 +152,8 @@ def test_imagenet_weights_without_a_network_are_one_error_with_two_ways_out(monk
         monkeypatch.delenv(variable.lower(), raising=False)
     with pytest.raises(CheckpointError, match="ImageNet weights of resnet18") as caught:
         small_model(encoder_weights="imagenet")
+    assert "model.safetensors of smp-hub/resnet18.imagenet, revision 3f2325ff" in caught.value.what
+    assert "bus-smp fetch-weights --encoder resnet18 " in caught.value.hint
     assert "--set model.encoder_weights=null" in caught.value.hint
     assert "--set model.encoder_weights=path/to/file" in caught.value.hint
     assert len(asked) == 1  # no storm of retries

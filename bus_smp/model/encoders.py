@@ -1,6 +1,6 @@
 """Encoders of segmentation_models_pytorch and timm, with random weights, ImageNet's or those of a local file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,11 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
 from bus_smp.errors import CheckpointError, ConfigError
+from bus_smp.model.pretrained import RANDOM_WEIGHTS, download_encoder
 from bus_smp.model.tensor_files import load_tensors
 from bus_smp.system.files import open_regular
 
-_WAYS_OUT = (
-    "start from random weights: --set model.encoder_weights=null, "
-    "or from a local file: --set model.encoder_weights=path/to/file"
-)
+_WAYS_OUT = f"{RANDOM_WEIGHTS}, or from a local file: --set model.encoder_weights=path/to/file"
 
 
 def check_encoder(name: str) -> None:
@@ -72,52 +70,56 @@ def load_encoder(name: str, weights: str | Path | None) -> nn.Module:
     if weights is None:
         return get_encoder(name, weights=None)
     if weights == "imagenet":
-        return _download_encoder(name)
+        return download_encoder(name)
     path = Path(weights).expanduser()
     encoder = get_encoder(name, weights=None)
     expected = encoder.state_dict()
     # Old files lack batch norm's counters, which nothing here reads.
     counters = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")}
-    state = counters | _read_encoder_weights(path)
-    if problems := compare_weights(expected, state):
-        raise CheckpointError(f"{path}: does not fit the encoder {name}: {problems}", hint=_WAYS_OUT)
-    encoder.load_state_dict(state)
-    return encoder
+    state = _read_encoder_weights(path)
+    for inner in _without_prefixes(state):
+        if not compare_weights(expected, counters | inner):
+            encoder.load_state_dict(counters | inner)
+            return encoder
+        # a file as the libraries themselves distribute it: with a classifier, or under other names
+        if (loaded := _load_as_published(name, encoder, inner)) is not None:
+            return loaded
+    # the innermost network is the one to compare with
+    raise CheckpointError(
+        f"{path}: does not fit the encoder {name}: {compare_weights(expected, counters | inner)}",
+        hint=_WAYS_OUT,
+    )
 
 
-def _download_encoder(name: str) -> nn.Module:
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+def _without_prefixes(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the weights as they are, then without what a wrapper or a larger network puts in front of their names."""
+    yield state
+    for prefix in ("module.", "model.", "encoder."):
+        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if inner:
+            yield from _without_prefixes(inner)
+            return
 
+
+def _load_as_published(name: str, encoder: nn.Module, state: dict[str, Tensor]) -> nn.Module | None:
+    """Return the encoder with the weights of a whole classification network, as smp or timm load it; None if it is another one."""
     try:
-        repository, revision = _imagenet_source(name)
-        cached = try_to_load_from_cache(repository, "model.safetensors", revision=revision)
-        if not isinstance(cached, str):
-            # Asked once here, because a download without a network retries for half a minute.
-            get_session().head(constants.ENDPOINT, timeout=10)
-        return get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
-    except Exception as error:  # of several libraries, by the version of the hub's client
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"the ImageNet weights of {name} could not be downloaded ({reason})", hint=_WAYS_OUT
-        ) from error
-
-
-def _imagenet_source(name: str) -> tuple[str, str | None]:
-    """Return the repository on the hub and its revision."""
-    if name.startswith("tu-"):
-        source = timm.get_pretrained_cfg(name.removeprefix("tu-"))
-        if source is None or not source.hf_hub_id:
-            raise ValueError("timm has none")
-        return str(source.hf_hub_id), None
-    known = encoders[name]["pretrained_settings"]
-    if "imagenet" not in known:
-        raise ValueError(f"smp has weights of {', '.join(known)} only")
-    return known["imagenet"]["repo_id"], known["imagenet"]["revision"]
+        if not name.startswith("tu-"):
+            encoder.load_state_dict(dict(state))
+            return encoder
+        with torch.device("meta"):
+            whole = timm.create_model(name.removeprefix("tu-")).state_dict()
+        # timm takes what fits and leaves the rest random, so the names are compared before
+        if {key for key in whole if not key.endswith("num_batches_tracked")} <= state.keys() <= whole.keys():
+            return get_encoder(name, weights=True, pretrained_cfg_overlay={"state_dict": dict(state)})
+    except (RuntimeError, KeyError):
+        # of another network
+        pass
+    return None
 
 
 def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict with torchvision's or timm's names, bare or inside a larger model's ``encoder.``."""
+    """Read a state dict, bare or as ``state_dict`` of a training's state."""
     state: Any
     try:
         if path.suffix == ".safetensors":
@@ -140,8 +142,7 @@ def _read_encoder_weights(path: Path) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise CheckpointError(f"{path}: holds no state dict of tensors", hint=_WAYS_OUT)
-    inner = {key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")}
-    return {key: value for key, value in (inner or state).items() if not key.startswith("fc.")}
+    return dict(state)
 
 
 def _refuse_own_checkpoint(path: Path) -> None:
