@@ -42,7 +42,7 @@ def test_the_folder_holds_tables_figures_and_a_mask_for_every_image(crossed, man
         "per_image.csv", "components.csv", "baselines.csv", "pixel_roc.csv", "reliability.csv", "masks",
         "summary.json", "data.json",
         "roc_curves.png", "confusion_matrix.png", "qualitative.png", "calibration.png", "detection.png",
-        "difficulty.png", "agreement.png", "failures.png",
+        "difficulty.png", "agreement.png", "failures.png", "pixel_roc_curves.png", "coverage.png",
     }  # fmt: skip
     assert (
         len(pd.read_csv(folder / "per_image.csv"))

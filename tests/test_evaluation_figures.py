@@ -12,11 +12,18 @@ from hypothesis.extra import numpy as arrays
 
 from bus_smp.data.images import read_image
 from bus_smp.figures.agreement import write_agreement
-from bus_smp.figures.calibration import risk_coverage, write_calibration
+from bus_smp.figures.calibration import _short, write_calibration
+from bus_smp.figures.coverage import risk_coverage, write_coverage
 from bus_smp.figures.froc import write_froc
 from bus_smp.figures.matrix import write_matrix
+from bus_smp.figures.roc import write_roc_curves
 from bus_smp.figures.style import BLUE, COLUMN, DPI, GREEN, PAGE, VERMILLION
 from bus_smp.figures.subgroups import write_subgroups
+from bus_smp.statistics.bootstrap import bootstrap
+from bus_smp.statistics.bootstrap import estimate as estimate_of
+from bus_smp.statistics.metrics import estimators
+from bus_smp.statistics.roc import roc_band, roc_of_images
+from bus_smp.statistics.summary import sorted_by_group
 
 LONG = "a_very_long_name_without_spaces_" * 6 + " $x_1$ <b>&amp; \u8d85\u97f3\u6ce2"
 MEASURES = ("dice_lesion", "miss_rate", "false_alarm_rate", "auc_malignant")
@@ -149,27 +156,37 @@ def test_each_stage_of_the_reliability_is_drawn_and_one_that_was_not_recorded_is
         reliability(["before"]), table.drop(columns="malignant_score_raw"), tmp_path / "one.png", "title"
     )
     both, one = assert_fits(tmp_path / "both.png"), assert_fits(tmp_path / "one.png")
-    plots = slice(0, int(2.2 * DPI))  # above the legends
-    left, middle = slice(0, int(2.4 * DPI)), slice(int(2.5 * DPI), int(4.7 * DPI))
+    plots = slice(0, int(3.2 * DPI))  # above the legends
+    left, middle = slice(0, int(PAGE / 2 * DPI)), slice(int(PAGE / 2 * DPI), None)
     assert color_count(both[plots, left], BLUE) > 300
     assert color_count(one[plots, left], BLUE) == 0
     assert color_count(both[plots, middle], VERMILLION) > 100
     assert color_count(one[plots, middle], VERMILLION) == 0
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (950, "950"), (999.4, "999"), (999.6, "1.0k"), (12_345, "12k"), (382_000, "382k"), (999_600, "1.0M"), (5.38e6, "5.4M")],
+)  # fmt: skip
+def test_a_count_next_to_an_axis_has_no_exponent(number, text):
+    assert _short(number) == text
+
+
 def test_without_a_threshold_there_is_no_risk_curve(tmp_path):
     table = per_image()
-    write_calibration(reliability(), table, tmp_path / "with.png", "title")
+    write_coverage(table, tmp_path / "with.png", LONG, "")
     table[["called_malignant", "call_confidence"]] = np.nan
-    write_calibration(reliability(), table, tmp_path / "without.png", "title", "no threshold: " + LONG)
-    assert color_count(assert_fits(tmp_path / "with.png"), GREEN) > 200
-    assert color_count(assert_fits(tmp_path / "without.png"), GREEN) == 0
+    write_coverage(table, tmp_path / "without.png", LONG, "no threshold: " + LONG)
+    assert color_count(assert_fits(tmp_path / "with.png", COLUMN), GREEN) > 200
+    assert color_count(assert_fits(tmp_path / "without.png", COLUMN), GREEN) == 0
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_calibration_of_no_image_and_of_one_is_drawn(n, tmp_path):
     write_calibration(reliability()[: 30 * n], per_image(n), tmp_path / "c.png", LONG)
+    write_coverage(per_image(n), tmp_path / "r.png", LONG, "no threshold")
     assert_fits(tmp_path / "c.png")
+    assert_fits(tmp_path / "r.png", COLUMN)
 
 
 # FROC
@@ -192,6 +209,78 @@ def test_froc_of_nothing_and_of_one_point_is_drawn(curves, tmp_path):
     assert_fits(tmp_path / "froc.png", COLUMN)
 
 
+@pytest.mark.parametrize(("rates", "steps"), [([0.25, 1, 4], [1, 3, 5]), ([0.01, 0.02, 20], [0, 0, 6])])
+def test_the_marker_of_a_froc_curve_stands_at_its_rate_on_an_axis_from_an_eighth_to_eight(
+    rates, steps, tmp_path
+):
+    """Each doubling is a sixth of the axis; a rate outside it stands at its edge."""
+    columns = []
+    for rate in rates:
+        write_froc({"a": ([0.0, 0.0, rate], [0.0, 0.5, 0.5])}, tmp_path / "froc.png", "title")
+        # the lower half of the marker, below the curve at half of the height
+        middle = int((0.12 + 0.17 + (COLUMN - 0.75) / 2 + 0.02) * DPI)
+        blue = (read_image(tmp_path / "froc.png")[middle : middle + int(0.06 * DPI)] == (0, 0x72, 0xB2)).all(
+            axis=2
+        )
+        columns.append(np.nonzero(blue)[1].mean())
+    left, side = 0.55 * DPI, (COLUMN - 0.75) * DPI
+    assert columns == pytest.approx([left + step / 6 * side for step in steps], abs=6)
+
+
+# ROC
+
+
+def scored(n=90, seed=1):
+    """A per-image table of which ``Images`` reads labels and scores; every image is a group."""
+    random = np.random.default_rng(seed)
+    label = np.array(["normal", "benign", "malignant"])[np.arange(n) % 3]
+    score = np.clip(random.normal(0.4 + 0.2 * (label == "malignant"), 0.2), 0, 1)
+    names = [f"i{number:04}" for number in range(n)]
+    table = {"dataset": "d", "image_id": names, "group_id": names, "label": label, "predicted_label": label}
+    return pd.DataFrame(table | {"malignant_score": score})
+
+
+def test_the_band_of_the_roc_is_the_interval_that_the_summary_gives():
+    table = scored()
+    rates, low, high = roc_band(table, 500, 7, 0.95)
+    ordered, group, stratum, _ = sorted_by_group(table)
+    keys = ["sensitivity_at_90_specificity", "sensitivity_at_95_specificity"]
+    of = estimators(ordered, keys)
+    for key, rate in zip(keys, (0.1, 0.05), strict=True):
+        found = estimate_of(
+            bootstrap(of, group, stratum, 500, 7)[key], of[key].kinds, group, stratum, 0.95, len(table)
+        )
+        place = np.flatnonzero(np.isclose(rates, rate))[0]
+        assert (low[place], high[place]) == (found["low"], found["high"])
+    false, true = roc_of_images(table)
+    reached = true[np.searchsorted(false, rates + 1e-9, side="right") - 1]
+    known = ~np.isnan(low)
+    assert known.sum() > 10 and (low <= reached)[known].all() and (reached <= high)[known].all()
+
+
+def test_without_malignant_images_or_draws_there_is_no_curve_or_no_band(tmp_path):
+    table = scored()
+    assert roc_band(table, 0, 7, 0.95) is None
+    one_class = table[table["label"] != "malignant"]
+    assert roc_band(one_class, 100, 7, 0.95) is None
+    assert not any(len(rate) for rate in roc_of_images(one_class))
+    unscored = table.assign(malignant_score=np.nan)
+    assert roc_band(unscored, 100, 7, 0.95) is None and not len(roc_of_images(unscored)[0])
+
+
+def test_an_operating_point_stands_at_its_rates_with_its_intervals(tmp_path):
+    there = (0.5, 0.4, 0.6)
+    curves = {"malignant images": (np.array([0.0, 1]), np.array([1.0, 1]))}
+    for name, points in (("none", None), ("one", {"threshold": (there, there)})):
+        write_roc_curves(curves, tmp_path / f"{name}.png", LONG, points=points)
+    none, one = (read_image(tmp_path / f"{name}.png") for name in ("none", "one"))
+    assert one.shape[0] > none.shape[0], "it has a line in the legend"
+    axes = slice(0, none.shape[0] - int(1.2 * DPI))
+    centre = round((0.55 + (COLUMN - 0.75) / 2) * DPI)
+    bar = np.ptp(np.flatnonzero((one[axes, centre - 2 : centre + 3] < 60).all(axis=(1, 2))))
+    assert bar == pytest.approx(0.2 * (COLUMN - 0.75) * DPI, abs=4), "from 0.4 to 0.6"
+
+
 # Subgroups
 
 
@@ -207,10 +296,29 @@ def test_a_dot_stands_at_its_value_and_is_hollow_without_an_interval(tmp_path):
     assert dots(0.25, None)[0] < low_count / 2
 
 
-def test_an_undefined_subgroup_has_no_dot(tmp_path):
-    write_subgroups(subgroups(dice=None), tmp_path / "d.png", "title")
-    picture = assert_fits(tmp_path / "d.png")
-    assert color_count(picture, BLUE) == color_count(picture, VERMILLION) == 0
+def test_a_subgroup_in_which_nothing_is_defined_has_no_row_and_the_only_data_set_neither(tmp_path):
+    nothing = {"dice_lesion": estimate(None), "miss_rate": estimate(None)}
+    some = {"dice_lesion": estimate(0.5), "miss_rate": estimate(None)}
+    shown = {"class": {"benign": some}}
+    for name, more in (
+        ("bare", {}),
+        (
+            "padded",
+            {
+                "class": {"normal": nothing} | shown["class"],
+                "flags": {"x": nothing},
+                "dataset": {"busi": some},
+            },
+        ),
+        ("several", {"dataset": {"busi": some, "udiat": some}}),
+    ):
+        write_subgroups(shown | more, tmp_path / f"{name}.png", "title")
+    bare, padded, several = (
+        (tmp_path / f"{name}.png").read_bytes() for name in ("bare", "padded", "several")
+    )
+    assert padded == bare != several
+    picture = assert_fits(tmp_path / "bare.png")
+    assert color_count(picture, BLUE) and not color_count(picture, VERMILLION), "not defined, in words"
 
 
 def test_long_names_of_subgroups_fit_and_no_subgroups_are_drawn(tmp_path):
@@ -230,8 +338,8 @@ def test_only_images_with_a_lesion_in_truth_and_prediction_are_drawn(tmp_path):
     write_agreement(table, agreement(), tmp_path / "none.png", "title")
     every, none = assert_fits(tmp_path / "all.png"), assert_fits(tmp_path / "none.png")
     lower_left = slice(int(3.6 * DPI), None), slice(0, int(3.4 * DPI))
-    drawn = (np.abs(every.astype(int) - (0, 0x72, 0xB2)).sum(axis=2) < 120)[lower_left].sum()
-    left = (np.abs(none.astype(int) - (0, 0x72, 0xB2)).sum(axis=2) < 120)[lower_left].sum()
+    # blue, however pale
+    drawn, left = ((one[..., 2].astype(int) - one[..., 0] > 60)[lower_left].sum() for one in (every, none))
     assert drawn > 200
     assert left == 0
 
@@ -321,9 +429,10 @@ def test_the_same_tables_give_the_same_bytes_whatever_the_user_set_in_matplotlib
         write_subgroups(subgroups(), folder / "d.png", "title")
         write_agreement(per_image(), agreement(), folder / "a.png", "title")
         write_matrix(cells(), folder / "m.png", PANELS)
+        write_coverage(per_image(), folder / "r.png", "title", "")
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     first = write_all(tmp_path / "a")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.bbox": "tight"}):
         assert write_all(tmp_path / "b") == first
-    assert len(first) == 5, "no temporary file is left"
+    assert len(first) == 6, "no temporary file is left"

@@ -17,7 +17,7 @@ from bus_smp.figures.confusion_matrix import write_confusion_matrix
 from bus_smp.figures.overlay import overlay
 from bus_smp.figures.qualitative import Case, write_qualitative
 from bus_smp.figures.roc import write_roc_curves
-from bus_smp.figures.style import COLUMN, DPI, GREEN, PAGE, VERMILLION
+from bus_smp.figures.style import COLUMN, DPI, GREEN, PAGE, SKY, VERMILLION
 from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 
 LONG = (
@@ -47,7 +47,7 @@ def metrics(epochs=6, heads=True):
 
 def roc(auc=0.8):
     rate = np.linspace(0, 1, 50)
-    return rate, rate ** (1 / auc - 1), auc
+    return rate, rate ** (1 / auc - 1)
 
 
 def cases(n=1, name="scan"):
@@ -148,7 +148,7 @@ def test_an_undefined_dice_is_a_gap_and_not_a_zero(tmp_path):
     assert color_count(plot_area(read_image(tmp_path / "none.png")), GREEN) == 0
     table.loc[31, "val_dice_benign"] = 0.4  # between undefined ones
     write_dice_curve(table, tmp_path / "one.png")
-    assert 5 < color_count(plot_area(read_image(tmp_path / "one.png")), GREEN) < 200
+    assert 5 < color_count(plot_area(read_image(tmp_path / "one.png")), GREEN) < 450
 
 
 def test_curves_survive_a_table_that_never_had_a_lesion_dice_or_a_finite_loss(tmp_path):
@@ -161,7 +161,9 @@ def test_curves_survive_a_table_that_never_had_a_lesion_dice_or_a_finite_loss(tm
 def test_the_best_epoch_is_marked_at_the_first_highest_lesion_dice(tmp_path):
     def marked_column(dice):
         write_dice_curve(metrics(5).assign(val_dice_lesion=dice), tmp_path / "dice.png")
-        top = plot_area(read_image(tmp_path / "dice.png"))[80:130, 150:]  # above every curve
+        top = plot_area(read_image(tmp_path / "dice.png"))[
+            int(0.4 * DPI) : int(0.65 * DPI), int(0.75 * DPI) :
+        ]  # above every curve
         return int(np.argmax((top < 200).all(axis=2).sum(axis=0)))
 
     columns = [marked_column(np.where(np.arange(5) == best, 0.5, 0.1)) for best in (0, 2, 4)]
@@ -180,7 +182,7 @@ def test_a_model_without_deep_supervision_has_one_loss_curve(tmp_path):
 
 
 def test_an_undefined_roc_curve_is_named_but_not_drawn(tmp_path):
-    nothing = np.array([]), np.array([]), math.nan
+    nothing = np.array([]), np.array([])
     curves = {"lesion": roc(), "benign": roc(0.7), "malignant": nothing}
     write_roc_curves(curves, tmp_path / "roc.png", "title")
     picture = read_image(tmp_path / "roc.png")
@@ -233,19 +235,49 @@ def test_qualitative_keeps_each_image_at_its_own_aspect_ratio(tmp_path):
     picture = read_image(tmp_path / "qual.png")
     rows, columns = np.nonzero((picture == (12, 34, 56)).all(axis=2))
     height = rows.max() - rows.min() + 1
-    width = np.count_nonzero(np.bincount(columns)) / 3  # image, truth, prediction
+    width = np.count_nonzero(np.bincount(columns)) / 2  # the image, and the image with outlines
     assert height / width == pytest.approx(2, rel=0.02)
 
 
-def test_qualitative_shows_the_truth_left_of_the_prediction(tmp_path):
+def drawn(truth, prediction, path):
+    """The two panels of a case as they are drawn: the plain image, and the image with outlines."""
+    write_qualitative([Case("x", "benign", grey(), truth, prediction, 0.1, "worst")], path, "title")
+    picture = read_image(path)[: -int(0.35 * DPI)]  # without the legend
+    panels = np.flatnonzero(
+        np.bincount(np.nonzero((picture == 90).all(axis=2))[1], minlength=picture.shape[1]) > 50
+    )
+    left, right = np.split(panels, [np.argmax(np.diff(panels)) + 1])
+    return picture[:, left[0] : left[-1] + 1], picture[:, right[0] : right[-1] + 1]
+
+
+def test_qualitative_draws_outlines_only_and_the_plain_image_next_to_them(tmp_path):
     truth = disc(BENIGN.index)
-    case = Case("x", "benign", grey(), truth, truth * 0 + disc(MALIGNANT.index, radius=10), 0.1, "worst")
-    write_qualitative([case], tmp_path / "qual.png", "title")
-    picture = read_image(tmp_path / "qual.png")[: -int(0.45 * DPI)]  # without the legend
-    columns = [np.nonzero((picture == c.rgb).all(axis=2))[1] for c in (BENIGN, MALIGNANT)]
-    assert columns[0].size
-    assert columns[1].size
-    assert columns[0].max() < columns[1].min(), "the truth is left of the prediction"
+    plain, outlined = drawn(truth, np.roll(truth, 30, 1), tmp_path / "qual.png")
+    assert color_count(plain, (90, 90, 90)) > 0.9 * plain.shape[0] * plain.shape[1] * 0.8
+    assert color_count(plain, SKY) == 0
+    assert color_count(outlined, SKY) > 200
+    lines = color_count(plain, (90, 90, 90)) - color_count(outlined, (90, 90, 90))
+    assert 0 < lines < 0.1 * color_count(plain, (90, 90, 90)), "the tissue inside the outlines is as it was"
+
+
+def test_truth_benign_and_malignant_are_distinguished_without_colour(tmp_path):
+    """By the share of the outline that is drawn and how often it is broken: solid, dotted, dashed."""
+    blank, pieces = np.zeros((120, 160), np.uint8), []
+    for number, (truth, prediction) in enumerate(
+        ((blank, disc(BENIGN.index)), (disc(BENIGN.index), blank), (blank, disc(MALIGNANT.index)))
+    ):
+        _, outlined = drawn(truth, prediction, tmp_path / f"{number}.png")
+        bright = (outlined.max(axis=2) > 170).astype(np.uint8)
+        rows = np.flatnonzero((outlined == 90).all(axis=2).sum(axis=1) > 50)
+        pieces.append(cv2.connectedComponents(bright[rows[0] : rows[-1] + 1])[0] - 1)
+    solid, dashed, dotted = pieces
+    assert solid == 1 and dashed > 10 and dotted > 2 * dashed
+
+
+def test_a_lesion_of_one_pixel_has_an_outline(tmp_path):
+    one = np.zeros((120, 160), np.uint8)
+    one[20, 30] = BENIGN.index
+    assert color_count(drawn(one * 0, one, tmp_path / "one.png")[1], SKY) > 20
 
 
 def test_no_cases_still_make_a_picture(tmp_path):

@@ -137,7 +137,7 @@ def test_every_figure_of_the_folders_is_in_the_page_with_a_description(scored):
     page = _Page(_report(scored)[0])
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     figures = [*scored.glob("eval-*/*.png"), *scored.glob("*.png")]
-    assert len(images) == len(figures) == 18
+    assert len(images) == len(figures) == 22
     assert all(len(attributes["alt"]) > 20 for attributes in images)
 
 
@@ -589,7 +589,7 @@ def test_in_a_browser_nothing_fails_and_a_phone_need_not_scroll_sideways(scored,
     )
     found = json.loads(re.search(r'id="found">(\{.*?\})', measured.stdout).group(1))
     assert found["width"] <= found["room"] == 360
-    assert found["images"] == 18
+    assert found["images"] == 22
     assert found["broken"] == 0
 
 

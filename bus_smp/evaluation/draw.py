@@ -1,5 +1,6 @@
 """The figures of an evaluation folder, from its tables, its masks and the images."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bus_smp.errors import EvaluationError
 from bus_smp.figures.agreement import write_agreement
 from bus_smp.figures.calibration import write_calibration
 from bus_smp.figures.confusion_matrix import write_confusion_matrix
+from bus_smp.figures.coverage import write_coverage
 from bus_smp.figures.froc import write_froc
 from bus_smp.figures.qualitative import Case, write_qualitative
 from bus_smp.figures.roc import write_roc_curves
@@ -22,6 +24,9 @@ from bus_smp.figures.subgroups import write_subgroups
 from bus_smp.measures.lesions import GOOD_IOU, LEAST_IOU, froc
 from bus_smp.measures.overlap import TARGETS
 from bus_smp.runs.evaluations import MODEL, Tables, mask_path
+from bus_smp.statistics.metrics import CALLS
+from bus_smp.statistics.roc import roc_band, roc_of_images
+from bus_smp.statistics.score_table import format_estimate
 
 Chosen = list[tuple[str, pd.Series]]
 
@@ -41,9 +46,16 @@ def draw_figures(folder: Path, tables: Tables, summary: Mapping[str, Any], manif
     kind = "external test" if summary["external"] else f"{summary['split']} split"
     title = f"{summary['run']} on {summary['dataset']} ({kind}, {len(table)} images)"
 
-    curves = {f"{target} pixels": tables.pixel_roc.roc(target) for target in TARGETS}
-    curves["malignant images"] = _image_roc(table, model["rates"]["auc_malignant"]["mean"])
-    write_roc_curves(curves, folder / "roc_curves.png", title)
+    _draw_roc(table, model, folder / "roc_curves.png", title)
+    pixels = {target: tables.pixel_roc.roc(target) for target in TARGETS}
+    write_roc_curves(
+        {
+            f"{target} pixels, AUC {'not defined' if math.isnan(auc) else f'{auc:.3f}'}": (false, true)
+            for target, (false, true, auc) in pixels.items()
+        },
+        folder / "pixel_roc_curves.png",
+        title,
+    )
     write_confusion_matrix(
         np.array(model["image_confusion"]),
         np.array(model["pixel_confusion"]),
@@ -51,9 +63,8 @@ def draw_figures(folder: Path, tables: Tables, summary: Mapping[str, Any], manif
         title,
     )
     reason = (summary.get("calibration") or {}).get("reason") or "no threshold"
-    write_calibration(
-        tables.reliability.to_frame(), table, folder / "calibration.png", title, no_threshold=reason
-    )
+    write_calibration(tables.reliability.to_frame(), table, folder / "calibration.png", title)
+    write_coverage(table, folder / "coverage.png", title, no_threshold=reason)
     found = {f"IoU >= {iou:g}": froc(table, tables.components, iou) for iou in (LEAST_IOU, GOOD_IOU)}
     write_froc(found, folder / "detection.png", title)
     write_subgroups(model["strata"], folder / "difficulty.png", title)
@@ -64,16 +75,22 @@ def draw_figures(folder: Path, tables: Tables, summary: Mapping[str, Any], manif
     )
 
 
-def _image_roc(table: pd.DataFrame, auc: float | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """ROC of ``malignant_score`` over images, malignant against all others; the area is the summary's."""
-    positive = (table["label"] == MALIGNANT.name).to_numpy()
-    if auc is None:
-        return np.array([]), np.array([]), float("nan")
-    # Not at the top: a start of the program would wait for it.
-    from sklearn.metrics import roc_curve
-
-    false, found, _ = roc_curve(positive, table["malignant_score"], drop_intermediate=False)
-    return false, found, auc
+def _draw_roc(table: pd.DataFrame, model: Mapping[str, Any], path: Path, title: str) -> None:
+    """The ROC of the images with its interval, and the thresholds that were fixed on validation images."""
+    rates = model["rates"]
+    drawn = model.get("bootstrap") or {}
+    band = roc_band(table, drawn.get("draws", 0), drawn.get("seed", 0), drawn.get("confidence", 0.95))
+    points = {}
+    for ending, _, chosen in CALLS:
+        found, spared = rates.get(f"called_sensitivity{ending}"), rates.get(f"called_specificity{ending}")
+        if found and spared and None not in (found["mean"], spared["mean"]):
+            label = f"threshold for {chosen}: sens. {found['mean']:.2f}, spec. {spared['mean']:.2f}"
+            low, high = (None if spared[key] is None else 1 - spared[key] for key in ("high", "low"))
+            points[label] = (1 - spared["mean"], low, high), (found["mean"], found["low"], found["high"])
+    auc = rates["auc_malignant"]
+    area = "not defined" if auc["mean"] is None else format_estimate(auc)
+    label = f"malignant against all other images, AUC {area}"
+    write_roc_curves({label: roc_of_images(table)}, path, title, band, points)
 
 
 def _typical(table: pd.DataFrame) -> Chosen:

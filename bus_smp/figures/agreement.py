@@ -44,27 +44,37 @@ def write_agreement(
             pair = [f"{quantity}_truth", f"{quantity}_predicted"]
             truth, predicted = found.reindex(columns=pair).dropna().to_numpy(float).T
             of = agreement.get(quantity) or {}
+            scale, unit = 1.0, ""
+            if quantity == "area":
+                thousand = max(truth.max(initial=0), predicted.max(initial=0)) >= 10_000
+                scale, unit = (1000.0, "thousand pixels") if thousand else (1.0, "pixels")
             if len(truth) == 0:
                 axes.set(xticks=(), yticks=())
                 text = wrap("not defined: no lesion was found", 0.85 * side)
                 axes.text(0.5, 0.5, text, ha="center", va="center", style="italic", color="#444444")
             elif quantity == "area":
-                _bland_altman(axes, truth, predicted, of)
+                _bland_altman(axes, truth, predicted, of, scale, unit)
             else:
                 _against(axes, truth, predicted, words)
             figure.text(
-                (x - 0.45) / PAGE, 1 - (y + side + 0.44) / height, _agreement_words(of, quantity == "area"),
-                va="top", linespacing=1.3,
+                (x - 0.45) / PAGE, 1 - (y + side + 0.44) / height, _agreement_words(of, scale, unit), va="top",
+                linespacing=1.3,
             )  # fmt: skip
         figure.text(0.1 / PAGE, 1 - 0.08 / height, title, fontsize=9, va="top")
         save(figure, path)
 
 
-def _bland_altman(axes: Axes, truth: np.ndarray, predicted: np.ndarray, of: Mapping) -> None:
-    thousand = max(truth.max(), predicted.max()) >= 10_000
-    unit, scale = ("thousand pixels", 1000.0) if thousand else ("pixels", 1.0)
+def _dots(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """A dot for each lesion; the more there are, the smaller and paler, so that where many lie looks darker than one."""
+    size, alpha = (3.0, 0.6) if len(x) <= 100 else (2.2, max(0.08, min(0.6, 130 / len(x))))
+    axes.plot(x, y, "o", color=BLUE, markersize=size, markeredgewidth=0, alpha=alpha, linestyle="none")
+
+
+def _bland_altman(
+    axes: Axes, truth: np.ndarray, predicted: np.ndarray, of: Mapping, scale: float, unit: str
+) -> None:
     mean, difference = (truth + predicted) / 2 / scale, (predicted - truth) / scale
-    axes.plot(mean, difference, "o", color=BLUE, markersize=3, fillstyle="none", alpha=0.7, linestyle="none")
+    _dots(axes, mean, difference)
     axes.axhline(0, color=GREY, linewidth=0.8)
     lines = [
         (of.get("bias"), "-", 1.3),
@@ -79,33 +89,40 @@ def _bland_altman(axes: Axes, truth: np.ndarray, predicted: np.ndarray, of: Mapp
     margin = 0.08 * (max(drawn) - min(drawn)) or 1.0
     axes.set(xlim=(0, 1.05 * mean.max()), ylim=(min(drawn) - margin, max(drawn) + margin))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.set_xlabel(f"mean of truth and prediction ({unit})")
-    axes.set_ylabel("prediction \N{MINUS SIGN} truth")
+    axes.set_ylabel(f"prediction \N{MINUS SIGN} truth ({unit})")
 
 
 def _against(axes: Axes, truth: np.ndarray, predicted: np.ndarray, words: str) -> None:
-    most = 1.05 * max(truth.max(), predicted.max())
-    axes.plot([0, most], [0, most], color=GREY, linewidth=0.8, zorder=1)
-    axes.plot(truth, predicted, "o", color=BLUE, markersize=3, fillstyle="none", alpha=0.7, linestyle="none")
-    axes.set(xlim=(0, most), ylim=(0, most), xlabel=f"{words}, truth", ylabel=f"{words}, prediction")
+    both = np.concatenate([truth, predicted])
+    margin = 0.05 * (both.max() - both.min()) or 0.05
+    # The axes begin at the smallest value: solidity is never near 0.
+    limits = max(0.0, both.min() - margin), both.max() + margin
+    axes.plot(limits, limits, color=GREY, linewidth=0.8, zorder=1)
+    _dots(axes, truth, predicted)
+    axes.set(xlim=limits, ylim=limits, xlabel=f"{words}, truth", ylabel=f"{words}, prediction")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _known(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
 
 
-def _agreement_words(of: Mapping, is_area: bool) -> str:
-    """Two lines: n, r and the mean difference; the limits of agreement, and as which lines they are drawn."""
+def _agreement_words(of: Mapping, scale: float, unit: str) -> str:
+    """Two lines: n, r and the mean difference; the limits of agreement, and as which lines an area's are drawn.
+
+    Numbers are divided by ``scale``, as the axes are; a whole unit has no decimals.
+    """
 
     def number(value: float | None) -> str:
-        if not _known(value):
+        if value is None or math.isnan(value):
             return "not defined"
-        return (f"{value:+,.0f}" if is_area else f"{value:+.3f}").replace("-", "\N{MINUS SIGN}")
+        digits = 3 if not unit else 1 if scale > 1 else 0
+        return f"{value / scale:+,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
-    solid, dashed = (" (solid)", " (dashed)") if is_area else ("", "")
+    solid, dashed = (" (solid)", " (dashed)") if unit else ("", "")
     r = number(of.get("r")) if not _known(of.get("r")) else f"{of['r']:.3f}".replace("-", "\N{MINUS SIGN}")
     limits = (
         " to ".join(number(of[key]) for key in ("loa_low", "loa_high"))
@@ -113,6 +130,6 @@ def _agreement_words(of: Mapping, is_area: bool) -> str:
         else "not defined"
     )
     return (
-        f"n={of.get('n', 0)}, r {r}; mean difference {number(of.get('bias'))}{solid},\n"
+        f"n={of.get('n', 0):,}, r {r}; mean difference {number(of.get('bias'))}{solid},\n"
         f"limits of agreement {limits}{dashed}"
     )

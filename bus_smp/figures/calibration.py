@@ -1,4 +1,4 @@
-"""Reliability diagrams, and the error against the share of images for which the model decides."""
+"""Reliability diagrams of lesion pixels and of malignant images."""
 
 from pathlib import Path
 
@@ -6,15 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from bus_smp.classes import MALIGNANT
-from bus_smp.figures.style import BLUE, GREEN, GREY, PAGE, VERMILLION, save, style, wrap
+from bus_smp.figures.style import BLUE, GREY, PAGE, VERMILLION, save, style, wrap
 
-# inches: a panel's side, and where the three begin
-_SIDE, _LEFTS = 1.62, (0.68, 2.97, 5.22)
+# inches: a panel's side, and where the two begin
+_SIDE, _LEFTS = 2.4, (0.8, 4.4)
 # inches that a panel's legend may take
-_TEXT = 2.2
+_TEXT = 3.0
 # of the image-level diagram; there are fewer images than pixels
 _BINS = 10
 
@@ -25,22 +24,14 @@ _STAGES = {
 }
 
 
-def write_calibration(
-    reliability: pd.DataFrame,
-    per_image: pd.DataFrame,
-    path: Path,
-    title: str,
-    no_threshold: str = "the run has no threshold from its validation images",
-) -> None:
-    """Reliability of lesion pixels and of malignant images, and error against coverage.
+def write_calibration(reliability: pd.DataFrame, per_image: pd.DataFrame, path: Path, title: str) -> None:
+    """Reliability of lesion pixels and of malignant images.
 
     Args:
         reliability: the table of ``reliability.csv``; ``stage`` is ``before`` or ``after``.
-        per_image: the per-image table with ``malignant_score``, and where known ``malignant_score_raw``,
-            ``called_malignant`` and ``call_confidence``.
+        per_image: the per-image table with ``malignant_score``, and where known ``malignant_score_raw``.
         path: PNG to write.
         title: wrapped to the figure's width.
-        no_threshold: why ``call_confidence`` is empty, where it is.
 
     A point of a reliability diagram is a bin: mean probability against the share that is positive (DeGroot &
     Fienberg 1983; Niculescu-Mizil & Caruana, ICML 2005); an empty bin has none. The strip below counts them.
@@ -57,7 +48,7 @@ def write_calibration(
         ]
         strips = [
             figure.add_axes((left / PAGE, 1 - (above + _SIDE + 0.55) / height, _SIDE / PAGE, 0.4 / height))
-            for left in _LEFTS[:2]
+            for left in _LEFTS
         ]
         pixels = {stage: _pixel_bins(reliability, stage) for stage in _STAGES}
         images = {
@@ -70,12 +61,11 @@ def write_calibration(
         _reliability(panels[1], strips[1], images, "images")
         panels[1].set(title="Malignant images", ylabel="share that is malignant")
         strips[1].set_xlabel("malignant score (mean of bin)")
-        _risk_coverage(panels[2], per_image, no_threshold)
-        for axes, left, below in zip(panels, _LEFTS, (0.97, 0.97, 0.42), strict=True):
+        for axes, left in zip(panels, _LEFTS, strict=True):
             handles, labels = axes.get_legend_handles_labels()
             figure.legend(
                 handles, [wrap(label, _TEXT - 0.6) for label in labels], loc="upper left",
-                bbox_to_anchor=((left - 0.5) / PAGE, 1 - (above + _SIDE + below) / height), borderaxespad=0,
+                bbox_to_anchor=((left - 0.5) / PAGE, 1 - (above + _SIDE + 0.97) / height), borderaxespad=0,
                 labelspacing=0.3, handlelength=2.6,
             )  # fmt: skip
         figure.text(0.1 / PAGE, 1 - 0.08 / height, title, fontsize=9, va="top")
@@ -117,7 +107,7 @@ def _bins(low, high, n, total, positives) -> pd.DataFrame:
 
 
 def _reliability(axes: Axes, strip: Axes, stages: dict[str, pd.DataFrame | None], unit: str) -> None:
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, zorder=1, label="perfect")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, zorder=1, label="perfect calibration")
     for (words, color, dashes, marker), bins in zip(_STAGES.values(), stages.values(), strict=True):
         if bins is None:
             axes.plot([], [], color=color, linestyle=dashes, label=f"{words}: not recorded")
@@ -141,15 +131,16 @@ def _reliability(axes: Axes, strip: Axes, stages: dict[str, pd.DataFrame | None]
         strip.set_yscale("symlog", linthresh=1)
         strip.minorticks_off()
     strip.set_ylim(0, 1.15 * max(most, 1))
-    strip.set_yticks((0, max(most, 1)), ("0", _short(max(most, 1), 2)))
+    strip.set_yticks((0, max(most, 1)), ("0", _short(max(most, 1))))
     strip.set_ylabel(unit if strip.get_yscale() == "linear" else f"{unit}\n(log)", labelpad=0)
 
 
-def _short(number: float, digits: int = 3) -> str:
-    """A count that fits next to an axis: 950, 12k, 3.4M."""
+def _short(number: float) -> str:
+    """A count in two or three digits, as fits next to an axis: 950, 12k, 382k, 3.4M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.{digits}g}{letter}"
+        # 999,600 is 1.0M, not 1000k.
+        if number >= 0.9995 * size:
+            return f"{number / size:.{1 if number < 9.95 * size else 0}f}{letter}"
     return f"{number:.0f}"
 
 
@@ -158,50 +149,3 @@ def _say(axes: Axes, text: str) -> None:
         0.5, 0.5, wrap(text, 0.9 * _SIDE), transform=axes.transAxes, ha="center", va="center",
         color="#444444", style="italic",
     )  # fmt: skip
-
-
-def risk_coverage(confidence: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Error among the most confident images, against the share of images that is kept.
-
-    El-Yaniv & Wiener, JMLR 11, 2010; the area is the mean risk over the coverages 1/n, 2/n, ... 1 (AURC;
-    Geifman & El-Yaniv, ICLR 2019). Images of equal confidence are kept or left together, at their mean error.
-
-    Args:
-        confidence: float (images,), larger is more confident; may be infinite, not NaN.
-        wrong: bool (images,).
-
-    Returns:
-        coverage in (0, 1], risk in 0..1, both float (images,), and the area; empty and NaN without images.
-    """
-    n = len(confidence)
-    if n == 0:
-        return np.empty(0), np.empty(0), float("nan")
-    # 0: the most confident
-    _, tie = np.unique(-np.asarray(confidence, float), return_inverse=True)
-    of_tie = np.bincount(tie, np.asarray(wrong, float)) / np.bincount(tie)
-    risk = np.cumsum(of_tie[np.sort(tie)]) / np.arange(1, n + 1)
-    return np.arange(1, n + 1) / n, risk, float(risk.mean())
-
-
-def _risk_coverage(axes: Axes, per_image: pd.DataFrame, no_threshold: str) -> None:
-    axes.set(
-        title="Error against coverage", xlabel="coverage (share of images kept)", ylabel="error of the call"
-    )
-    axes.set(xlim=(0, 1), xticks=(0, 0.5, 1), ylim=(0, 1))
-    columns = ["call_confidence", "called_malignant"]
-    known = per_image.reindex(columns=[*columns, "label"]).dropna(subset=columns)
-    if known.empty:
-        _say(axes, f"not defined: {no_threshold}" if len(per_image) else "not defined: no image")
-        return
-    wrong = (known["called_malignant"] == 1) != (known["label"] == MALIGNANT.name)
-    coverage, risk, area = risk_coverage(known["call_confidence"].to_numpy(float), wrong.to_numpy())
-    axes.plot(
-        coverage, risk, color=GREEN, linewidth=1.5, marker="o" if len(risk) == 1 else "", clip_on=False,
-        label=f"the surest kept, n={len(known)} (area {area:.3f})",
-    )  # fmt: skip
-    axes.axhline(
-        risk[-1], color=GREY, linewidth=0.8, linestyle=(0, (1, 1)), label=f"all kept: error {risk[-1]:.3f}"
-    )
-    top = min(1.0, max(0.1, 1.15 * risk.max()))
-    axes.set_ylim(0, top)
-    axes.yaxis.set_major_locator(MaxNLocator(4))

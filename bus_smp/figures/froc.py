@@ -2,14 +2,27 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from bus_smp.figures.style import BLACK, BLUE, COLUMN, GREEN, VERMILLION, save, style, wrap
+from bus_smp.figures.style import (
+    BLACK,
+    BLUE,
+    COLUMN,
+    GREEN,
+    VERMILLION,
+    add_legend,
+    save,
+    square,
+    style,
+    wrap,
+)
 
 _LOOKS = ((BLUE, "-", "o"), (VERMILLION, (0, (5, 1.5)), "s"), (GREEN, "-.", "^"), (BLACK, (0, (1, 1)), "D"))
+# False lesions per image: the rates at which detection is compared (LUNA16: Setio et al., Medical Image Analysis 42, 2017).
+_RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
+_NAMES = ("1/8", "1/4", "1/2", "1", "2", "4", "8")
 
 
 def write_froc(curves: Mapping[str, tuple], path: Path, title: str) -> None:
@@ -21,7 +34,8 @@ def write_froc(curves: Mapping[str, tuple], path: Path, title: str) -> None:
         path: PNG to write.
         title: wrapped to the figure's width.
 
-    The marker: every predicted lesion counts (Bunch et al., SPIE 127, 1977; Chakraborty, Med Phys 1989).
+    The marker: every predicted lesion counts (Bunch et al., SPIE 127, 1977; Chakraborty, Med Phys 1989). It stands at the edge
+    where its rate is outside the axis.
     """
     title = wrap(title, COLUMN - 0.2, 9)
     drawn = {}
@@ -38,28 +52,33 @@ def write_froc(curves: Mapping[str, tuple], path: Path, title: str) -> None:
         )
         for name, (false, found) in drawn.items()
     }
-    lines = sum(label.count("\n") + 1 for label in labels.values())
-    above, below = 0.12 + 0.17 * (title.count("\n") + 1), 0.55 + 0.17 * lines
-    side = COLUMN - 0.75
-    height = above + side + below
     with style():
-        figure = Figure((COLUMN, height))
-        axes = figure.add_axes((0.55 / COLUMN, below / height, side / COLUMN, side / height))
-        most = max((false.max() for false, _ in drawn.values() if len(false)), default=0) or 1
+        figure, axes = square(title, list(labels.values()))
         for i, (name, (false, found)) in enumerate(drawn.items()):
             color, dashes, marker = _LOOKS[i % len(_LOOKS)]
-            # The curve begins where nothing is predicted, and is level after its last point: no threshold finds more.
-            x, y = (np.r_[0, false, most], np.r_[0, found, found[-1]]) if len(found) else ([], [])
+            look: dict[str, Any] = {"color": color, "clip_on": False}
+            if not len(found):
+                axes.plot(
+                    [], [], linestyle=dashes, marker=marker, fillstyle="none", label=labels[name], **look
+                )
+                continue
+            last = float(np.clip(false[-1], _RATES[0], _RATES[-1]))
+            # Left of the axis nothing is drawn; at its edge is what is found with at most that many false lesions.
+            inside = (false > _RATES[0]) & (false <= _RATES[-1])
+            at_edge = found[false <= _RATES[0]].max(initial=0)
             axes.plot(
-                x, y, color=color, linestyle=dashes, drawstyle="steps-post", label=labels[name],
-                linewidth=1.5, marker=marker, markevery=[len(x) - 2] if len(x) else None, fillstyle="none",
-                clip_on=False,
+                np.r_[_RATES[0], false[inside], last], np.r_[at_edge, found[inside], found[false <= last].max(initial=0)],
+                linestyle=dashes, drawstyle="steps-post", label=labels[name], linewidth=1.5, marker=marker, markevery=[-1],
+                fillstyle="none", **look,
             )  # fmt: skip
-        axes.set(xlim=(0, most), ylim=(0, 1))
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("false lesions per image")
+            # No threshold finds more.
+            axes.plot([last, _RATES[-1]], [found[-1]] * 2, linestyle=(0, (1, 2)), linewidth=0.8, **look)
+        axes.set(xlim=(_RATES[0], _RATES[-1]), ylim=(0, 1))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(_RATES, _NAMES)
+        axes.minorticks_off()
+        axes.set_xlabel("false lesions per image (log scale)")
         axes.set_ylabel("lesions found (sensitivity)")
-        figure.text(0.1 / COLUMN, 1 - 0.08 / height, title, fontsize=9, va="top")
         if drawn:
-            figure.legend(loc="lower left", bbox_to_anchor=(0.02, 0), borderaxespad=0.3, labelspacing=0.35)
+            add_legend(figure)
         save(figure, path)

@@ -1,4 +1,8 @@
-"""Images with the true and the predicted outline next to each other."""
+"""Images, and next to them the same images with the true and the predicted outlines.
+
+Only outlines are drawn, because a tint would hide the tissue. Line styles distinguish them, so that grey print shows all
+that colours show: the truth is dashed, a benign prediction solid, a malignant one dotted.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,10 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 
 from bus_smp.classes import BENIGN, MALIGNANT
-from bus_smp.figures.overlay import overlay
-from bus_smp.figures.style import DPI, PAGE, save, style, wrap
+from bus_smp.figures.style import DPI, ORANGE, PAGE, SKY, save, style, wrap
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,13 @@ class Case:
 
 
 _GAP, _TEXT = 0.08, 1.42  # inches between panels, and of the text column
-_PANEL = (PAGE - _TEXT - 5 * _GAP) / 3
+_PANEL = (PAGE - _TEXT - 4 * _GAP) / 2
+# What a line means: words, colour, dashes in line widths, width in points.
+_TRUTH = ("truth", "white", (0, (5, 2.5)), 1.1)
+_PREDICTIONS = {
+    BENIGN: ("prediction: benign", SKY, "-", 1.1),
+    MALIGNANT: ("prediction: malignant", ORANGE, (0, (0.1, 1.5)), 2.2),
+}
 
 
 def _fit(image: np.ndarray, inches: tuple[float, float]) -> np.ndarray:
@@ -43,16 +54,39 @@ def _fit(image: np.ndarray, inches: tuple[float, float]) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
-def _place(figure: Figure, picture: np.ndarray, left: float, top: float) -> None:
-    """Put pixels on the figure unscaled, ``left`` and ``top`` inches from its upper left corner."""
-    height = figure.bbox.height
-    figure.figimage(picture, round(left * DPI), round(height - top * DPI) - picture.shape[0], origin="upper")
+def _place(figure: Figure, picture: np.ndarray, left: float, top: float) -> tuple[int, int]:
+    """Put pixels on the figure unscaled, ``left`` and ``top`` inches from its upper left corner; where that is, in pixels."""
+    x, y = round(left * DPI), round(figure.bbox.height - top * DPI)
+    figure.figimage(picture, x, y - picture.shape[0], origin="upper")
+    return x, y
+
+
+def _draw_line(figure: Figure, points: np.ndarray, look: tuple) -> None:
+    """A line through float (n, 2) pixels of the figure, with a dark edge that keeps it visible on bright tissue."""
+    _, color, dashes, width = look
+    edge = [Stroke(linewidth=width + 1, foreground="black", alpha=0.75), Normal()]
+    figure.add_artist(
+        Line2D(
+            *points.T, color=color, linestyle=dashes, linewidth=width, dash_capstyle="round" if width > 2 else "butt",
+            path_effects=edge, transform=None, clip_on=False,
+        )
+    )  # fmt: skip
+
+
+def _draw_outlines(figure: Figure, area: np.ndarray, place: tuple[int, int], look: tuple) -> None:
+    """The outlines of bool (H, W), whose upper left corner is at ``place`` in pixels of the figure."""
+    # One pixel further out: the line runs around the area, and around one pixel too.
+    grown = cv2.dilate(area.view(np.uint8), np.ones((3, 3), np.uint8))
+    for contour in cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]:
+        points = contour.reshape(-1, 2).astype(float)
+        closed = np.vstack([points, points[:1]]) + 0.5
+        _draw_line(figure, np.column_stack([place[0] + closed[:, 0], place[1] - closed[:, 1]]), look)
 
 
 def write_qualitative(cases: Sequence[Case], path: Path, title: str) -> None:
-    """Rows of image, truth and prediction, each at its own aspect ratio, over a legend of colours and lines.
+    """Rows of an image, and the same image with the outlines of truth and prediction, at their own aspect ratio.
 
-    The prediction carries the outline of the truth. Rows are in the order given.
+    Rows are in the order given; the legend of the lines is below them.
     """
     title = wrap(title, PAGE - 0.2, 9)
     rows = []
@@ -61,48 +95,43 @@ def write_qualitative(cases: Sequence[Case], path: Path, title: str) -> None:
         name = wrap(case.name, _TEXT)
         text = [wrap(case.note, 0.85 * _TEXT), name, wrap(f"true label: {case.label}", _TEXT), dice]
         lines = sum(part.count("\n") + 1 for part in text if part)
-        image = _fit(case.image, (_PANEL, 1.25 * _PANEL))
-        truth, prediction = (
+        image = _fit(case.image, (_PANEL, 0.65 * _PANEL))
+        masks = [
             cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
             for mask in (case.truth, case.prediction)
-        )
-        pictures = image, overlay(image, truth), overlay(image, prediction, truth)
-        rows.append((text, pictures, max(image.shape[0] / DPI, 0.15 * lines + 0.05)))
+        ]
+        rows.append((text, image, masks, max(image.shape[0] / DPI, 0.15 * lines + 0.05)))
 
     head = 0.12 + 0.17 * (title.count("\n") + 1) + 0.22
-    height = head + sum(row[2] + _GAP for row in rows) + 0.4
+    height = head + sum(row[-1] + _GAP for row in rows) + 0.35
     with style():
         figure = Figure((PAGE, height))
         figure.text(_GAP / PAGE, 1 - 0.08 / height, title, fontsize=9, va="top")
-        lefts = [_TEXT + 2 * _GAP + i * (_PANEL + _GAP) for i in range(3)]
-        for left, heading in zip(lefts, ("image", "truth", "prediction"), strict=True):
+        lefts = [_TEXT + 2 * _GAP + i * (_PANEL + _GAP) for i in range(2)]
+        for left, heading in zip(lefts, ("image", "truth and prediction"), strict=True):
             figure.text((left + _PANEL / 2) / PAGE, 1 - (head - 0.06) / height, heading, ha="center")
         top = head
-        for (note, *rest), pictures, row_height in rows:
+        for (note, *rest), image, (truth, prediction), row_height in rows:
             y = 1 - top / height
             if note:
                 figure.text(_GAP / PAGE, y, note, weight="bold", va="top", linespacing=1.25)
                 y -= 0.15 * (note.count("\n") + 1) / height
             figure.text(_GAP / PAGE, y, "\n".join(rest), va="top", linespacing=1.25)
-            for left, picture in zip(lefts, pictures, strict=True):
-                _place(figure, picture, left + (_PANEL - picture.shape[1] / DPI) / 2, top)
+            for left in lefts:
+                place = _place(figure, image, left + (_PANEL - image.shape[1] / DPI) / 2, top)
+            for lesion, look in _PREDICTIONS.items():
+                _draw_outlines(figure, prediction == lesion.index, place, look)
+            _draw_outlines(figure, truth > 0, place, _TRUTH)
             top += row_height + _GAP
-        _legend_of_overlay(figure, top + 0.06)
+        _add_legend(figure, top + 0.06)
         save(figure, path)
 
 
-def _legend_of_overlay(figure: Figure, top: float) -> None:
-    """Keys drawn by ``overlay`` itself, so that legend and pictures cannot differ."""
+def _add_legend(figure: Figure, top: float) -> None:
+    """The lines on the grey of tissue, with what they mean."""
     height = figure.get_figheight()
-    grey = np.full((round(0.24 * DPI), round(0.48 * DPI), 3), 110, np.uint8)
-    blank = np.zeros(grey.shape[:2], np.uint8)
-    oval = cv2.ellipse(blank.copy(), (grey.shape[1] // 2, grey.shape[0] // 2), (40, 18), 0, 0, 360, 1, -1)
-    keys = [
-        (overlay(grey, oval * BENIGN.index), "benign area\n(even)"),
-        (overlay(grey, oval * MALIGNANT.index), "malignant area\n(hatched)"),
-        (overlay(grey, blank, oval * BENIGN.index), "outline of the truth,\nbenign (dashed)"),
-        (overlay(grey, blank, oval * MALIGNANT.index), "outline of the truth,\nmalignant (dotted)"),
-    ]
-    for (picture, label), left in zip(keys, (_GAP, 1.6, 3.3, 5.2), strict=True):
-        _place(figure, picture, left, top)
-        figure.text((left + 0.54) / PAGE, 1 - (top + 0.12) / height, label, va="center")
+    grey = np.full((round(0.2 * DPI), round(0.6 * DPI), 3), 110, np.uint8)
+    for look, left in zip((_TRUTH, *_PREDICTIONS.values()), (_GAP, 1.9, 4.4), strict=True):
+        x, y = _place(figure, grey, left, top)
+        _draw_line(figure, np.array([[x + 0.06 * DPI, y - 0.1 * DPI], [x + 0.54 * DPI, y - 0.1 * DPI]]), look)
+        figure.text((left + 0.68) / PAGE, 1 - (top + 0.1) / height, look[0], va="center")

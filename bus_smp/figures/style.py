@@ -8,12 +8,14 @@ bytes. No display, no pyplot, no state between calls.
 import bisect
 import functools
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -21,7 +23,8 @@ from matplotlib.font_manager import FontProperties
 from bus_smp.system.files import replacing
 
 COLUMN, PAGE = 3.5, 7.0  # inches
-DPI = 200
+# what journals ask of figures with lines
+DPI = 300
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -58,6 +61,26 @@ def ink_on(colour: tuple[float, float, float]) -> str:
     """Black or white, whichever is readable on an RGB colour of 0..1, by its relative luminance."""
     red, green, blue = colour
     return "black" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18 else "white"
+
+
+def square(title: str, labels: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure of one column: the title, square axes, and room below them for the legend that ``add_legend`` draws.
+
+    Args:
+        title: wrapped already.
+        labels: every label of the legend, wrapped already.
+    """
+    lines = sum(label.count("\n") + 1 for label in labels)
+    above, below, side = 0.12 + 0.17 * (title.count("\n") + 1), 0.5 + 0.17 * lines, COLUMN - 0.75
+    height = above + side + below
+    figure = Figure((COLUMN, height))
+    figure.text(0.1 / COLUMN, 1 - 0.08 / height, title, fontsize=9, va="top")
+    return figure, figure.add_axes((0.55 / COLUMN, below / height, side / COLUMN, side / height))
+
+
+def add_legend(figure: Figure) -> None:
+    """The legend of a ``square`` figure, at its foot."""
+    figure.legend(loc="lower left", bbox_to_anchor=(0.02, 0), borderaxespad=0.3, labelspacing=0.35)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -11,6 +11,7 @@ from bus_smp.figures.style import BLUE, PAGE, VERMILLION, save, style, wrap
 
 SUBGROUP_WORDS = {"size": "lesion size", "class": "class", "flags": "flag", "dataset": "data set"}
 _NAMES, _PANEL_GAP = 2.35, 0.2  # inches
+_DRAWN = ("dice_lesion", "miss_rate")
 
 
 def subgroup_name(level: str, of: Mapping) -> str:
@@ -30,11 +31,16 @@ def write_subgroups(subgroups: Mapping[str, Mapping[str, Mapping]], path: Path, 
         path: PNG to write.
         title: wrapped to the figure's width.
 
-    A hollow dot has no interval; a subgroup where the number is not defined has a note.
+    A hollow dot has no interval. A subgroup in which neither number is defined (normal images) has no row, and a number that is
+    not defined has a note.
     """
     title = wrap(title, PAGE - 0.2, 9)
     rows: list[tuple[str, Mapping | None]] = []
-    for by, levels in subgroups.items():
+    for by, every in subgroups.items():
+        levels = {name: of for name, of in every.items() if any(_is_defined(of.get(key)) for key in _DRAWN)}
+        # The one data set of the evaluation is no subgroup.
+        if not levels or (by == "dataset" and len(every) == 1):
+            continue
         rows.append((wrap(f"by {SUBGROUP_WORDS.get(by, by)}", _NAMES - 0.1), None))
         rows += [(wrap(subgroup_name(level, of), _NAMES - 0.25), of) for level, of in levels.items()]
     heights = [
@@ -63,10 +69,10 @@ def write_subgroups(subgroups: Mapping[str, Mapping[str, Mapping]], path: Path, 
                 weight="bold" if subgroup is None else "normal",
             )  # fmt: skip
         drawings = (
-            (panels[0], "dice_lesion", "Dice of the lesion", BLUE, "o"),
-            (panels[1], "miss_rate", "missed lesions (share)", VERMILLION, "s"),
+            ("lesion Dice", BLUE, "o"),
+            ("missed lesions (share of lesion images)", VERMILLION, "s"),
         )
-        for axes, key, words, color, marker in drawings:
+        for axes, key, (words, color, marker) in zip(panels, _DRAWN, drawings, strict=True):
             for (_, subgroup), middle in zip(rows, middles, strict=True):
                 if subgroup is not None:
                     _dot(axes, subgroup.get(key), middle, color, marker)
@@ -78,16 +84,22 @@ def write_subgroups(subgroups: Mapping[str, Mapping[str, Mapping]], path: Path, 
             axes.set_axisbelow(True)
             axes.spines["left"].set_visible(False)
         if not rows:
-            figure.text(0.1 / PAGE, 1 - (above + 0.2) / height, "not defined: no subgroups", style="italic")
+            figure.text(
+                0.1 / PAGE, 1 - (above + 0.2) / height, "not defined: no image shows a lesion", style="italic"
+            )
         note = "Dot and 95 % interval; hollow: no interval. n: images the number is taken over."
         figure.text(0.1 / PAGE, 0.06 / height, note, color="#444444")
         figure.text(0.1 / PAGE, 1 - 0.08 / height, title, fontsize=9, va="top")
         save(figure, path)
 
 
+def _is_defined(estimate: Mapping | None) -> bool:
+    return estimate is not None and estimate["mean"] is not None
+
+
 def _dot(axes: Axes, estimate: Mapping | None, y: float, color: str, marker: str) -> None:
     """One estimate; its n is on the side where there is room."""
-    if estimate is None or estimate["mean"] is None:
+    if not estimate or not _is_defined(estimate):
         axes.text(0.02, y, "not defined", va="center", style="italic", color="#444444")
         return
     mean, low, high = estimate["mean"], estimate["low"], estimate["high"]

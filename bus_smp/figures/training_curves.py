@@ -40,15 +40,16 @@ def _epoch_axis(axes: Axes, epochs: np.ndarray) -> None:
 
 
 def _curve(
-    axes: Axes, x: np.ndarray, y: np.ndarray, label: str, color: str, dashes, marker: str, **more
+    axes: Axes, x: np.ndarray, y: np.ndarray, label: str, color: str, dashes, marker: str, thin: bool = False
 ) -> None:
+    """One curve. ``thin``: one of many; it has a marker only where there is no line."""
     known = np.isfinite(y)
-    beside = np.r_[False, known[:-1]] | np.r_[known[1:], False]
+    next_to = np.r_[False, known[:-1]] | np.r_[known[1:], False]
     # A value between two undefined ones is drawn only by its marker.
-    marked = known & (~beside | (np.arange(len(y)) % max(1, len(y) // 25) == 0))
+    marked = known & (~next_to | (not thin and np.arange(len(y)) % max(1, len(y) // 25) == 0))
     axes.plot(
-        x, y, label=label, color=color, linestyle=dashes, marker=marker, markersize=4, fillstyle="none",
-        markevery=np.flatnonzero(marked).tolist(), **more,
+        x, y, label=label, color=color, linestyle=dashes, linewidth=0.8 if thin else 1.8, marker=marker,
+        markersize=3 if thin else 4, fillstyle="none", markevery=np.flatnonzero(marked).tolist(),
     )  # fmt: skip
 
 
@@ -84,8 +85,8 @@ def write_loss_curves(metrics: pd.DataFrame, path: Path) -> None:
         if len(heads) > 1:
             for name, column, color, dashes, marker in heads:
                 drawn.append(_column(metrics, column))
-                _curve(loss, epochs, drawn[-1], f"head at {name}", color, dashes, marker, linewidth=1)
-        _curve(loss, epochs, total, "total (weighted mean)", BLACK, "-", "o", linewidth=1.8)
+                _curve(loss, epochs, drawn[-1], f"head at {name}", color, dashes, marker, thin=True)
+        _curve(loss, epochs, total, "total (weighted mean)", BLACK, "-", "o")
         values = np.concatenate(drawn)
         values = values[np.isfinite(values)]
         if len(values) and values.min() > 0 and values.max() > 10 * values.min():
@@ -101,7 +102,7 @@ def write_loss_curves(metrics: pd.DataFrame, path: Path) -> None:
         _curve(rate, epochs, _column(metrics, "lr"), "learning rate", ORANGE, "-", ".")
         top = np.nanmax(_column(metrics, "lr"), initial=0) or 1
         rate.set_ylim(0, 1.15 * top)
-        rate.set_yticks([0, top], ["0", f"{top:.3g}"])
+        rate.set_yticks([0, top], ["0", f"{top:.2g}"])
         rate.set_title("Learning rate", loc="left")
         best = _best_epoch(metrics)
         if best:

@@ -200,7 +200,8 @@ _FOUND = (
     ),
 )  # fmt: skip
 
-_CALLS = (
+# Thresholds that the validation split gave: ending of the columns, words, how each was chosen.
+CALLS = (
     ("", "threshold", "the highest Youden's J"),
     ("_90", "threshold 90 %", "90 % specificity"),
     ("_95", "threshold 95 %", "95 % specificity"),
@@ -228,7 +229,7 @@ _RECOGNISED = (
     ),
     *(
         metric
-        for ending, words, chosen in _CALLS
+        for ending, words, chosen in CALLS
         for metric in (
             Metric(
                 f"called_sensitivity{ending}", f"Sensitivity, {words}", RECOGNISED,
