@@ -150,7 +150,7 @@ def test_the_same_pictures_under_another_name_are_found_out(trained):
         patient_id=training.frame["image_id"],
     )
     with pytest.raises(EvaluationError, match="pictures of hospital were used in training"):
-        check_external(training, Manifest(disguised, {"hospital": training.roots["bus-uclm"]}))
+        check_external([training], Manifest(disguised, {"hospital": training.roots["bus-uclm"]}))
 
 
 def test_a_group_that_was_joined_across_data_sets_is_found_out(trained):
@@ -158,14 +158,14 @@ def test_a_group_that_was_joined_across_data_sets_is_found_out(trained):
     follow_up = training.frame.assign(dataset="clinic")
     follow_up["sha256"] = [f"{number:064x}" for number in range(len(follow_up))]
     with pytest.raises(EvaluationError, match="groups of clinic were used in training"):
-        check_external(training, Manifest(follow_up, {"clinic": training.roots["bus-uclm"]}))
+        check_external([training], Manifest(follow_up, {"clinic": training.roots["bus-uclm"]}))
 
 
 def test_a_target_whose_pictures_cannot_be_compared_is_refused(trained):
     training = read_manifest(trained / "manifest.csv")
     unknown = training.frame.assign(dataset="x", sha256="", group_id="x:" + training.frame["image_id"])
     with pytest.raises(EvaluationError, match="without sha256"):
-        check_external(training, Manifest(unknown, {"x": training.roots["bus-uclm"]}))
+        check_external([training], Manifest(unknown, {"x": training.roots["bus-uclm"]}))
 
 
 def test_pictures_exchanged_after_the_manifest_was_made_are_not_scored(manifests, trained, tmp_path):

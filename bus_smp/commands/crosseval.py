@@ -93,22 +93,25 @@ def _score_targets(
     from bus_smp.data.manifest import manifest_path, read_manifest
     from bus_smp.evaluation.external import check_external, read_external
     from bus_smp.runs.find import find_trained
+    from bus_smp.system.console import note, with_progress
 
     trained = find_trained(run, out)
     # a folder without a name is the target's
-    training = trained.manifest(root if isinstance(root, dict) else None)
+    training = trained.manifests(root if isinstance(root, dict) else None)
     paths = [manifest_path(target, manifests) for target in targets if target != "all"]
-    checked = read_external(training, manifests, root, _say) if "all" in targets else {}
+    checked = read_external(training, manifests, root, note, with_progress) if "all" in targets else {}
     paths = list(dict.fromkeys([*paths, *checked]))
-    root = check_root(root, [path.stem for path in paths], training.datasets)
+    trained_on = [name for manifest in training for name in manifest.datasets]
+    root = check_root(root, [path.stem for path in paths], trained_on)
     read = {path: read_manifest(path, root) for path in paths if path not in checked}
     # all checks before the first minute of work
-    for path, manifest in checked.items():
+    for path, (manifest, _) in checked.items():
         manifest.require_images(path)
-    for manifest in read.values():
-        check_external(training, manifest)
+    for path, manifest in read.items():
+        checked[path] = manifest, check_external(training, manifest, manifests, with_progress)
     for path in paths:
-        yield scorer.score_target(trained, checked.get(path) or read[path])
+        manifest, externality = checked[path]
+        yield scorer.score_target(trained, manifest, externality)
 
 
 def _score_matrix(
@@ -147,12 +150,12 @@ def _score_matrix(
         raise EvaluationError(
             f"{folder} is a run; the matrix would be written into it", hint="rename that run"
         )
-    rows = [(one, one.manifest()) for one in trained]
-    trained_on = [name for _, training in rows for name in training.datasets]
+    rows = [(one, one.manifests()) for one in trained]
+    trained_on = [name for _, training in rows for manifest in training for name in manifest.datasets]
     root = check_root(root, [path.stem for path in paths], trained_on)
     if isinstance(root, Path):
         root = {paths[0].stem: root}
-    cells = score_matrix(scorer, rows, paths, root)
+    cells = score_matrix(scorer, rows, paths, root, manifests)
     document = write_matrix_folder(cells, folder)
     click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else format_matrix(cells))
     _say(f"Written: {folder}")

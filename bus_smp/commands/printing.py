@@ -23,7 +23,8 @@ def _print_table(summary: dict[str, Any], legacy: bool) -> None:
     from bus_smp.statistics.score_table import format_table
 
     if summary["external"]:
-        kind = "external test, all used images"
+        proven = "external test" if summary["external"] is True else "not known to be external"
+        kind = f"{proven}, all used images"
     elif summary["split"] == "oof":
         kind = "out-of-fold predictions, each image by the run that has not seen its fold"
     else:

@@ -7,6 +7,7 @@ import pandas as pd
 from bus_smp.classes import LABELS
 from bus_smp.data.audit import FLAGS
 from bus_smp.data.exclusions import describe_code, exclusion_code
+from bus_smp.data.near_duplicates.search import DISGUISES
 from bus_smp.data.rows import DatasetRows
 from bus_smp.data.sources._tree import natural_key
 
@@ -117,7 +118,7 @@ def _duplicates(about: Mapping) -> list[str]:
     audit, policy = about["audit"], about["options"]["duplicates"]
     kinds = [pair[2] for pair in audit["pairs"]]
     if not kinds:
-        return ["  no duplicates"]
+        return [f"  no near-duplicates among: {DISGUISES}"]
     did = {
         "drop": "the first of each kept",
         "group": "all used, none torn apart",

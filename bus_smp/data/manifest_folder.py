@@ -19,6 +19,7 @@ from bus_smp.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from bus_smp.data.near_duplicates.store import write_fingerprints
 from bus_smp.data.rows import Policy
 from bus_smp.errors import ManifestError
 
@@ -57,6 +58,10 @@ def create_manifests(
     for manifest in make_manifests(folders, policy, plan, earlier, notes, progress):
         path = paths[manifest.datasets[0]]
         written.append(WrittenManifest(manifest, path, _write(manifest, path)))
+    for one in folders:
+        # for crosseval, which compares a target with the training data
+        found = {image.sha256: image.fingerprint for image in one.images if image.fingerprint is not None}
+        write_fingerprints(out, one.dataset, found)
     return written
 
 

@@ -43,7 +43,8 @@ def draw_figures(folder: Path, tables: Tables, summary: Mapping[str, Any], manif
         EvaluationError: if ``manifest`` lacks an image of the tables.
     """
     table, model = tables.model, summary["summaries"][MODEL]
-    kind = "external test" if summary["external"] else f"{summary['split']} split"
+    kind = "external test" if summary["external"] is True else "not known to be external"
+    kind = kind if summary["external"] else f"{summary['split']} split"
     title = f"{summary['run']} on {summary['dataset']} ({kind}, {len(table)} images)"
 
     _draw_roc(table, model, folder / "roc_curves.png", title)

@@ -88,7 +88,7 @@ def write_evaluation(
 
     Args:
         folder: holds the predicted masks already, at ``mask_path``.
-        about: recorded; at least ``run``, ``dataset``, ``split``, ``external``.
+        about: recorded; at least ``run``, ``dataset``, ``split``, ``external``. Its ``warnings`` are the first.
         manifest: of the images in ``tables``.
         legacy: add the numbers of the notebook this project replaces.
 
@@ -111,7 +111,7 @@ def write_evaluation(
         "patient_known": known,
         "manifest_sha256": manifest.sha256,
         "rows_sha256": manifest_hash(rows),
-        "warnings": _warnings(summaries, known, about),
+        "warnings": [*about.get("warnings", ()), *_warnings(summaries, known, about)],
         "pixel_calibration": {
             f"ece_{stage}": _defined(tables.reliability.error(stage)) for stage in Reliability.STAGES
         },

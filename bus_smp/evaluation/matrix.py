@@ -24,6 +24,7 @@ from bus_smp.system import ranks
 from bus_smp.system.files import write_text
 
 IN_DOMAIN, EXTERNAL, REFUSED = "in-domain", "external", "refused"
+NOT_KNOWN = "not known to be external"
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Cell:
     Attributes:
         run: name of the run or experiment; ``trained_on``: its data sets, joined by +.
         target: name of the target's manifest.
-        kind: ``in-domain`` (the run's own test split of a data set it was trained on), ``external``, or
-            ``refused`` (nothing could be scored).
+        kind: ``in-domain`` (the run's own test split of a data set it was trained on), ``external``, ``not known to be
+            external`` (scored, but images could not be compared), or ``refused`` (nothing could be scored).
         summary: the evaluation's summary; None where refused.
         reason: why the cell is refused.
     """
@@ -53,16 +54,18 @@ _REASONS = (CheckpointError, DataError, EvaluationError, TrainingError)
 
 def score_matrix(
     scorer: Scorer,
-    rows: Sequence[tuple[Run | Experiment, Manifest]],
+    rows: Sequence[tuple[Run | Experiment, Sequence[Manifest]]],
     targets: Sequence[Path],
     root: Mapping[str, Path] | None = None,
+    store: Path | None = None,
 ) -> list[Cell]:
     """Score every run on every target. Evaluations that are current are kept; an error empties only its own cell.
 
     Args:
-        rows: runs and experiments, each with the manifest it was trained on.
+        rows: runs and experiments, each with the manifests it was trained on.
         targets: files of manifests; each is read once.
         root: data set -> folder of its images, where they have moved.
+        store: as for ``check_external``.
     """
     read: dict[Path, Manifest | BusSmpError] = {}
     for path in targets:
@@ -70,16 +73,21 @@ def score_matrix(
             read[path] = read_manifest(path, root)
         except _REASONS as error:
             read[path] = error
-    return [cell for trained, training in rows for cell in _row(scorer, trained, training.at(root), read)]
+    return [
+        cell
+        for trained, training in rows
+        for cell in _row(scorer, trained, [manifest.at(root) for manifest in training], read, store)
+    ]
 
 
 def _row(
     scorer: Scorer,
     trained: Run | Experiment,
-    training: Manifest,
+    training: Sequence[Manifest],
     targets: Mapping[Path, Manifest | BusSmpError],
+    store: Path | None,
 ) -> Iterator[Cell]:
-    own = set(training.datasets)
+    own = set(training[0].datasets)
     for path, target in targets.items():
         kind, summary, reason = REFUSED, None, ""
         try:
@@ -87,18 +95,18 @@ def _row(
                 raise target
             if len(target.datasets) == 1 and own >= set(target.datasets):
                 (summary,) = scorer.score_own(
-                    trained, training, "test", datasets=target.datasets, again=False
+                    trained, training[0], "test", datasets=target.datasets, again=False
                 )
                 kind = IN_DOMAIN
             else:
-                check_external(training, target)
-                summary = scorer.score_target(trained, target, again=False)
-                kind = EXTERNAL
+                externality = check_external(training, target, store)
+                summary = scorer.score_target(trained, target, externality, again=False)
+                kind = EXTERNAL if externality.external is True else NOT_KNOWN
         except _REASONS as error:
             # the table is passed on, so files are named without the folders of this machine
             reason = re.sub(r"(?<!\S)/(?:[^/\n:,;]+/)+", "", " ".join(error.what.split()))
             scorer.say(f"{trained.name} on {path.stem}: {reason}")
-        yield Cell(trained.name, "+".join(training.datasets), path.stem, kind, summary, reason)
+        yield Cell(trained.name, "+".join(training[0].datasets), path.stem, kind, summary, reason)
 
 
 def matrix_frame(matrix: Sequence[Cell]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.evaluate import evaluate, is_current
+from bus_smp.evaluation.external import OWN, Externality
 from bus_smp.evaluation.pooling import pool_folds, write_members
 from bus_smp.inference.backends import choose_precision, open_predictor
 from bus_smp.inference.predictor import Predictor, describe_computing
@@ -88,23 +89,23 @@ class Scorer:
             yield self._score(trained, manifest, part.reset_index(drop=True), str(dataset), split, again)
 
     def score_target(
-        self, trained: Run | Experiment, target: Manifest, *, again: bool = True
+        self, trained: Run | Experiment, target: Manifest, externality: Externality, *, again: bool = True
     ) -> dict[str, Any]:
         """Score a run, or all runs of an experiment, on all used images of an external data set; return the summary.
 
         Args:
-            target: must have passed ``check_external``.
+            externality: what ``check_external`` found of the target.
             again: as for ``score_own``.
         """
         rows, dataset = target.used(), "+".join(target.datasets)
         if isinstance(trained, Run):
-            return self._score(trained, target, rows, dataset, "all", again)
+            return self._score(trained, target, rows, dataset, "all", again, externality)
         members = {
-            run.name: self._score(run, target, rows, dataset, "all", again=False)
+            run.name: self._score(run, target, rows, dataset, "all", False, externality)
             for run in trained.trained_runs()
         }
         folder = evaluation_folder(trained.folder, dataset, "all", self.network)
-        about = {"run": trained.name, "dataset": dataset, "split": "all", "external": True}
+        about = {"run": trained.name, "dataset": dataset, "split": "all", "external": externality.external}
         summary = write_members(folder, members, about, target)
         self.say(f"Written: {folder}")
         return summary
@@ -158,13 +159,23 @@ class Scorer:
         return pooled
 
     def _score(
-        self, run: Run, manifest: Manifest, rows: pd.DataFrame, dataset: str, split: str, again: bool
+        self,
+        run: Run,
+        manifest: Manifest,
+        rows: pd.DataFrame,
+        dataset: str,
+        split: str,
+        again: bool,
+        externality: Externality = OWN,
     ) -> dict[str, Any]:
         """Score ``rows`` with one run, write its evaluation folder, return the summary."""
         folder = evaluation_folder(run.folder, dataset, split, self.network)
+        about = {"run": run.name, "dataset": dataset, "split": split, **asdict(externality)}
         if not again and self._is_current(run, folder, manifest, rows):
             summary = read_summary(folder)
-            if not self.legacy or "legacy" in summary:
+            found = [warning in summary["warnings"] for warning in externality.warnings]
+            same = summary["external"] == externality.external and all(found)
+            if same and (not self.legacy or "legacy" in summary):
                 self.say(f"Current: {folder} ({describe_computing(summary['computed_in'])})")
                 return summary
         predictor, header = self._load(run)
@@ -175,7 +186,7 @@ class Scorer:
                 manifest,
                 rows,
                 folder,
-                about={"run": run.name, "dataset": dataset, "split": split, "external": split == "all"},
+                about=about,
                 legacy=self.legacy,
                 progress=progress.update,
             )

@@ -37,7 +37,8 @@ def data_cards(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         for evaluation in run.external:
             if evaluation.data is not None:
                 digest = str(evaluation.data.get("sha256", "not recorded"))
-                used = f"external test of {run.name}: all used images, whatever their split"
+                proven = "external test" if evaluation.is_proven else "test not known to be external"
+                used = f"{proven} of {run.name}: all used images, whatever their split"
                 uses.setdefault(digest, []).append(used)
                 if digest not in cards:
                     cards[digest] = _scored(evaluation, evaluation.data)

@@ -66,9 +66,13 @@ def limits(runs: Sequence[RunRecord]) -> list[str]:
                 f"{run.name} is one run{seed}: how much the numbers change in a repetition is not known."
             )
     evaluations = [evaluation for run in runs for evaluation in run.evaluations]
-    if not any(evaluation.is_external for evaluation in evaluations):
+    if not any(evaluation.is_proven for evaluation in evaluations):
         sentences.append("No external test: how the model performs in another hospital is not known.")
     for evaluation in evaluations:
+        if evaluation.is_external and not evaluation.is_proven:
+            sentences.append(
+                f"Not all images of {evaluation.dataset} could be compared with the training data: it may hold copies of them."
+            )
         groups = evaluation.model["counts"]["groups"]
         if not evaluation.summary.get("patient_known", True):
             sentences.append(

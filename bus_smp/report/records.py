@@ -70,8 +70,13 @@ class EvaluationRecord:
 
     @property
     def is_external(self) -> bool:
-        """Whether the scored images are not the run's own data."""
+        """Whether the scored images are not the run's own data, as far as is known (see ``is_proven``)."""
         return bool(self.summary["external"])
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether every scored image was compared with the training data, and none is a copy."""
+        return self.summary["external"] is True
 
     @property
     def computed_in(self) -> Mapping[str, str]:
@@ -93,7 +98,8 @@ class EvaluationRecord:
         """What the scored images are to the run."""
         split, network = str(self.summary["split"]), ", by the quantised network" if self.is_quantised else ""
         if self.is_external:
-            return f"external test, all used images{network}"
+            proven = "external test" if self.is_proven else "not known to be external"
+            return f"{proven}, all used images{network}"
         if split.startswith("oof"):
             return f"out-of-fold, each image predicted by the run that did not train on its fold{network}"
         return f"{split} split of the run's own data{network}"

@@ -86,6 +86,10 @@ class Experiment:
         """The manifest of the runs, with the splits of the first; arguments as for ``Run.manifest``."""
         return self.run(self.members[0]).manifest(root, images=images)
 
+    def manifests(self, root: Path | Mapping[str, Path] | None = None) -> "list[Manifest]":
+        """Everything that the runs have learnt from: the manifest of each, that of the first first."""
+        return [run.manifest(root) for run in self.runs()]
+
 
 def plan_experiment(
     name: str, settings: "Settings", folds: Sequence[int] = (), seeds: Sequence[int] = ()

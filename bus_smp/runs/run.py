@@ -120,6 +120,10 @@ class Run:
         self.check_weights(manifest)
         return manifest
 
+    def manifests(self, root: Path | Mapping[str, Path] | None = None) -> "list[Manifest]":
+        """Everything that the run has learnt from; as ``Experiment.manifests``."""
+        return [self.manifest(root)]
+
     def metrics(self) -> "pd.DataFrame":
         """One row per finished epoch.
 

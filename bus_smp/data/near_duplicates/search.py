@@ -1,11 +1,11 @@
-"""Near-duplicate images: the same frame again, cropped, rescaled, marked, mirrored, turned or otherwise re-saved.
+"""Near-duplicate images: the same frame again, in one of the ``DISGUISES``.
 
 ``fingerprint`` reduces each image to a thumbnail and its SIFT keypoints (Lowe 2004). Then there are two steps:
 
 1. Candidates. An index of randomised kd-trees (FLANN, Muja and Lowe 2009) finds the most similar keypoints of other
    images. Two images that share a few of them, at places which one map explains, are candidates. Local features
    survive crops, frames, tool bars and marks; a hash of the whole image does not. SIFT does not depend on rotation,
-   and the descriptors of the mirrored image are a permutation of the image's own.
+   and the descriptors of the mirrored and of the inverted image are permutations of the image's own.
 2. Verification. The candidates' thumbnails are registered on each other, tile by tile (see ``registration``); the
    score is the median over the textured tiles of the normalised cross-correlation of the band-passed, locally
    normalised images. Speckle distinguishes two frames of the same anatomy, and a median ignores marks on less than
@@ -24,6 +24,12 @@ import numpy as np
 
 from bus_smp.data.near_duplicates.registration import MIN_PLACES, maps_between, registered_correlation
 from bus_smp.system.threads import read_ahead
+
+# What the search sees through, as the audit says it. Measured on real images (docs/performance.md); name no more than that.
+DISGUISES = (
+    "copies turned by any angle, mirrored, cropped to half of the area, zoomed by 0.8 to 1.5, resized, framed, marked, "
+    "brighter, darker, tinted, inverted, noisy or saved as JPEG"
+)
 
 # Longer side of a thumbnail, pixels. All lengths are in these.
 SIDE = 256
@@ -47,8 +53,12 @@ CANDIDATES = 8
 SAME_SPECKLE = 0.75
 
 # A descriptor is 4 x 4 cells of 8 directions, relative to the keypoint's own. Mirroring turns the rows of cells
-# around and negates the directions.
+# around and negates the directions. Inverting the grey levels turns the keypoint's own direction by 180 degrees.
 MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1, :, -np.arange(8) % 8].ravel()
+INVERTED = np.arange(128).reshape(4, 4, 8)[::-1, ::-1].ravel()
+# How an image may show another: the order of its descriptors, and how many of its keypoints are searched for, as one
+# of so many. Inverted copies are otherwise unchanged and share most keypoints: a quarter finds them at a quarter of the cost.
+VIEWS = ((np.arange(128), 1), (MIRRORED, 1), (INVERTED, 4), (MIRRORED[INVERTED], 4))
 
 Progress = Callable[[Iterable, int, str], Iterable]
 
@@ -80,15 +90,25 @@ class Pair(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Two images that share keypoints: first < second, and whether the second is seen mirrored.
+    """Two images that share keypoints: first < second, and as which of the ``VIEWS`` the second is seen.
 
     ``places``: number of places where shared keypoints agree on one map (see ``registration``).
     """
 
     first: int
     second: int
-    mirrored: bool
+    view: int
     places: int
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether left and right are exchanged."""
+        return self.view % 2 == 1
+
+    @property
+    def inverted(self) -> bool:
+        """Whether bright and dark are exchanged."""
+        return self.view >= 2
 
 
 def dhash(gray: np.ndarray) -> str:
@@ -121,11 +141,16 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     return Fingerprint(dhash(gray), size[0], points, descriptors, encoded)
 
 
-def find_near_duplicates(fingerprints: Sequence[Fingerprint], progress: Progress | None = None) -> list[Pair]:
+def find_near_duplicates(
+    fingerprints: Sequence[Fingerprint], progress: Progress | None = None, *, across: int | None = None
+) -> list[Pair]:
     """Pairs of images that show the same frame: registered correlation of at least ``SAME_SPECKLE``.
 
     Not every pair is returned of more than ``CANDIDATES`` + 1 copies of one image, but enough to connect them: group
     the images by connected components. Exact copies are found as well, unless they are too flat or small for texture.
+
+    Args:
+        across: only pairs of one of the first ``across`` images and one of the others; fastest where the others are few.
 
     Returns:
         pairs sorted by (first, second). Pairs and correlations do not depend on the order of the images.
@@ -136,12 +161,13 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint], progress: Progress
     # one order for all callers
     places.sort(key=lambda i: (fingerprints[i].phash, fingerprints[i].thumbnail))
     prints = [fingerprints[i] for i in places]
+    asked = None if across is None else np.array(places) >= across
     progress = progress or (lambda items, total, text: items)
 
     def score(candidate: Candidate) -> float:
-        return _correlation(prints[candidate.first], prints[candidate.second], candidate.mirrored)
+        return _correlation(prints[candidate.first], prints[candidate.second], candidate)
 
-    candidates = _candidates(prints, progress)
+    candidates = _candidates(prints, asked, progress)
     scores = progress(read_ahead(score, candidates, ahead=64), len(candidates), "near-duplicates: verify")
     best: dict[tuple[int, int], float] = {}
     for candidate, correlation in zip(candidates, scores, strict=True):
@@ -151,17 +177,17 @@ def find_near_duplicates(fingerprints: Sequence[Fingerprint], progress: Progress
     return [Pair(first, second, correlation) for (first, second), correlation in sorted(best.items())]
 
 
-def _correlation(first: Fingerprint, second: Fingerprint, mirrored: bool) -> float:
+def _correlation(first: Fingerprint, second: Fingerprint, seen: Candidate) -> float:
     """Score of a candidate, -1..1; it depends on no other image."""
-    order = MIRRORED if mirrored else slice(None)
     matches = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(
-        _unit(first.descriptors), _unit(second.descriptors[:, order])
+        _unit(first.descriptors), _unit(second.descriptors[:, VIEWS[seen.view][0]])
     )
     p = first.points[[match.queryIdx for match in matches]]
-    q = _points(second, [match.trainIdx for match in matches], mirrored)
+    q = _points(second, [match.trainIdx for match in matches], seen.mirrored)
     maps, _ = maps_between(p, q)
     one, two = _decode(first), _decode(second)
-    two = cv2.flip(two, 1) if mirrored else two
+    two = cv2.flip(two, 1) if seen.mirrored else two
+    two = 255 - two if seen.inverted else two
     return max((registered_correlation(one, two, matrix) for matrix in maps), default=0.0)
 
 
@@ -177,14 +203,20 @@ def _decode(found: Fingerprint) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(found.thumbnail, np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
-def _candidates(prints: Sequence[Fingerprint], progress: Progress) -> list[Candidate]:
-    """Images that share enough keypoints to be registered; the best of each image."""
+def _candidates(
+    prints: Sequence[Fingerprint], asked: np.ndarray | None, progress: Progress
+) -> list[Candidate]:
+    """Images that share enough keypoints to be registered; the best of each image.
+
+    Args:
+        asked: bool (images,): only pairs of one that is and one that is not; None: all pairs.
+    """
     count = len(prints)
     sizes = [len(found.points) for found in prints]
     image = np.repeat(np.arange(count, dtype=np.int32), sizes)
     begins = np.cumsum(sizes) - sizes
-    a, b, mirrored = _similar_keypoints(prints, image, progress)
-    pair = (image[a].astype(np.int64) * count + image[b]) * 2 + mirrored
+    a, b, view = _similar_keypoints(prints, image, asked, progress)
+    pair = (image[a].astype(np.int64) * count + image[b]) * len(VIEWS) + view
     order = np.argsort(pair, kind="stable")
     starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
     ends = np.append(starts[1:], len(order))
@@ -192,12 +224,13 @@ def _candidates(prints: Sequence[Fingerprint], progress: Progress) -> list[Candi
     found = []
     for start, end in zip(starts[enough], ends[enough], strict=True):
         rows = order[start:end]
-        first, second, mirror = int(image[a[rows[0]]]), int(image[b[rows[0]]]), bool(mirrored[rows[0]])
+        first, second = int(image[a[rows[0]]]), int(image[b[rows[0]]])
+        found_as = Candidate(first, second, int(view[rows[0]]), 0)
         p = _points(prints[first], a[rows] - begins[first], False)
-        q = _points(prints[second], b[rows] - begins[second], mirror)
+        q = _points(prints[second], b[rows] - begins[second], found_as.mirrored)
         _, places = maps_between(p, q)
         if places >= MIN_PLACES:
-            found.append(Candidate(first, second, mirror, places))
+            found.append(found_as._replace(places=places))
     return _best(found, count)
 
 
@@ -214,51 +247,70 @@ def _best(candidates: list[Candidate], images: int) -> list[Candidate]:
 
 
 def _similar_keypoints(
-    prints: Sequence[Fingerprint], image: np.ndarray, progress: Progress
+    prints: Sequence[Fingerprint],
+    image: np.ndarray,
+    asked: np.ndarray | None,
+    progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keypoints of different images that look the same.
+    """Keypoints of different images that look the same in one of the ``VIEWS``.
 
     Args:
         image: int32 (N,), the image of each keypoint; keypoints are numbered image by image.
+        asked: as in ``_candidates``.
 
     Returns:
-        a, b, int32 (K,), and whether a looks like the mirror image of b, bool (K,); a's image is before b's, no match twice.
+        a, b, int32 (K,), and the view in which they look the same, int8 (K,); a's image is before b's, no match twice.
     """
     # A function of its own, so that the index is freed before the matches are sorted.
-    matches = _search_index(prints, image, progress)
+    matches = _search_index(prints, image, asked, progress)
     # Most are found from both of their ends. np.unique would hash them, which takes five times the memory.
     matches.sort()
     matches = matches[np.diff(matches, prepend=-1) > 0]
-    a, b = np.divmod(matches >> 1, len(image))
-    return a.astype(np.int32), b.astype(np.int32), (matches & 1).astype(bool)
+    both, view = np.divmod(matches, len(VIEWS))
+    a, b = np.divmod(both, len(image))
+    return a.astype(np.int32), b.astype(np.int32), view.astype(np.int8)
 
 
-def _search_index(prints: Sequence[Fingerprint], image: np.ndarray, progress: Progress) -> np.ndarray:
-    """Matches as in ``_similar_keypoints``, some twice, each as one number: int64 (a * N + b) * 2 + mirrored."""
+def _search_index(
+    prints: Sequence[Fingerprint],
+    image: np.ndarray,
+    asked: np.ndarray | None,
+    progress: Progress,
+) -> np.ndarray:
+    """Matches as in ``_similar_keypoints``, some twice, each as one number: int64 (a * N + b) * 4 + view."""
     descriptors = np.concatenate([found.descriptors for found in prints])
     # a sample of 20,000 or more is enough for the axes
     _, axes = np.linalg.eigh(np.cov(_unit(descriptors[:: max(1, len(descriptors) // 20_000)]).T))
     axes = axes[:, -DIMENSIONS:].astype(np.float32)
-    blocks = range(0, len(descriptors), BLOCK)
-    reduced = np.concatenate([_unit(descriptors[start : start + BLOCK]) @ axes for start in blocks])
+    everything = np.arange(len(descriptors))
+    held = everything if asked is None else np.flatnonzero(~asked[image])
+    wanted = everything if asked is None else np.flatnonzero(asked[image])
+    if not len(held) or not len(wanted):
+        return np.zeros(0, np.int64)
+    reduced = np.concatenate([_unit(descriptors[rows]) @ axes for rows in _blocks(held)])
     # FLANN draws its trees from OpenCV's generator
     cv2.setRNGSeed(0)
     index = cv2.flann_Index(reduced, {"algorithm": 1, "trees": TREES})
 
-    def search(start: int) -> np.ndarray:
-        stop = start + BLOCK
-        queries = reduced[start:stop], _unit(descriptors[start:stop, MIRRORED]) @ axes
+    def search(rows: np.ndarray) -> np.ndarray:
         found = []
-        for mirrored, query in enumerate(queries):
+        for view, (order, one_of) in enumerate(VIEWS):
+            asking = rows[::one_of]
+            query = _unit(descriptors[asking][:, order]) @ axes
             near, distance = index.knnSearch(query, min(NEIGHBOURS, len(reduced)), params={"checks": CHECKS})
             row, column = np.nonzero(distance < SAME_KEYPOINT)
-            a, b = np.sort([start + row, near[row, column]], axis=0)
-            wanted = image[a] != image[b]
-            found.append(((a * len(image) + b) * 2 + mirrored)[wanted])
+            a, b = np.sort([asking[row], held[near[row, column]]], axis=0)
+            different = image[a] != image[b]
+            found.append(((a * len(image) + b) * len(VIEWS) + view)[different])
         return np.concatenate(found)
 
+    blocks = _blocks(wanted)
     searched = progress(read_ahead(search, blocks, ahead=4), len(blocks), "near-duplicates: search")
     return np.concatenate(list(searched))
+
+
+def _blocks(keypoints: np.ndarray) -> list[np.ndarray]:
+    return [keypoints[start : start + BLOCK] for start in range(0, len(keypoints), BLOCK)]
 
 
 def _unit(descriptors: np.ndarray) -> np.ndarray:
