@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def write_fingerprints(folder: Path, dataset: str, found: Mapping[str, Fingerpri
     kept |= found
     prints = list(kept.values())
     sizes = [(len(one.points), len(one.thumbnail)) for one in prints]
-    arrays = {
+    arrays: dict[str, Any] = {
         "sha256": np.array(list(kept)),
         "phash": np.array([one.phash for one in prints]),
         "width": np.array([one.width for one in prints]),
