@@ -53,7 +53,7 @@ def run(*arguments, code=0):
 
 
 def written(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def copy_manifest(folder, name, out):
