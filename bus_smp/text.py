@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Characters of a line on the narrowest terminal that people use.
+WIDTH = 80
 
 # Control characters, those that reverse the direction of writing, and the bytes of a name that is not UTF-8.
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,6 +28,16 @@ _SUSPECT = frozenset(_STARTS) | {"'"}
 def printable(text: str) -> str:
     r"""``text`` with everything that a terminal would act on, or could not show, as an escape such as ``\x1b``."""
     return _UNSHOWABLE.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def folded(text: str) -> list[str]:
+    """``text`` as lines of at most ``WIDTH`` characters, all but the first indented; an overlong name is broken."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def harmless(text: str) -> str:

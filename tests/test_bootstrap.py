@@ -166,9 +166,9 @@ def test_where_no_honest_interval_exists_there_is_none_but_a_reason():
     fine = np.random.default_rng(0).random(1000)
     assert _estimate(fine)["low"] is not None
     few = _estimate(fine, (np.ones(20), np.repeat([1.0, 0.0], [4, 16])))
-    assert few["no_interval"] == "no interval: 4 patients"
+    assert few["no_interval"] == "no interval: only 4 groups"
     one = _estimate(fine, (np.repeat([1.0, 0.0], [1, 19]),))
-    assert (one["no_interval"], one["n"], one["n_undefined"]) == ("no interval: one patient", 1, 19)
+    assert (one["no_interval"], one["n"], one["n_undefined"]) == ("no interval: only 1 group", 1, 19)
     lost = _estimate(np.where(fine < 0.2, np.nan, fine))
     assert "undefined in" in lost["no_interval"] and lost["undefined_draws"] == (fine < 0.2).sum()
     assert _estimate(np.where(fine < 0.05, np.nan, fine))["low"] is not None

@@ -13,7 +13,11 @@ from conftest import invoke
 from tables import clustered_table, lesion, normal, random_table, table_row
 
 from bus_smp.errors import EvaluationError
-from bus_smp.statistics.compare import compare, format_comparison, holm
+from bus_smp.runs.comparisons import read_comparison
+from bus_smp.runs.experiment import Experiment, Member, begin_experiment
+from bus_smp.statistics.compare import compare, holm
+from bus_smp.statistics.compare_pairs import compare_pairs
+from bus_smp.statistics.comparison_table import answer, format_comparison
 from bus_smp.statistics.metrics import COMPARED
 from bus_smp.statistics.summary import summarise
 
@@ -160,10 +164,10 @@ def test_with_few_patients_no_p_can_be_small_and_a_note_explains_it():
     comparison = compare(a, b, draws=100)
     dice = comparison["metrics"]["dice_lesion"]
     assert dice["p"] == dice["p_least"] == 2 / 2**4
-    assert (
-        dice["no_interval"] == "no interval: the same in every image" or "4 patients" in dice["no_interval"]
-    )
-    assert "With 4 groups no p can be below 0.125" in format_comparison(comparison, ["a", "b"])
+    assert dice["no_interval"] == "no interval: the same in every image" or "4 groups" in dice["no_interval"]
+    printed = format_comparison({**comparison, "pairs": 1}, ["a", "b"])
+    assert "With 4 groups no p can be below 0.125" in printed
+    assert "is better" not in answer(comparison, "AB")
 
 
 def test_holm_is_that_of_the_textbook():
@@ -249,10 +253,12 @@ def test_compare_prints_both_runs_their_difference_and_how_to_read_it(runs):
     result = invoke("compare", "one", "two", "--target", "busi", "--out", runs)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[:4] == ["busi, all", "", "A: one", "B: two"]
+    assert lines[0] == "busi, all: 60 images of 20 patients"
+    assert lines[1].startswith("no clear difference: Dice lesion ")
+    assert lines[3:5] == ["A: one", "B: two"]
     assert sum(line.startswith("Dice malignant ") for line in lines) == 1
-    assert "is the primary metric" in result.stdout
-    assert max(map(len, lines)) <= 115
+    assert "the primary metric" in result.stdout
+    assert max(map(len, lines)) <= 80
     by_folder = invoke("compare", runs / "one", runs / "two", "--target", "busi", "--split", "all")
     assert by_folder.stdout == result.stdout
 
@@ -285,8 +291,13 @@ def test_what_cannot_be_compared_is_an_error_with_the_command_to_type(runs):
     def refused(*arguments):
         result = invoke("compare", *arguments, "--out", runs)
         assert result.exit_code == 1, result.stdout
-        return result.stderr
+        place = f" --out {runs}"
+        for line in result.stderr.splitlines():
+            assert "--run" not in line or place in line, "the command works as typed"
+        return result.stderr.replace(place, "")
 
+    _write_run(runs, "elsewhere", table).rename(runs / "elsewhere" / "eval-udiat-all")
+    assert "one has busi (all); elsewhere has udiat (all)" in refused("one", "elsewhere")
     _write_run(runs, "other-manifest", table, rows="q")
     assert crosseval in refused("one", "other-manifest", "--target", "busi")
     _write_run(runs, "fewer", table.iloc[1:])
@@ -295,7 +306,8 @@ def test_what_cannot_be_compared_is_an_error_with_the_command_to_type(runs):
     _write_run(runs, "unscored2", table)
     (runs / "unscored" / "config.yaml").write_text("", encoding="utf-8")
     assert "bus-smp crosseval --run unscored --target busi" in refused("one", "unscored", "--target", "busi")
-    assert "bus-smp evaluate --run one" in refused("one", "two", "--target", "busi", "--split", "test")
+    evaluate = "bus-smp evaluate --run one"
+    assert evaluate in refused("one", "two", "--target", "busi", "--split", "test")
     _write_run(runs, "old", table.drop(columns="hd95_lesion"))
     assert "bus-smp crosseval --run old --target busi" in refused("one", "old", "--target", "busi")
     _write_run(runs, "mean", table, members={}, runs=["mean-1", "mean-2"])
@@ -304,9 +316,104 @@ def test_what_cannot_be_compared_is_an_error_with_the_command_to_type(runs):
     (runs / "retrained" / "best.safetensors").write_bytes(b"other weights by now")
     assert "is of other weights than" in (said := refused("one", "retrained", "--target", "busi"))
     assert "bus-smp crosseval --run retrained --target busi" in said
-    assert "run absent; " in refused("one", "absent", "--target", "busi")
+    absent = invoke("compare", "one", "absent", "--target", "busi", "--out", runs)
+    assert (absent.exit_code, "run absent; " in absent.stderr) == (1, True)
 
 
 def test_where_patients_are_not_known_the_comparison_says_so(runs):
     _write_run(runs, "unknown", random_table(60, 20, 15), patient_known=False)
     assert "no patient ids" in invoke("compare", "one", "unknown", "--target", "busi", "--out", runs).stdout
+
+
+# Experiments
+
+
+def _pairs(seed, pairs=3, groups=16, difference=0.0, between=0.05):
+    """Pairs of runs on the same images: patients differ, and each training is better or worse by chance."""
+    random = np.random.default_rng([seed, 9])
+    table = NULL.iloc[: groups * 4]
+    patient = np.repeat(random.normal(0, 0.1, groups), 4)
+    lean = np.repeat(random.normal(0, 0.05, groups), 4)
+    found = []
+    for luck in random.normal(0, between, (pairs, 2)):
+        noise = random.normal(0, 0.03, (2, len(table)))
+        found.append(
+            tuple(
+                table.assign(dice_lesion=0.5 + patient + sign * (difference + lean) / 2 + own + e)
+                for sign, own, e in zip((1, -1), luck, noise, strict=True)
+            )
+        )
+    return found
+
+
+def test_the_difference_of_experiments_is_the_mean_over_pairs_and_a_single_pair_is_compared_as_two_runs():
+    pairs = _pairs(1)
+    one = compare_pairs(pairs, draws=200)["metrics"]["dice_lesion"]
+    differences = [a["dice_lesion"].mean() - b["dice_lesion"].mean() for a, b in pairs]
+    assert one["differences"] == pytest.approx(differences)
+    assert one["difference"] == pytest.approx(np.mean(differences))
+    assert one["low"] < one["difference"] < one["high"]
+    single = compare_pairs(pairs[:1], draws=100, permutations=50)
+    assert single == {**compare(*pairs[0], draws=100, permutations=50), "pairs": 1}
+    back = compare_pairs([(b, a) for a, b in pairs], draws=200)["metrics"]["dice_lesion"]
+    assert [back["low"], back["high"]] == pytest.approx([-one["high"], -one["low"]])
+    assert back["p"] == pytest.approx(one["p"])
+
+
+def test_the_interval_over_pairs_includes_the_chance_of_training():
+    """Where no way of training is better, p is below .05 in about 5 % of experiments; over patients only, far more often."""
+    with_seeds, patients_only = [], []
+    for seed in range(60):
+        pairs = _pairs(seed, groups=10)
+        one = compare_pairs(pairs, draws=80)["metrics"]["dice_lesion"]
+        assert (one["p"] < 0.05) == (not one["low"] <= 0 <= one["high"])
+        with_seeds.append(one["p"] < 0.05)
+        if seed < 30:
+            mean = [
+                pairs[0][0].assign(dice_lesion=sum(pair[side]["dice_lesion"] for pair in pairs) / 3)
+                for side in (0, 1)
+            ]
+            patients_only.append(_dice_p(*mean) < 0.05)
+    assert np.mean(with_seeds) <= 0.08
+    assert np.mean(patients_only) > 0.2, "the pairs are few, and their chance does not cancel"
+    found = [compare_pairs(_pairs(seed, difference=0.4), draws=80) for seed in range(10)]
+    assert np.mean([answer(of, "AB").startswith("A is better") for of in found]) > 0.8
+
+
+def _write_experiment(out, name, pairs, side, seeds):
+    members = tuple(Member(f"{name}-seed{seed}", seed, None) for seed in seeds)
+    begin_experiment(Experiment(out / name, members))
+    (out / name / "eval-busi-all").mkdir()
+    for member, pair in zip(members, pairs, strict=True):
+        _write_run(out, member.run, pair[side])
+
+
+def test_experiments_are_compared_by_seed_on_all_that_both_were_scored_on(tmp_path):
+    pairs = _pairs(3)
+    _write_experiment(tmp_path, "with", pairs, 0, (1, 2, 3))
+    # in another order, and with a seed that the other lacks
+    _write_experiment(tmp_path, "without", [pairs[2], pairs[0], pairs[1], pairs[0]], 1, (3, 1, 2, 4))
+    result = invoke("compare", "with", "without", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "3 pairs of runs" in result.stdout.splitlines()[0]
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    folder = tmp_path / "compare-with-without"
+    (found,) = read_comparison(folder)["comparisons"]
+    assert [(pair["seed"], pair["a"], pair["b"]) for pair in found["pairs_of_runs"]] == [
+        (seed, f"with-seed{seed}", f"without-seed{seed}") for seed in (1, 2, 3)
+    ]
+    assert found["metrics"] == compare_pairs(pairs)["metrics"]
+    table = pd.read_csv(folder / "table.csv").set_index("key")
+    assert table.loc["dice_lesion", "low"] == pytest.approx(found["metrics"]["dice_lesion"]["low"])
+    assert r"\toprule" in (folder / "table.tex").read_text()
+    _write_experiment(tmp_path, "others", pairs[:2], 1, (5, 6))
+    strangers = invoke("compare", "with", "others", "--out", tmp_path)
+    assert (strangers.exit_code, "no seed and fold in common: seed 1" in strangers.stderr) == (1, True)
+
+
+def test_a_comparison_replaces_only_a_comparison(runs):
+    assert invoke("compare", "one", "two", "--out", runs).exit_code == 0
+    assert invoke("compare", "one", "two", "--out", runs).exit_code == 0
+    (runs / "compare-one-two" / "config.yaml").write_text("", encoding="utf-8")
+    refused = invoke("compare", "one", "two", "--out", runs)
+    assert (refused.exit_code, "something else" in refused.stderr) == (1, True)

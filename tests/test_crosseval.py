@@ -1,6 +1,7 @@
 """evaluate and crosseval: honest targets, whole folders, numbers that can be made again from the tables."""
 
 import json
+import shlex
 import shutil
 
 import cv2
@@ -38,12 +39,17 @@ def test_the_folder_holds_tables_figures_and_a_mask_for_every_image(crossed, man
     folder, summary = crossed
     used = read_manifest(manifests / "data_manifests" / "busi.csv").used()
     names = {path.name for path in folder.iterdir()}
+    figures = (
+        "roc_curves", "confusion_matrix", "qualitative", "calibration", "detection", "difficulty", "agreement", "failures",
+        "pixel_roc_curves", "coverage",
+    )  # fmt: skip
     assert names == {
         "per_image.csv", "components.csv", "baselines.csv", "pixel_roc.csv", "reliability.csv", "masks",
-        "summary.json", "data.json",
-        "roc_curves.png", "confusion_matrix.png", "qualitative.png", "calibration.png", "detection.png",
-        "difficulty.png", "agreement.png", "failures.png", "pixel_roc_curves.png", "coverage.png",
+        "summary.json", "data.json", "table.csv", "table.tex",
+        *(f"{name}.{kind}" for name in figures for kind in ("png", "pdf")),
     }  # fmt: skip
+    for name in figures:
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert (
         len(pd.read_csv(folder / "per_image.csv"))
         == len(used)
@@ -71,12 +77,13 @@ def test_every_number_can_be_computed_again_from_the_tables(crossed):
 def test_figures_can_be_drawn_again_without_the_model_to_the_same_bytes(crossed, manifests, tmp_path):
     folder, _ = crossed
     copy = shutil.copytree(folder, tmp_path / "again")
-    before = {path.name: path.read_bytes() for path in copy.glob("*.png")}
-    for path in copy.glob("*.png"):
-        path.unlink()
+    before = {path.name: path.read_bytes() for path in copy.glob("*.p[nd][gf]")}
+    assert len(before) == 20
+    for name in before:
+        (copy / name).unlink()
     manifest = read_manifest(manifests / "data_manifests" / "busi.csv")
     draw_figures(copy, read_tables(copy), read_summary(copy), manifest)
-    assert {path.name: path.read_bytes() for path in copy.glob("*.png")} == before
+    assert {path.name: path.read_bytes() for path in copy.glob("*.p[nd][gf]")} == before
 
 
 def test_empty_references_have_empty_cells_and_never_enter_dice(crossed):
@@ -101,30 +108,73 @@ def test_what_readers_must_know_is_in_the_summary(crossed):
     assert summary["patient_known"] is False
 
 
-def test_the_printed_table_shows_baselines_next_to_the_model_and_marks_the_legacy_numbers(manifests, trained):
-    result = invoke(
-        "crosseval",
-        "--out",
-        trained.parent,
-        "--manifests",
-        manifests / "data_manifests",
-        "--target",
-        "all",
-        "--legacy-metrics",
+@pytest.fixture(scope="module")
+def long_name(manifests, trained, tmp_path_factory):
+    """Options of crosseval on the synthetic BUSI under a name of 70 characters."""
+    busi = read_manifest(manifests / "data_manifests" / "busi.csv")
+    name = "clinic-" + "x" * 63
+    folder = tmp_path_factory.mktemp("long")
+    write_manifest(
+        Manifest(busi.frame.assign(dataset=name), {name: busi.roots["busi"]}), folder / f"{name}.csv"
     )
+    run = shutil.copytree(
+        trained, folder / "outputs" / ("run-" + "y" * 70), ignore=shutil.ignore_patterns("eval-*")
+    )
+    return "crosseval", "--out", run.parent, "--run", run.name, "--target", folder / f"{name}.csv"
+
+
+def test_six_lines_come_first_and_the_rest_on_request(long_name):
+    short = invoke(*long_name)
+    assert short.exit_code == 0, short.stderr
+    full = invoke(*long_name, "--full", "--legacy-metrics")
+    assert full.exit_code == 0, full.stderr
+    lines = short.stdout.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("Dice lesion "))
+    shown = [" ".join(line.split()[:2]) for line in lines[first : first + 4]]
+    assert shown == ["Dice lesion", "Missed lesions", "False alarms", "AUC malignant"]
+    assert lines[first + 4].startswith("Verdict  ")
+    assert "external test" in " ".join(" ".join(lines[:first]).split())
+    assert "groups" not in short.stdout, "the data set has no patient ids, so no number of them is shown"
+    for words in ("all-", "dark-blob", "Dice malignant", "MISLEADING"):
+        assert (words in short.stdout, words in full.stdout) == (False, True)
+    assert full.stdout.index("MISLEADING") > full.stdout.index("Dice malignant"), (
+        "in a table of its own, at the end"
+    )
+    for line in [*lines, *full.stdout.splitlines()]:
+        assert len(line) <= 80
+
+
+def test_what_is_scored_already_is_scored_again_only_on_request(long_name):
+    assert invoke(*long_name).exit_code == 0
+    table = next(long_name[2].glob("*/eval-*/per_image.csv"))
+    before = table.stat().st_mtime_ns
+    again = invoke(*long_name)
+    assert "Already scored" in again.stderr
+    assert "--again" in again.stderr
+    assert table.stat().st_mtime_ns == before
+    assert invoke(*long_name, "--again").exit_code == 0
+    assert table.stat().st_mtime_ns > before
+
+
+def test_the_command_named_next_works_as_typed(long_name):
+    following = invoke(*long_name).stderr.splitlines()[-1].removeprefix("Next: bus-smp ")
+    result = invoke(*shlex.split(following))
     assert result.exit_code == 0, result.stderr
-    for words in (
-        "model",
-        "all-background",
-        "largest-dark-blob",
-        "Dice lesion",
-        "Missed lesions",
-        "external test",
-    ):
-        assert words in result.stdout
-    assert result.stdout.index("MISLEADING") > result.stdout.index("Dice malignant"), (
-        "in a table of their own, after the honest one"
-    )
+
+
+def test_the_tables_for_a_paper_hold_the_numbers_of_the_summary(crossed):
+    folder, summary = crossed
+    table = pd.read_csv(folder / "table.csv").set_index("key")
+    for name, column in summary["summaries"].items():
+        for key, one in {**column["metrics"], **column["rates"]}.items():
+            if key in table.index and one["mean"] is not None:
+                assert table.loc[key, name] == pytest.approx(one["mean"])
+                assert table.loc[key, f"{name}_n"] == one["n"]
+    lines = (folder / "table.tex").read_text().splitlines()
+    rows = [line for line in lines if line.endswith("\\\\") and "multicolumn" not in line]
+    assert len(rows) == 1 + len(table), "the head and a row for each"
+    assert all(line.count(" & ") == 4 for line in rows)
+    assert any("90 \\%" in line for line in rows)
 
 
 def test_a_data_set_of_the_training_is_no_external_target(manifests, trained):

@@ -307,7 +307,7 @@ def test_crosseval_of_an_experiment_is_mean_and_sd_over_its_runs_and_each_with_i
     command = [
         "crosseval", "--out", out, "--run", "repeats", "--manifests", work / "data_manifests", "--target",
     ]  # fmt: skip
-    scored = invoke(*command, "busi")
+    scored = invoke(*command, "busi", "--full")
     assert scored.exit_code == 0, scored.stderr
     summary = json.loads((repeats / "eval-busi-all" / "summary.json").read_text())
     assert summary["external"] is True
@@ -319,11 +319,12 @@ def test_crosseval_of_an_experiment_is_mean_and_sd_over_its_runs_and_each_with_i
     found = summary["members"]["metrics"]["dice_lesion"]
     assert found["mean"] == pytest.approx(np.mean([one["mean"] for one in models]))
     assert found["sd"] == pytest.approx(np.std([one["mean"] for one in models], ddof=1))
-    for words in ("mean of 2 runs", f"{found['mean']:.3f} [sd {found['sd']:.3f}] n=2", "largest-dark-blob"):
+    for words in ("mean of 2 runs", f"{found['mean']:.3f} [sd {found['sd']:.3f}]  2 ", "largest-"):
         assert words in scored.stdout
+    lines = scored.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
     for run, one in zip(summary["runs"], models, strict=True):
-        (line,) = (line for line in scored.stdout.splitlines() if line.startswith(f"{run} "))
-        assert f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" in line
+        assert f"{one['mean']:.2f} [{one['low']:.2f} {one['high']:.2f}]" in lines[lines.index(run) + 1]
     own = invoke(*command, "bus-uclm")
     assert own.exit_code == 1
     assert "was used in training" in own.stderr

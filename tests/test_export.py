@@ -482,7 +482,7 @@ def test_a_matrix_scores_again_what_another_backend_scored(scratch, manifests, t
             "--target", "busi", *options,
         )  # fmt: skip
         assert result.exit_code == 0, result.stderr
-        return "Current:" in result.stderr
+        return "Already scored:" in result.stderr
 
     assert not matrix("--backend", "onnx")
     assert matrix("--backend", "onnx")

@@ -10,7 +10,8 @@ from bus_smp.errors import EvaluationError
 from bus_smp.measures.overlap import METRIC_COLUMNS, TARGETS
 from bus_smp.measures.shape import SHAPES
 from bus_smp.measures.surfaces import SURFACE_COLUMNS
-from bus_smp.statistics.score_table import format_estimate, format_table, table_rows
+from bus_smp.statistics.latex import latex
+from bus_smp.statistics.score_table import format_estimate, format_table, table_rows, verdict
 from bus_smp.statistics.summary import read_per_image, summarise, warnings_of
 
 
@@ -124,11 +125,11 @@ def test_the_same_group_name_in_two_data_sets_is_two_groups():
 def test_where_there_is_no_interval_there_is_a_reason():
     one = summarise(_small().query("group_id == 'a'"), draws=100)
     assert one["metrics"]["dice_lesion"]["low"] is None
-    assert one["metrics"]["dice_lesion"]["no_interval"] == "no interval: one patient"
+    assert one["metrics"]["dice_lesion"]["no_interval"] == "no interval: only 1 group"
     assert one["metrics"]["dice_malignant"]["mean"] is None
     assert one["metrics"]["dice_malignant"]["no_interval"] == "undefined: no such image"
     small = summarise(_small(), draws=400)
-    assert small["metrics"]["dice_lesion"]["no_interval"] == "no interval: 3 patients"
+    assert small["metrics"]["dice_lesion"]["no_interval"] == "no interval: only 3 groups"
     many = summarise(random_table(60, 20, 1).assign(false_alarm_area=0.0), draws=100)
     assert many["rates"]["false_alarm_area"]["no_interval"] == "no interval: the same in every image"
     assert many["rates"]["image_ece"]["no_interval"] == "no interval: biased upwards"
@@ -246,7 +247,7 @@ def test_sizes_are_terciles_of_the_lesions_share_of_the_image_with_their_bounds(
         "large": (2, [0.25, 0.3]),
     }
     assert found["small"]["dice_lesion"]["n"] == 2
-    assert found["small"]["dice_lesion"]["no_interval"] == "no interval: 2 patients"
+    assert found["small"]["dice_lesion"]["no_interval"] == "no interval: only 2 groups"
     assert "size" not in summarise(pd.DataFrame(rows[-1:]), draws=0)["strata"]
 
 
@@ -269,10 +270,10 @@ def test_a_rare_label_gets_its_share_of_every_draw_and_the_summary_names_it():
 
 
 def test_what_few_patients_cannot_tell_is_a_warning():
-    assert any("only 4 group(s)" in text for text in warnings_of(summarise(_small(), draws=0)))
+    assert any("only 4 groups" in text for text in warnings_of(summarise(_small(), draws=0)))
     table = clustered_table(20, 2, 0)
     table.loc[:3, "label"] = "malignant"
-    assert warnings_of(summarise(table, draws=0))[-1].startswith("malignant images are of 2 group(s) only")
+    assert warnings_of(summarise(table, draws=0))[-1].startswith("malignant images come from only 2 groups")
 
 
 @pytest.mark.parametrize(
@@ -311,14 +312,58 @@ def test_the_table_shows_every_system_in_aligned_columns():
     text = format_table({"model": summary, "all-background": summarise(nothing, draws=0)})
     lines = text.splitlines()
     assert lines[0] == "7 images of 4 groups: 2 normal, 2 benign, 3 malignant"
-    second = lines[2].index("all-background")
+    second = lines[2].index("all-")
+    assert lines[3].index("background") == second
     for line in lines:
+        assert len(line) <= 80
         if line.startswith("  Dice"):
             assert line[second - 1] == " " and line[second:] == "-"
-    assert "0.533 [" in text
-    assert len(table_rows({"model": summary})) == sum(
-        line.startswith("  ") and "---" not in line for line in lines[3:]
+    assert "0.533 [1]" in text
+    assert any(line.startswith("[1]: no interval: only ") for line in lines)
+    rows = [words for _, words, _ in table_rows({"model": summary})]
+    assert [words for words in rows if not any(line.startswith(f"  {words}  ") for line in lines)] == []
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("malignant_score", [0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1], "AUC below chance: 0.000"),
+        ("predicted_label", ["benign"] * 7, "false alarms on all 2 normal images"),
+        ("dice_lesion", [np.nan] * 2 + [0.0] * 4 + [0.5], "lesion missed in 4 of 5 images with a lesion"),
+    ],
+)
+def test_what_makes_a_model_useless_is_a_warning(column, values, said):
+    table = _small().sort_values(
+        "label", key=lambda of: of.map(["normal", "benign", "malignant"].index), ignore_index=True
     )
+    assert any(
+        text.startswith(said) for text in warnings_of(summarise(table.assign(**{column: values}), draws=0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("dice", "said"),
+    [
+        ((0.6, 0.5, 0.7), "Dice clearly above trivial blob (0.300)"),
+        ((0.4, 0.3, 0.5), "Dice above trivial blob (0.300), intervals overlap"),
+        ((0.4, None, None), "Dice above trivial blob (0.300), no interval"),
+        ((0.2, 0.1, 0.3), "Dice no better than trivial blob (0.300)"),
+        ((None, None, None), "none: no image shows a lesion"),
+    ],
+)
+def test_the_verdict_is_against_the_better_baseline(dice, said):
+    def summary(*values):
+        return {"metrics": {"dice_lesion": dict(zip(("mean", "low", "high"), values, strict=True))}}
+
+    baselines = {"nothing": summary(0.0, None, None), "blob": summary(0.3, 0.2, 0.4)}
+    assert verdict({"model": summary(*dice), **baselines}) == said
+
+
+def test_latex_prints_what_was_written_and_runs_nothing():
+    assert latex(r"a_b & 5 % of $x^2 \input{y} #1 ~ IoU >= .5") == (
+        r"a\_b \& 5 \% of \$x\textasciicircum{}2 \textbackslash{}input\{y\} \#1 \textasciitilde{} IoU $\geq$ .5"
+    )
+    assert latex("two\nlines") == r"two\textbackslash{}nlines"
 
 
 def test_an_estimate_reads_as_value_interval_and_number_of_images():

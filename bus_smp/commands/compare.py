@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from bus_smp.commands.options import out_option
+from bus_smp.commands.quoting import command_line, run_name
 
 
 @click.command("compare")
 @click.argument("run_a")
 @click.argument("run_b")
-@click.option("--target", required=True, help="Data set that both were scored on, e.g. busi.")
+@click.option("--target", help="Data set that both were scored on, e.g. busi.  [default: all of them]")
 @click.option(
     "--split",
     type=click.Choice(["all", "test", "oof", "val"]),
@@ -18,27 +19,54 @@ from bus_smp.commands.options import out_option
 )
 @out_option
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON, and nothing else.")
-def command(run_a: str, run_b: str, target: str, split: str | None, out: Path, as_json: bool) -> None:
-    """Compare two runs image by image.
+def command(run_a: str, run_b: str, target: str | None, split: str | None, out: Path, as_json: bool) -> None:
+    """Compare two runs image by image, or two experiments run by run.
 
     Both must have been scored on the same images (crosseval, evaluate); only their tables are read. Each
-    difference comes with its interval and with p, from swapping the runs in whole patients.
+    difference comes with its interval and with p. Experiments (train --seeds, --folds) are compared by
+    the runs that have the same seed and fold, and the interval includes the chance between them.
+
+    Writes outputs/compare-<A>-<B>/: table.csv, table.tex, comparison.json.
     """
     import json
 
-    from bus_smp.evaluation.compare_runs import compare_runs
+    from bus_smp.evaluation.compare_runs import Side, compare_runs, write_comparison_folder
     from bus_smp.runs.find import find_folder
-    from bus_smp.statistics.compare import format_comparison
+    from bus_smp.runs.layout import comparison_folder
+    from bus_smp.statistics.comparison_table import answer, format_comparison
+    from bus_smp.text import counted, folded
 
     folders = [find_folder(run, out) for run in (run_a, run_b)]
+    named = [run_name(folder, out) for folder in folders]
     names = [folder.name for folder in folders]
-    comparison = compare_runs(folders, target, split)
+    if names[0] == names[1]:
+        names = [str(folder) for folder in folders]
+    sides = [
+        Side(folder, command_line("--run", name, out=out).removeprefix("bus-smp "))
+        for folder, name in zip(folders, named, strict=True)
+    ]
+    comparisons = compare_runs(*sides, target, split)
+    folder = comparison_folder(out, *(one.name for one in folders))
+    write_comparison_folder(folder, names, comparisons)
     if as_json:
-        about = {"a": names[0], "b": names[1], "target": target, "split": comparison.split}
-        document = {**about, "patient_known": comparison.patient_known, **comparison.found}
-        click.echo(json.dumps(document, indent=2, allow_nan=False))
-        return
-    click.echo(f"{target}, {comparison.split}\n")
-    click.echo(format_comparison(comparison.found, names))
-    if not comparison.patient_known:
-        click.echo("Warning: the data set publishes no patient ids: intervals and p may be too small")
+        documents = [{"a": names[0], "b": names[1], **of} for of in comparisons]
+        click.echo(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2, allow_nan=False))
+    else:
+        for of in comparisons:
+            unit = counted(of["groups"], "patient" if of["patient_known"] else "group")
+            pairs = f", {counted(of['pairs'], 'pair')} of runs" if of["pairs"] > 1 else ""
+            about = f"{of['target']}, {of['split']}: {counted(of['images'], 'image')} of {unit}{pairs}"
+            click.echo(
+                "\n".join([*folded(about), *folded(answer(of, "AB")), "", format_comparison(of, names)])
+            )
+            if not of["patient_known"]:
+                click.echo(
+                    "\n".join(
+                        folded(
+                            "Warning: the data set publishes no patient ids: intervals and p may be too small"
+                        )
+                    )
+                )
+            click.echo()
+    click.echo(f"Written: {folder}", err=True)
+    click.echo(f"Next: {command_line('report', *named, out=out)}", err=True)

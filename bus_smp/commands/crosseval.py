@@ -9,9 +9,12 @@ import click
 
 from bus_smp.commands.options import Root, check_root, scoring_options
 from bus_smp.commands.printing import print_summaries
+from bus_smp.commands.quoting import command_line, run_name
 
 if TYPE_CHECKING:
     from bus_smp.evaluation.scoring import Scorer
+    from bus_smp.runs.experiment import Experiment
+    from bus_smp.runs.run import Run
 
 
 @click.command("crosseval")
@@ -50,6 +53,8 @@ def command(
     device: str,
     backend: str,
     precision: str,
+    again: bool,
+    full: bool,
     legacy: bool,
     as_json: bool,
     manifests: Path,
@@ -59,8 +64,8 @@ def command(
     All images of the target that its manifest does not exclude are scored, whole and at native
     size; so are the trivial baselines. A target that shares a data set, a patient, a picture or a
     near-duplicate with the training data is refused (--root NAME=FOLDER where the training images
-    have moved). Writes outputs/<run>/eval-<data set>-all/; of an experiment, mean and sd
-    over its runs.
+    have moved). Prints the headline numbers; outputs/<run>/eval-<data set>-all/ gets all of them, with
+    figures. Of an experiment, mean and sd over its runs.
 
     --matrix writes outputs/matrix/matrix.csv, .json and .png: what a run was trained on is marked
     in-domain and shown on the run's own test split, what is refused stays empty and says why.
@@ -71,14 +76,17 @@ def command(
         raise click.UsageError("--run is repeatable only with --matrix.")
 
     from bus_smp.evaluation.scoring import Scorer
+    from bus_smp.runs.find import find_trained
 
     scorer = Scorer(backend, device, precision, legacy, _say, bar=True)
     if matrix:
         _score_matrix(scorer, runs, targets, out, manifests, root, as_json)
     else:
         run = runs[0] if runs else None
-        summaries = _score_targets(scorer, run, targets, out, manifests, root)
-        print_summaries(summaries, legacy=legacy, as_json=as_json)
+        trained = find_trained(run, out)
+        summaries = _score_targets(scorer, trained, targets, manifests, root, again)
+        print_summaries(summaries, legacy=legacy, as_json=as_json, full=full)
+        _say(f"Next: {command_line('report', run_name(trained.folder, out), out=out)}")
 
 
 def _say(text: str) -> None:
@@ -88,14 +96,17 @@ def _say(text: str) -> None:
 
 
 def _score_targets(
-    scorer: "Scorer", run: str | None, targets: Sequence[str], out: Path, manifests: Path, root: Root
+    scorer: "Scorer",
+    trained: "Run | Experiment",
+    targets: Sequence[str],
+    manifests: Path,
+    root: Root,
+    again: bool,
 ) -> Iterator[dict[str, Any]]:
     from bus_smp.data.manifest import manifest_path, read_manifest
     from bus_smp.evaluation.external import check_external, read_external
-    from bus_smp.runs.find import find_trained
     from bus_smp.system.console import note, with_progress
 
-    trained = find_trained(run, out)
     # a folder without a name is the target's
     training = trained.manifests(root if isinstance(root, dict) else None)
     paths = [manifest_path(target, manifests) for target in targets if target != "all"]
@@ -111,7 +122,7 @@ def _score_targets(
         checked[path] = manifest, check_external(training, manifest, manifests, with_progress)
     for path in paths:
         manifest, externality = checked[path]
-        yield scorer.score_target(trained, manifest, externality)
+        yield scorer.score_target(trained, manifest, externality, again=again)
 
 
 def _score_matrix(

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from bus_smp.commands.options import Root, check_root, scoring_options, trained_option
-from bus_smp.commands.printing import print_summaries
+from bus_smp.commands.printing import next_command, print_summaries
 
 
 @click.command("evaluate")
@@ -25,6 +25,8 @@ def command(
     device: str,
     backend: str,
     precision: str,
+    again: bool,
+    full: bool,
     legacy: bool,
     as_json: bool,
     split: str,
@@ -33,10 +35,10 @@ def command(
 
     The images come from the same hospital and scanner as the training images. crosseval shows how
     the model does elsewhere. Whole images are scored at native size; so are the trivial baselines.
-    Writes outputs/<run>/eval-<data set>-<split>/.
+    Prints the headline numbers; outputs/<run>/eval-<data set>-<split>/ gets all of them, with figures.
 
-    For an experiment, every run that is not scored yet is scored. The test folds of a cross-validation
-    become one table of out-of-fold predictions, eval-<data set>-oof/; several seeds, mean and sd.
+    For an experiment, every run is scored. The test folds of a cross-validation become one table of
+    out-of-fold predictions, eval-<data set>-oof/; several seeds, mean and sd.
     """
     from bus_smp.evaluation.scoring import Scorer
     from bus_smp.runs.find import find_trained
@@ -46,4 +48,6 @@ def command(
     manifest = trained.manifest()
     manifest = manifest.at(check_root(root, manifest.datasets))
     scorer = Scorer(backend, device, precision, legacy, note, bar=True)
-    print_summaries(scorer.score_own(trained, manifest, split), legacy=legacy, as_json=as_json)
+    summaries = scorer.score_own(trained, manifest, split, again=again)
+    print_summaries(summaries, legacy=legacy, as_json=as_json, full=full)
+    note(f"Next: {next_command(trained.folder, manifest, out)}")

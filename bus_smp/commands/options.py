@@ -106,6 +106,20 @@ def scoring_options(function: Callable) -> Callable:
     as_json = click.option(
         "--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else."
     )
-    for option in (as_json, legacy, precision_option, backend_option, device_option, root_option, out_option):
+    full = click.option("--full", is_flag=True, help="Print the whole table, not only the headline numbers.")
+    again = click.option(
+        "--again", is_flag=True, help="Score again what is there already from the same weights and images."
+    )
+    for option in (
+        as_json,
+        legacy,
+        full,
+        again,
+        precision_option,
+        backend_option,
+        device_option,
+        root_option,
+        out_option,
+    ):
         function = option(function)
     return function

@@ -1,7 +1,10 @@
-"""Settings as a user types them: ``--set KEY=VALUE`` with quotes where YAML or the shell would read something else."""
+"""Settings and commands as a user types them, with quotes where YAML or the shell would read something else."""
 
 import json
 import shlex
+from pathlib import Path
+
+DEFAULT_OUT = Path("outputs")
 
 
 def setting(key: str, value: str | list[str]) -> str:
@@ -19,6 +22,17 @@ def typed(word: str) -> str:
     if any(sign in word for sign in '"$`\\!\n'):
         return shlex.quote(word)
     return f'{key}="{value}"' if equals and shlex.quote(key) == key else f'"{word}"'
+
+
+def command_line(*words: object, out: Path = DEFAULT_OUT) -> str:
+    """A command as typed into a shell, with ``--out`` where the user gave another folder than the default."""
+    place = [] if out == DEFAULT_OUT else ["--out", out]
+    return " ".join(typed(str(word)) for word in ("bus-smp", *words, *place))
+
+
+def run_name(folder: Path, out: Path) -> str:
+    """What to type for the run or experiment of a folder: its name, or its path where it is not in ``out``."""
+    return folder.name if folder.parent.resolve() == out.resolve() else str(folder)
 
 
 def _scalar(text: str, inside: bool) -> str:

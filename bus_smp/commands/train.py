@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bus_smp.commands.options import Root, check_root, out_option, parse_seeds, root_option
+from bus_smp.commands.quoting import command_line
 
 if TYPE_CHECKING:
     from bus_smp.config import Settings
@@ -124,9 +125,7 @@ def command(
     ):
         _print_outcome(out / member.run, outcome, settings)
     done = name if experiment else members[-1].run
-    click.echo(
-        f"Next: bus-smp evaluate --run {done}   or   bus-smp crosseval --run {done} --target busi", err=True
-    )
+    click.echo(f"Next: {command_line('evaluate', '--run', done, out=out)}", err=True)
 
 
 def _print_outcome(folder: Path, outcome: "Outcome", settings: "Settings") -> None:

@@ -1,82 +1,233 @@
-"""Comparing two runs that were scored on the same images. Only their tables are read."""
+"""Comparing two runs, or two experiments by their seed/fold pairs, on the images that both were scored on.
 
-from collections.abc import Sequence
+Only tables are read.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bus_smp.errors import EvaluationError
-from bus_smp.runs.evaluations import read_summary
+from bus_smp import __version__
+from bus_smp.errors import BusSmpError, EvaluationError
+from bus_smp.runs import layout
+from bus_smp.runs.comparisons import write_comparison
+from bus_smp.runs.evaluations import read_summary, write_table
+from bus_smp.runs.experiment import is_experiment, read_experiment
 from bus_smp.runs.layout import PER_IMAGE, evaluation_folder
 from bus_smp.runs.run import Run
-from bus_smp.statistics.compare import compare
+from bus_smp.statistics.compare_pairs import compare_pairs
+from bus_smp.statistics.comparison_table import comparison_frame, comparison_latex
 from bus_smp.statistics.summary import read_per_image
-from bus_smp.system.files import file_sha256
+from bus_smp.system.files import file_sha256, write_text
 
 # Evaluations of a data set, in the order in which they are chosen.
 SPLITS = ("all", "test", "oof", "val")
 
+# Seed and fold of a run in an experiment; both None for a run of its own.
+Key = tuple[int | None, int | None]
+
 
 @dataclass(frozen=True)
-class RunComparison:
-    """What ``compare`` found, and on which evaluation.
+class Side:
+    """One of the two that are compared.
 
     Attributes:
-        split: one of ``SPLITS``.
-        patient_known: False where the data set publishes no patient ids, so that intervals and p may be too small.
-        found: the result of ``statistics.compare.compare``.
+        folder: of a run or an experiment.
+        options: what names it in a command, e.g. ``--run mine --out elsewhere``.
     """
 
-    split: str
-    patient_known: bool
-    found: dict[str, Any]
+    folder: Path
+    options: str
+
+    def evaluations(self) -> dict[tuple[str, str], dict[Key, Path]]:
+        """Data set and split -> evaluation folders by seed and fold."""
+        experiment = read_experiment(self.folder) if is_experiment(self.folder) else None
+        found: dict[tuple[str, str], dict[Key, Path]] = {}
+        for path in layout.list_evaluations(self.folder):
+            dataset, split = layout.evaluated(path)
+            if split not in SPLITS:
+                # of another network (-int8), or one seed's part of a mean
+                continue
+            if experiment is None:
+                of: dict[Key, Path] = {(None, None): path}
+            elif experiment.folds is not None and split != "all":
+                ending = {
+                    seed: f"-seed{seed}" if len(experiment.seeds) > 1 else "" for seed in experiment.seeds
+                }
+                of = {
+                    (seed, None): evaluation_folder(self.folder, dataset, split, end)
+                    for seed, end in ending.items()
+                }
+            else:
+                of = {
+                    (member.seed, member.fold): evaluation_folder(
+                        experiment.run(member).folder, dataset, split
+                    )
+                    for member in experiment.members
+                }
+            found[dataset, split] = of
+        return found
+
+    def trained_on(self) -> list[str]:
+        """The data sets of its training; none where the weights are missing."""
+        try:
+            members = (
+                read_experiment(self.folder).runs() if is_experiment(self.folder) else [Run(self.folder)]
+            )
+            return list(members[0].header()["datasets"])
+        except (BusSmpError, KeyError):
+            return []
+
+    def command(self, target: str, split: str | None) -> str:
+        """What makes the evaluation; ``split`` None: the one that a user would make."""
+        if split is None:
+            split = "test" if target in self.trained_on() else "all"
+        if split == "all":
+            return f"bus-smp crosseval {self.options} --target {target}"
+        return f"bus-smp evaluate {self.options}" + (" --split val" if split == "val" else "")
 
 
-def compare_runs(folders: Sequence[Path], target: str, split: str | None = None) -> RunComparison:
-    """Compare the evaluations of two run folders on ``target``.
+def compare_runs(
+    a: Side, b: Side, target: str | None = None, split: str | None = None
+) -> list[dict[str, Any]]:
+    """Compare what both were scored on; two experiments by the runs that have seed and fold in common.
 
     Args:
-        folders: of the two runs.
-        split: None: the first of ``SPLITS`` that both have.
+        target: data set; None: all that both were scored on.
+        split: None: of each data set the first of ``SPLITS`` that both have.
+
+    Returns:
+        For each data set what ``runs.comparisons.read_comparison`` describes.
 
     Raises:
-        EvaluationError: if an evaluation is missing, is a mean over runs, is of other weights than the run has now, or
-            the two are not of the same images. The hint is the command that scores both.
+        EvaluationError: if an evaluation is missing, or is of other weights than the run has now, the two are not of the
+            same images, or no run of the one has the seed and fold of one of the other. The hint is what to type.
     """
-    split = split or _shared_split(folders, target)
-    tables, summaries = zip(*(_read_evaluation(folder, target, split) for folder in folders), strict=True)
-    again = " and ".join(_command(folder, target, split) for folder in folders)
-    if summaries[0].get("rows_sha256") != summaries[1].get("rows_sha256"):
+    evaluations = [side.evaluations() for side in (a, b)]
+    chosen = _common(*evaluations, target, split)
+    if not chosen:
+        raise _nothing_common((a, b), evaluations, target, split)
+    return [
+        _compare((a, b), dataset, found, *(of[dataset, found] for of in evaluations))
+        for dataset, found in chosen
+    ]
+
+
+def _common(
+    first: Mapping[tuple[str, str], Any],
+    second: Mapping[tuple[str, str], Any],
+    target: str | None,
+    split: str | None,
+) -> list[tuple[str, str]]:
+    """Data set and split: external ones first, each data set once."""
+    both = [one for one in first if one in second and target in (None, one[0]) and split in (None, one[1])]
+    chosen: dict[str, tuple[str, str]] = {}
+    for one in sorted(both, key=lambda one: (SPLITS.index(one[1]), one[0])):
+        chosen.setdefault(one[0], one)
+    return list(chosen.values())
+
+
+def _nothing_common(
+    sides: Sequence[Side],
+    evaluations: Sequence[Mapping[tuple[str, str], Any]],
+    target: str | None,
+    split: str | None,
+) -> EvaluationError:
+    if target is None:
+        has = [", ".join(f"{dataset} ({part})" for dataset, part in of) or "nothing" for of in evaluations]
+        names = [side.folder.name for side in sides]
+        return EvaluationError(
+            f"{names[0]} and {names[1]} were not scored on the same images: {names[0]} has {has[0]}; {names[1]} has {has[1]}",
+            hint=f"score both on a data set that neither has seen: {sides[0].command('NAME', 'all')}, then the same for "
+            f"{names[1]}",
+        )
+    own = [target in side.trained_on() for side in sides]
+    if own[0] != own[1]:
+        seen, other = sides if own[0] else sides[::-1]
+        return EvaluationError(
+            f"{target} is {seen.folder.name}'s own data and external to {other.folder.name}: they are not scored on the "
+            "same images",
+            hint="compare them on a data set that neither or both were trained on",
+        )
+    # the evaluation that one of them has, the other needs too
+    parts = [part for of in evaluations for dataset, part in of if dataset == target]
+    wanted = split or next((part for part in SPLITS if part in parts), None)
+    lacking = [
+        side
+        for side, of in zip(sides, evaluations, strict=True)
+        if not any((target, part) in of for part in ([wanted] if wanted else SPLITS))
+    ]
+    return EvaluationError(
+        f"{' and '.join(side.folder.name for side in lacking)} holds no finished evaluation of {target}",
+        hint=" and ".join(side.command(target, wanted) for side in lacking),
+    )
+
+
+def _compare(
+    sides: Sequence[Side], target: str, split: str, first: Mapping[Key, Path], second: Mapping[Key, Path]
+) -> dict[str, Any]:
+    keys = [key for key in first if key in second]
+    if len(first) == len(second) == 1:
+        # a run of its own has no seed and fold to look for
+        pairs = [(*next(iter(first)), *first.values(), *second.values())]
+    elif keys:
+        pairs = [(*key, first[key], second[key]) for key in keys]
+    else:
+        raise EvaluationError(
+            f"{' and '.join(side.folder.name for side in sides)} have no seed and fold in common: {_listed(first)} "
+            f"against {_listed(second)}",
+            hint="compare single runs, or train both with the same --seeds and --folds",
+        )
+    again = " and ".join(side.command(target, split) for side in sides)
+    tables: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    rows, known = set(), True
+    for _, _, one, other in pairs:
+        read = [
+            _read_evaluation(folder, side.command(target, split))
+            for folder, side in zip((one, other), sides, strict=True)
+        ]
+        tables.append((read[0][0], read[1][0]))
+        rows |= {summary.get("rows_sha256") for _, summary in read}
+        known = known and all(summary["patient_known"] for _, summary in read)
+    if len(rows) > 1:
         raise EvaluationError(
             f"the runs were scored on other manifests of {target}",
             hint=f"score both on the same one: {again}",
         )
     try:
-        found = compare(*tables)
+        found = compare_pairs(tables)
     except EvaluationError as error:
         raise EvaluationError(error.what, hint=f"score both on the same manifest: {again}") from None
-    return RunComparison(split, all(summary["patient_known"] for summary in summaries), found)
+    return {
+        "target": target,
+        "split": split,
+        "patient_known": known,
+        "pairs_of_runs": [
+            {"seed": seed, "fold": fold, "a": _name(one, sides[0]), "b": _name(other, sides[1])}
+            for seed, fold, one, other in pairs
+        ],
+        **found,
+    }
 
 
-def _shared_split(folders: Sequence[Path], target: str) -> str:
-    first, second = (
-        [split for split in SPLITS if evaluation_folder(folder, target, split).is_dir()] for folder in folders
-    )
-    return next((split for split in first if split in second), (*first, *second, SPLITS[0])[0])
+def _name(evaluation: Path, side: Side) -> str:
+    """The run that was scored; of out-of-fold predictions the experiment."""
+    return evaluation.parent.name if evaluation.parent != side.folder else side.folder.name
 
 
-def _command(folder: Path, target: str, split: str) -> str:
-    """What makes the evaluation."""
-    if split == "all":
-        return f"bus-smp crosseval --run {folder.name} --target {target}"
-    return f"bus-smp evaluate --run {folder.name}" + (" --split val" if split == "val" else "")
+def _listed(of: Mapping[Key, Path]) -> str:
+    words = [
+        " ".join([f"seed {seed}"] * (seed is not None) + [f"fold {fold}"] * (fold is not None)) or "one run"
+        for seed, fold in of
+    ]
+    return ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
 
 
-def _read_evaluation(folder: Path, target: str, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    scored, run = evaluation_folder(folder, target, split), Run(folder)
-    again = _command(folder, target, split)
+def _read_evaluation(scored: Path, again: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    run = Run(scored.parent)
     try:
         summary = read_summary(scored)
         if "members" in summary:
@@ -84,7 +235,32 @@ def _read_evaluation(folder: Path, target: str, split: str) -> tuple[pd.DataFram
             raise EvaluationError(f"{scored}: is a mean over runs")
         weights = (summary.get("checkpoint") or {}).get("sha256")
         if weights and run.has_weights() and file_sha256(run.best_path) != weights:
-            raise EvaluationError(f"{scored} is of other weights than {folder} holds now")
+            raise EvaluationError(f"{scored} is of other weights than {run.folder} holds now")
         return read_per_image(scored / PER_IMAGE), summary
     except EvaluationError as error:
         raise EvaluationError(error.what, hint=again) from None
+
+
+def write_comparison_folder(
+    folder: Path, names: Sequence[str], comparisons: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write ``table.csv``, ``table.tex`` and ``comparison.json``; return what the last holds.
+
+    Args:
+        folder: of ``layout.comparison_folder``.
+        names: of A and B.
+
+    Raises:
+        EvaluationError: if the folder holds something else than a comparison.
+    """
+    found = {path.name for path in folder.glob("*") if not path.name.startswith(".")}
+    if found - {layout.COMPARISON, layout.TABLE_CSV, layout.TABLE_TEX}:
+        raise EvaluationError(
+            f"{folder}: holds something else than a comparison ({', '.join(sorted(found)[:3])})",
+            hint="rename it, or write elsewhere: --out FOLDER",
+        )
+    document = {"bus_smp": __version__, "a": names[0], "b": names[1], "comparisons": list(comparisons)}
+    write_table(comparison_frame(comparisons), folder / layout.TABLE_CSV)
+    write_text(folder / layout.TABLE_TEX, comparison_latex(comparisons, names))
+    write_comparison(folder, document)
+    return document

@@ -25,12 +25,15 @@ from bus_smp.runs.evaluations import (
     read_tables,
     remove_summary,
     write_data,
+    write_paper_tables,
     write_summary,
 )
 from bus_smp.statistics.legacy import legacy_metrics
 from bus_smp.statistics.summary import summarise, warnings_of
 from bus_smp.system import ranks
 
+# The beginning of a warning that says what ``score_table.verdict`` says.
+BEATEN = "the trivial baseline "
 NOT_CALIBRATED = "the run is not calibrated (bus-smp train, typed again, does it): no operating point"
 
 
@@ -84,7 +87,7 @@ def evaluate(
 def write_evaluation(
     folder: Path, tables: Tables, about: Mapping[str, Any], manifest: Manifest, *, legacy: bool = False
 ) -> dict[str, Any]:
-    """Write tables, summary, data card and figures; return what ``summary.json`` holds.
+    """Write all tables, summary, data card and figures; return what ``summary.json`` holds.
 
     Args:
         folder: holds the predicted masks already, at ``mask_path``.
@@ -119,6 +122,7 @@ def write_evaluation(
     }
     if legacy:
         summary["legacy"] = {name: legacy_metrics(table) for name, table in models.items()}
+    write_paper_tables(folder, summaries, about)
     write_data(folder, describe_data(manifest))
     draw_figures(folder, tables, summary, manifest)
     write_summary(folder, summary)
@@ -193,7 +197,7 @@ def is_current(
 def _warnings(
     summaries: Mapping[str, Mapping[str, Any]], patient_known: bool, about: Mapping[str, Any]
 ) -> list[str]:
-    warnings = list(warnings_of(summaries[MODEL]))
+    warnings = warnings_of(summaries[MODEL], "patient" if patient_known else "group")
     if not patient_known:
         warnings.append("the data set publishes no patient ids: groups are duplicates found, not patients")
     if about.get("split") == "val":
@@ -206,5 +210,5 @@ def _warnings(
     dice = {name: summary["metrics"]["dice_lesion"]["mean"] for name, summary in summaries.items()}
     if dice[MODEL] is not None:
         beaten = [name for name in BASELINES if dice[name] >= dice[MODEL]]
-        warnings += [f"the trivial baseline {name} reaches the same lesion Dice or more" for name in beaten]
+        warnings += [f"{BEATEN}{name} reaches the same lesion Dice or more" for name in beaten]
     return warnings

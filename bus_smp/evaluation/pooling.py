@@ -24,12 +24,14 @@ from bus_smp.runs.evaluations import (
     mask_path,
     read_tables,
     write_data,
+    write_paper_tables,
     write_summary,
     write_table,
 )
 from bus_smp.statistics.metrics import BY_KEY, HEADLINES
-from bus_smp.statistics.score_table import estimate_over_runs, format_estimate, format_table
+from bus_smp.statistics.score_table import estimate_over_runs
 from bus_smp.system import ranks
+from bus_smp.text import counted, folded
 
 PARTS = ("metrics", "rates")
 
@@ -68,7 +70,7 @@ def pool_folds(
     wrong = list(scored[scored.duplicated()]) + list(wanted.symmetric_difference(scored))
     if wrong:
         raise EvaluationError(
-            f"{len(wrong)} images are not scored exactly once by {', '.join(part.parent.name for part in parts)} "
+            f"{counted(len(wrong), 'image')} not scored exactly once by {', '.join(part.parent.name for part in parts)} "
             f"(e.g. {' '.join(wrong[0])})",
             hint="the runs of a cross-validation must come from one manifest; train them again",
         )
@@ -115,7 +117,7 @@ def _spread_of(means: Sequence[float | None]) -> dict[str, Any]:
 def write_members(
     folder: Path, members: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], manifest: Manifest
 ) -> dict[str, Any]:
-    """Write ``members.csv`` (a row for each run), ``data.json`` and ``summary.json`` (mean and sd); return the last.
+    """Write ``members.csv`` (a row for each run), the tables for a paper, ``data.json`` and ``summary.json``; return the last.
 
     Args:
         members: run -> its summary, from ``evaluate`` or ``write_evaluation``; all on the same images.
@@ -147,6 +149,7 @@ def write_members(
         "summaries": models | {name: one for name, one in first["summaries"].items() if name != MODEL},
     }
     write_table(table, folder / layout.MEMBERS)
+    write_paper_tables(folder, columns_of(document), document)
     write_data(folder, describe_data(manifest))
     write_summary(folder, document)
     return document
@@ -179,39 +182,48 @@ def cells(estimates: Mapping[str, Any], names: Sequence[str] | None = None) -> d
     return row
 
 
+# Columns of ``format_lines``: characters of a number with its interval.
+_CELL = 16
+
+
 def format_lines(lines: Mapping[str, Mapping[str, Any] | str]) -> str:
-    """A line for each result with the main estimates in columns.
+    """For each result its name, and below it the main estimates in columns; at most 80 characters wide.
 
     Args:
         lines: name -> estimates as from ``estimates_of``, or the reason why there are none.
     """
-    heads = ["", "images", *MAIN.values()]
-    rows = [heads]
+    shown = [" ".join(["  images", *(words.ljust(_CELL) for words in HEADLINES.values())]).rstrip()]
     for name, result in lines.items():
+        shown += folded(name)
         if isinstance(result, str):
-            rows.append([name, result])
+            shown += [f"  {line}" for line in folded(result)]
         else:
             found = estimates_by_key(result)
-            main = [estimate_over_runs(found[key]) if "sd" in found[key] else found[key] for key in MAIN]
-            rows.append([name, str(result["counts"]["images"]), *map(format_estimate, main)])
-    widths = [max(len(row[i]) for row in rows if len(row) == len(heads)) for i in range(len(heads))]
-    widths[0] = max(len(row[0]) for row in rows)
-    # reasons are long and do not widen the columns
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
-        for row in rows
-    )
+            cells = (_short(found[key]).ljust(_CELL) for key in HEADLINES)
+            shown.append(f"{result['counts']['images']:>8} {' '.join(cells)}".rstrip())
+    return "\n".join(shown)
 
 
-def format_members(summary: Mapping[str, Any]) -> str:
-    """The summary from ``write_members`` as text: mean and sd next to the baselines, then run by run."""
-    runs, summaries = summary["runs"], summary["summaries"]
+def _short(estimate: Mapping[str, Any]) -> str:
+    """An estimate with two decimals, its interval or sd between runs; only the number where there is neither."""
+    if estimate["mean"] is None:
+        return "-"
+    value = f"{estimate['mean']:.2f}"
+    if estimate.get("sd") is not None:
+        return f"{value} sd {estimate['sd']:.2f}"
+    return value if estimate.get("low") is None else f"{value} [{estimate['low']:.2f} {estimate['high']:.2f}]"
+
+
+def columns_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The columns of the table of any summary: the model, or the mean of several runs; then the baselines."""
+    summaries = summary["summaries"]
+    if "members" not in summary:
+        return summaries
+    runs = summary["runs"]
     mean = dict(summaries[runs[0]])
     mean |= {
         part: {name: estimate_over_runs(one) for name, one in summary["members"][part].items()}
         for part in PARTS
     }
-    baselines = {name: one for name, one in summaries.items() if name not in runs}
-    over = format_table({f"mean of {len(runs)} runs": mean, **baselines})
-    each = format_lines({run: summaries[run] for run in runs})
-    return f"{over}\nMean of runs: sd between them, n: runs.\n\n{each}"
+    name = f"mean of {counted(len(runs), 'run')}"
+    return {name: mean, **{key: one for key, one in summaries.items() if key not in runs}}

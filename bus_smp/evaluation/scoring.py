@@ -65,8 +65,7 @@ class Scorer:
             manifest: ``trained.manifest()``, with its images where they are.
             split: ``test`` or ``val``.
             datasets: only these; None: all that the run was trained on.
-            again: False keeps an evaluation of the same weights and the same images. That is always so for the runs
-                of an experiment.
+            again: False keeps an evaluation of the same weights and the same images.
 
         Raises:
             EvaluationError: if the split is empty.
@@ -74,7 +73,7 @@ class Scorer:
             TrainingError: if a run of the experiment is not trained to its end.
         """
         if isinstance(trained, Experiment):
-            yield from self._score_members(trained, manifest, split, datasets)
+            yield from self._score_members(trained, manifest, split, datasets, again)
             return
         manifest.require_images(trained.manifest_path)
         rows = manifest.used(split)
@@ -101,7 +100,7 @@ class Scorer:
         if isinstance(trained, Run):
             return self._score(trained, target, rows, dataset, "all", again, externality)
         members = {
-            run.name: self._score(run, target, rows, dataset, "all", False, externality)
+            run.name: self._score(run, target, rows, dataset, "all", again, externality)
             for run in trained.trained_runs()
         }
         folder = evaluation_folder(trained.folder, dataset, "all", self.network)
@@ -111,7 +110,12 @@ class Scorer:
         return summary
 
     def _score_members(
-        self, experiment: Experiment, manifest: Manifest, split: str, datasets: Sequence[str] | None
+        self,
+        experiment: Experiment,
+        manifest: Manifest,
+        split: str,
+        datasets: Sequence[str] | None,
+        again: bool,
     ) -> Iterator[dict[str, Any]]:
         runs = dict(zip(experiment.members, experiment.trained_runs(), strict=True))
         manifest.require_images(experiment.run(experiment.members[0]).manifest_path)
@@ -119,7 +123,7 @@ class Scorer:
         for member, run in runs.items():
             # the runs share their rows and differ in the splits
             own = manifest if member == experiment.members[0] else run.manifest(manifest.roots)
-            summaries = self.score_own(run, own, split, datasets=datasets, again=False)
+            summaries = self.score_own(run, own, split, datasets=datasets, again=again)
             found[member] = {summary["dataset"]: summary for summary in summaries}
         for dataset in next(iter(found.values())):
             about = {"run": experiment.name, "dataset": dataset, "split": split, "external": False}
@@ -176,7 +180,8 @@ class Scorer:
             found = [warning in summary["warnings"] for warning in externality.warnings]
             same = summary["external"] == externality.external and all(found)
             if same and (not self.legacy or "legacy" in summary):
-                self.say(f"Current: {folder} ({describe_computing(summary['computed_in'])})")
+                how = describe_computing(summary["computed_in"])
+                self.say(f"Already scored: {folder} ({how}; --again scores it again)")
                 return summary
         predictor, header = self._load(run)
         with show_progress(len(rows), dataset, wanted=self.bar) as progress:

@@ -114,7 +114,7 @@ def write_loss_curves(metrics: pd.DataFrame, path: Path) -> None:
         loss.set_xlabel("")
         loss.tick_params(labelbottom=False)
         _add_legend(loss)
-        save(figure, path)
+        save(figure, path, pdf=False)
 
 
 def write_dice_curve(metrics: pd.DataFrame, path: Path) -> None:
@@ -146,4 +146,4 @@ def write_dice_curve(metrics: pd.DataFrame, path: Path) -> None:
         axes.set_title("Validation Dice per epoch", loc="left")
         _epoch_axis(axes, epochs)
         _add_legend(axes)
-        save(figure, path)
+        save(figure, path, pdf=False)

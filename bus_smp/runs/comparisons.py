@@ -15,8 +15,8 @@ def read_comparison(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``a``, ``b``: names of the two; ``comparisons``: one for each data set that both were scored on, each with
-        ``target``, ``split``, ``patient_known``, ``pairs`` (``{seed, fold, a, b}``: which runs were compared) and the
-        keys of ``statistics.compare.compare``, of which ``metrics`` maps a key of ``METRICS`` to
+        ``target``, ``split``, ``patient_known``, ``pairs_of_runs`` (``{seed, fold, a, b}``: which were compared) and the
+        keys of ``statistics.compare_pairs.compare_pairs``, of which ``metrics`` maps a key of ``METRICS`` to
         ``{a, b, difference, low, high, n, p, p_holm, no_interval, ...}``.
 
     Raises:

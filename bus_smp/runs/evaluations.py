@@ -11,12 +11,14 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from bus_smp import __version__
 from bus_smp.errors import EvaluationError
 from bus_smp.measures.baselines import BASELINES
 from bus_smp.measures.lesions import COMPONENT_COLUMNS
 from bus_smp.measures.pixel_roc import PixelHistograms
 from bus_smp.measures.reliability import Reliability
 from bus_smp.runs import layout
+from bus_smp.statistics.score_table import table_frame, table_latex
 from bus_smp.statistics.summary import TEXT_COLUMNS, read_per_image
 from bus_smp.system.files import replacing, short_name, write_text
 from bus_smp.text import harmless_table, restored_table
@@ -139,6 +141,20 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, UTF-8 with LF, all or nothing. NaN becomes an empty cell; a spreadsheet runs no text as a formula."""
     with replacing(path) as temporary:
         harmless_table(table).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_paper_tables(
+    folder: Path, columns: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]
+) -> None:
+    """Write ``table.csv`` (all numbers) and ``table.tex`` (booktabs) of an evaluation.
+
+    Args:
+        columns: name -> summary; the model first, then the baselines.
+        about: ``run``, ``dataset`` and ``split``.
+    """
+    title = f"{about['run']} on {about['dataset']}, {about['split']}; bus_smp {__version__}"
+    write_table(table_frame(columns), Path(folder) / layout.TABLE_CSV)
+    write_text(Path(folder) / layout.TABLE_TEX, table_latex(columns, title))
 
 
 def mask_path(folder: Path, row: Mapping[str, Any]) -> Path:

@@ -68,6 +68,12 @@ def list_evaluations(folder: Path) -> list[Path]:
     return sorted(path for path in Path(folder).glob(f"{_EVALUATION}*") if path.is_dir())
 
 
+def evaluated(folder: Path) -> tuple[str, str]:
+    """Data set and split of an evaluation folder, from its name; the split of one in 8 bits is ``int8``."""
+    dataset, _, split = folder.name.removeprefix(_EVALUATION).rpartition("-")
+    return dataset, split
+
+
 def comparison_folder(out: Path, a: str, b: str) -> Path:
     """Folder of the comparison of two runs or experiments, by their names."""
     return Path(out) / f"compare-{a}-{b}"

@@ -14,6 +14,7 @@ from scipy.special import ndtr, stdtrit
 
 from bus_smp.statistics.estimators import Estimator, Weighted
 from bus_smp.system.threads import read_ahead
+from bus_smp.text import counted
 
 # An interval from the draws that happen to be defined leaves out the unlucky ones; beyond this
 # share of undefined draws it is no longer shown.
@@ -138,13 +139,22 @@ def tail(kinds: tuple[np.ndarray, ...], group: np.ndarray, stratum: np.ndarray, 
 
 
 def _tail(kind: np.ndarray, group: np.ndarray, stratum: np.ndarray, confidence: float) -> float:
-    size = np.bincount(group, kind, minlength=len(stratum))
-    n = size.sum() ** 2 / (size**2).sum()
-    freedom = n - len(np.unique(stratum[size > 0]))
+    n, freedom = effective_groups(kind, group, stratum)
     # Sums of equal sizes may be off in the last bit.
     if freedom < 1e-9:
         return 0.0
     return float(ndtr(math.sqrt(n / freedom) * stdtrit(freedom, (1 - confidence) / 2)))
+
+
+def effective_groups(kind: np.ndarray, group: np.ndarray, stratum: np.ndarray) -> tuple[float, float]:
+    """Kish's effective number of groups, and the degrees of freedom that they give; see ``tail``.
+
+    Args:
+        kind: float (images,), how much an image counts.
+    """
+    size = np.bincount(group, kind, minlength=len(stratum))
+    n = size.sum() ** 2 / (size**2).sum()
+    return float(n), float(n - len(np.unique(stratum[size > 0])))
 
 
 def percentile_interval(drawn: np.ndarray, tail: float) -> tuple[float, float]:
@@ -180,7 +190,7 @@ def estimate(
     elif unreliable:
         why = f"{NO_INTERVAL}{unreliable}"
     elif fewest < MIN_GROUPS:
-        why = f"{NO_INTERVAL}{f'{fewest} patients' if fewest > 1 else 'one patient'}"
+        why = f"{NO_INTERVAL}only {counted(fewest, 'group')}"
     elif len(resampled.drawn) == 0:
         why = f"{NO_INTERVAL}no draws"
     elif undefined > MAX_UNDEFINED_DRAWS * len(resampled.drawn):

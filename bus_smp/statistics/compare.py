@@ -1,6 +1,6 @@
 """Is one run better than another? Both are scored on the same images, so that a hard image is hard for both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,9 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from bus_smp.errors import EvaluationError
-from bus_smp.statistics.bootstrap import BLOCK_CELLS, NO_INTERVAL, Resampled, bootstrap, estimate
+from bus_smp.statistics.bootstrap import BLOCK_CELLS, Resampled, bootstrap, estimate
 from bus_smp.statistics.estimators import Auc, Estimator, Weighted
-from bus_smp.statistics.metrics import BY_KEY, COMPARED, PRIMARY, estimators, pixel_counts
+from bus_smp.statistics.metrics import COMPARED, PRIMARY, estimators, pixel_counts
 from bus_smp.statistics.summary import check_per_image, sorted_by_group
 
 # Up to how many groups all swaps are tried; beyond, as many as drawn.
@@ -54,8 +54,8 @@ def compare(
     for table in (table_a, table_b):
         check_per_image(table)
     (a, group, stratum, _), (b, *_) = sorted_by_group(table_a), sorted_by_group(table_b)
-    _check_same(a, b)
-    paired, unpaired = _paired(estimators(a, COMPARED), estimators(b, COMPARED))
+    check_same_images(a, b)
+    paired, unpaired = paired_estimators(estimators(a, COMPARED), estimators(b, COMPARED))
     resampled = [bootstrap(of_run, group, stratum, draws, seed) for of_run in paired]
     swaps, exact = _swaps(len(stratum), permutations, seed)
     stacked = pd.concat([a, b], ignore_index=True)
@@ -93,7 +93,12 @@ def compare(
     }
 
 
-def _check_same(a: pd.DataFrame, b: pd.DataFrame) -> None:
+def check_same_images(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    """Refuse tables that are not of the same images, groups and references; in any order of the rows.
+
+    Raises:
+        EvaluationError: naming what differs.
+    """
     keys = [set(zip(table["dataset"], table["image_id"], strict=True)) for table in (a, b)]
     stray = sorted(keys[0] ^ keys[1])
     if stray:
@@ -132,7 +137,7 @@ def _used(estimator: Estimator) -> np.ndarray:
     return np.any([kind > 0 for kind in estimator.kinds], axis=0)
 
 
-def _paired(
+def paired_estimators(
     a: Mapping[str, Estimator], b: Mapping[str, Estimator]
 ) -> tuple[tuple[dict[str, Estimator], dict[str, Estimator]], dict[str, int]]:
     """Both over the images where both are defined; and how many images are defined in only one."""
@@ -190,59 +195,3 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
         highest = max(highest, min(1.0, (len(known) - place) * p))
         adjusted[name] = highest
     return adjusted
-
-
-def format_comparison(comparison: Mapping[str, Any], names: Sequence[str]) -> str:
-    """What ``compare`` returned as aligned plain text.
-
-    Args:
-        names: of A and B.
-    """
-    rows = [["", "A", "B", "A - B", "p", "Holm p", "n"]]
-    for name, one in comparison["metrics"].items():
-        digits = BY_KEY[name].digits
-        cells = ["-" if one[key] is None else f"{one[key]:.{digits}f}" for key in ("a", "b")]
-        rows.append(
-            [
-                BY_KEY[name].words,
-                *cells,
-                _difference(one, digits),
-                *map(_p, (one["p"], one["p_holm"])),
-                _n(one),
-            ]
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [f"A: {names[0]}", f"B: {names[1]}"]
-    lines += [f"{comparison['images']} images of {comparison['groups']} groups", ""]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    permutation = comparison["permutation"]
-    primary = comparison["metrics"][comparison["primary"]]
-    lines += [
-        "",
-        f"{BY_KEY[comparison['primary']].words} is the primary metric: read its p. For the others read Holm p.",
-        f"[low, high]: {comparison['bootstrap']['confidence']:.0%} interval of the difference, bootstrap over groups.",
-        f"p: two-sided, A and B swapped in whole groups, {'all' if permutation['exact'] else 'random'} "
-        f"{permutation['number']:,} ways.",
-        "n: images compared (+ images that are left out, because the number is defined in only one run).",
-    ]
-    if primary["p_least"] is not None and primary["p_least"] > 0.05:
-        lines.append(
-            f"With {primary['groups']} groups no p can be below {primary['p_least']:.3g}: too few to tell."
-        )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _difference(one: Mapping[str, Any], digits: int) -> str:
-    if one["difference"] is None:
-        return "-"
-    if one["low"] is None:
-        return f"{one['difference']:+.{digits}f} [{one['no_interval'].removeprefix(NO_INTERVAL)}]"
-    return f"{one['difference']:+.{digits}f} [{one['low']:+.{digits}f}, {one['high']:+.{digits}f}]"
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else "<.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _n(one: Mapping[str, Any]) -> str:
-    return f"{one['n']}" + (f" (+{one['n_unpaired']})" if one["n_unpaired"] else "")

@@ -58,8 +58,8 @@ def format_legacy(results: Mapping[str, Mapping[str, float | int]]) -> str:
     """Results of ``legacy_metrics`` by name (a model, the baselines) as plain text that says what they are."""
     width = max(len(name) for name in results)
     lines = [
-        "MISLEADING, for comparison with the upstream notebook only: Dice = 1 for a class that is absent",
-        "from mask and prediction, so predicting nothing (all-background) scores high.",
+        "MISLEADING, for comparison with the replaced notebook only: Dice = 1 for a class",
+        "absent from mask and prediction, so predicting nothing scores high.",
         f"{'':<{width}}  benign  malignant  mean",
     ]
     lines += [

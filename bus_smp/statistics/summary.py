@@ -17,7 +17,7 @@ from bus_smp.statistics.bootstrap import MIN_GROUPS, Resampled, bootstrap, estim
 from bus_smp.statistics.estimators import Estimator, Unresampled
 from bus_smp.statistics.metrics import HEADLINES, METRICS, estimators, pixel_counts
 from bus_smp.statistics.subgroups import levels
-from bus_smp.text import restored_table
+from bus_smp.text import counted, restored_table
 
 TEXT_COLUMNS = ("dataset", "image_id", "patient_id", "group_id", "label", "flags", "predicted_label")
 
@@ -224,16 +224,36 @@ def _agreement(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
     }
 
 
-def warnings_of(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before believing the numbers: one sentence each."""
-    warnings = [f"{name} is never predicted on any pixel" for name in summary["never_predicted"]]
-    counts = summary["counts"]
+def warnings_of(summary: Mapping[str, Any], unit: str = "group") -> list[str]:
+    """What a reader must know before believing the numbers: one sentence each.
+
+    Args:
+        unit: "patient" where groups are known to be patients.
+    """
+    rates, counts = summary["rates"], summary["counts"]
+    warnings = []
+    auc = rates["auc_malignant"]
+    if auc["mean"] is not None and auc["mean"] < 0.5:
+        warnings.append(f"AUC below chance: {auc['mean']:.3f}, where a coin has .5")
+    elif auc["low"] is not None and auc["low"] <= 0.5:
+        warnings.append(f"AUC not clearly above chance: its interval begins at {auc['low']:.3f}")
+    for key, what, images in (
+        ("false_alarm_rate", "false alarms on", "normal image"),
+        ("miss_rate", "lesion missed in", "image"),
+    ):
+        share, n = rates[key]["mean"], rates[key]["n"]
+        if share is not None and share > 0.5:
+            number = (
+                f"all {counted(n, images)}" if share == 1 else f"{round(share * n)} of {counted(n, images)}"
+            )
+            warnings.append(f"{what} {number}{' with a lesion' if key == 'miss_rate' else ''}")
+    warnings += [f"{name} is never predicted on any pixel" for name in summary["never_predicted"]]
     if counts["groups"] < 10:
-        warnings.append(f"only {counts['groups']} group(s) of images: intervals are missing or too narrow")
+        warnings.append(f"only {counted(counts['groups'], unit)}: intervals are missing or too narrow")
     few = {name: number for name, number in counts["groups_by_label"].items() if 0 < number < MIN_GROUPS}
     if counts["groups"] >= MIN_GROUPS:
         warnings += [
-            f"{name} images are of {number} group(s) only: no interval for the numbers about only these"
+            f"{name} images come from only {counted(number, unit)}: no interval for numbers about {name} images only"
             for name, number in few.items()
         ]
     return warnings
