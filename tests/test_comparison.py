@@ -254,7 +254,7 @@ def test_compare_prints_both_runs_their_difference_and_how_to_read_it(runs):
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "busi, all: 60 images of 20 patients"
-    assert lines[1].startswith("no clear difference: Dice lesion ")
+    assert lines[1].startswith("no clear difference in Dice lesion: ")
     assert lines[3:5] == ["A: one", "B: two"]
     assert sum(line.startswith("Dice malignant ") for line in lines) == 1
     assert "the primary metric" in result.stdout

@@ -212,3 +212,23 @@ def test_an_empty_or_all_refused_matrix_is_a_table_all_the_same():
     assert table["reason"].tolist() == ["overlap"]
     assert table[list(VALUES)].isna().all(axis=None)
     assert list(matrix_frame([]).columns) == list(table.columns)
+
+
+def test_compare_names_no_command_that_is_refused_and_scores_the_own_test_split_itself(place, made, tmp_path):
+    out = tmp_path / "outputs"
+    _link(place / "outputs" / "first", out / "one", "eval-busi*", "eval-screening*")
+    _link(place / "outputs" / "first", out / "two", "eval-*")
+
+    def compare(*arguments):
+        return invoke("compare", "one", "two", "--out", out, *arguments)
+
+    own = compare("--target", "bus-uclm", "--split", "val")
+    assert own.exit_code == 1
+    assert f"bus-smp evaluate --run two --out {out} --split val" in own.stderr
+    assert "crosseval" not in own.stderr
+    assert f"bus-smp crosseval --run one --out {out} --target busi" in compare("--target", "busi").stderr
+    assert "crosseval --run" not in compare("--split", "val").stderr
+    result = compare()
+    assert result.exit_code == 0, result.stderr
+    assert "own test split is scored first" in result.stderr
+    assert result.stdout.startswith("bus-uclm, test: ")

@@ -22,15 +22,16 @@ from bus_smp.commands.quoting import command_line, run_name
 def command(run_a: str, run_b: str, target: str | None, split: str | None, out: Path, as_json: bool) -> None:
     """Compare two runs image by image, or two experiments run by run.
 
-    Both must have been scored on the same images (crosseval, evaluate); only their tables are read. Each
-    difference comes with its interval and with p. Experiments (train --seeds, --folds) are compared by
+    What both were scored on is compared (crosseval, evaluate): only tables are read. If that is nothing, and both
+    were trained on the same data, their own test split is scored first. Each difference comes with its
+    interval and with p. Experiments (train --seeds, --folds) are compared by
     the runs that have the same seed and fold, and the interval includes the chance between them.
 
     Writes outputs/compare-<A>-<B>/: table.csv, table.tex, comparison.json.
     """
     import json
 
-    from bus_smp.evaluation.compare_runs import Side, compare_runs, write_comparison_folder
+    from bus_smp.evaluation.compare_runs import Side, compare_runs, lacks_own, write_comparison_folder
     from bus_smp.runs.find import find_folder
     from bus_smp.runs.layout import comparison_folder
     from bus_smp.statistics.comparison_table import answer, format_comparison
@@ -45,7 +46,10 @@ def command(run_a: str, run_b: str, target: str | None, split: str | None, out: 
         Side(folder, command_line("--run", name, out=out).removeprefix("bus-smp "))
         for folder, name in zip(folders, named, strict=True)
     ]
-    comparisons = compare_runs(*sides, target, split)
+    if lacks_own(sides, target, split):
+        for name in named:
+            _score(name, out)
+    comparisons = compare_runs(sides, target, split)
     folder = comparison_folder(out, *(one.name for one in folders))
     write_comparison_folder(folder, names, comparisons)
     if as_json:
@@ -70,3 +74,15 @@ def command(run_a: str, run_b: str, target: str | None, split: str | None, out: 
             click.echo()
     click.echo(f"Written: {folder}", err=True)
     click.echo(f"Next: {command_line('report', *named, out=out)}", err=True)
+
+
+def _score(name: str, out: Path) -> None:
+    """``bus-smp evaluate``, without its output."""
+    from bus_smp.evaluation.scoring import Scorer
+    from bus_smp.runs.find import find_trained
+    from bus_smp.system.console import note
+
+    trained = find_trained(name, out)
+    note(f"{name} is not scored yet: its own test split is scored first")
+    for _ in Scorer(say=note, bar=True).score_own(trained, trained.manifest(), "test", again=False):
+        pass

@@ -59,7 +59,7 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
         f"  trained on {', '.join(about['datasets'])} (manifest {about['manifest_sha256'][:12]})",
         f"  epoch      {about['epoch']} of {about['settings']['train']['epochs']}, seed {about['settings']['train']['seed']}",
         f"  validation {', '.join(f'{key[4:]} {value:.3f}' for key, value in score.items() if value is not None)}",
-        _calibration_line(about.get("calibration")),
+        *_calibration_lines(about.get("calibration")),
         f"  made with  bus_smp {versions.get('bus_smp')}, torch {versions.get('torch')}, commit {str(about.get('git_commit'))[:12]}",
         *_export_lines(path),
         "  Research software, not for clinical use.",
@@ -83,18 +83,33 @@ def _export_lines(path: Path) -> list[str]:
     return lines
 
 
-def _calibration_line(calibration: dict[str, Any] | None) -> str:
+def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
+    from bus_smp.runs.describe import calibration_warnings
+
     if not calibration:
-        return "  calibrated no: bus-smp train, typed again, does it"
+        return ["  calibrated no: bus-smp train, typed again, does it"]
     threshold = calibration["threshold"]
     called = calibration["reason"] if threshold is None else f"malignant from a score of {threshold:.3f} on"
-    return f"  calibrated on validation: temperature {calibration['temperature']:.3f}, {called}"
+    return [
+        f"  calibrated on validation: temperature {calibration['temperature']:.3f}, {called}",
+        *(f"  Warning: {warning}" for warning in calibration_warnings(calibration)),
+    ]
 
 
 def _manifest_lines(path: Path, about: dict[str, Any]) -> list[str]:
-    lines = [f"{path}: manifest, {about['images']} images, {about['used']} used, {about['groups']} groups"]
+    from bus_smp.data.exclusions import describe_code, exclusion_code
+    from bus_smp.text import counted
+
+    unit = "patient" if about["patients_known"] else "group"
+    lines = [
+        f"{path}: manifest, {counted(about['images'], 'image')}, {about['used']:,} used, {counted(about['groups'], unit)}"
+    ]
     for split, labels in about["splits"].items():
         counts = ", ".join(f"{count} {label}" for label, count in sorted(labels.items()))
         lines.append(f"  {split:<6} {sum(labels.values()):>6}  {counts}")
-    lines += [f"  excluded {count:>4}  {reason}" for reason, count in sorted(about["excluded"].items())[:20]]
-    return lines
+    reasons: dict[str, int] = {}
+    for cell, count in about["excluded"].items():
+        code = describe_code(exclusion_code(cell))
+        reasons[code] = reasons.get(code, 0) + count
+    most_first = sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
+    return lines + [f"  excluded {count:>4}  {reason}" for reason, count in most_first]

@@ -33,6 +33,7 @@ def count_manifest(path: Path) -> dict[str, Any]:
             "images": len(rows),
             "used": len(used),
             "groups": len({row["group_id"] for row in used}),
+            "patients_known": all(row["patient_known"].casefold() == "true" for row in used),
             "splits": splits,
             "excluded": dict(Counter(row["excluded"] for row in rows if row["excluded"])),
             "about": about,

@@ -21,6 +21,7 @@ from bus_smp.errors import EvaluationError
 from bus_smp.inference.predictor import Prediction, Predictor
 from bus_smp.measures.overlap import malignant_score
 from bus_smp.measures.reliability import brier_score
+from bus_smp.runs.describe import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from bus_smp.system.threads import read_ahead
 
 # Share of the validation images without malignancy that an operating point does not call malignant.
@@ -36,9 +37,6 @@ SCORE_COLUMNS = (
     "pixel_brier",
     "pixel_brier_raw",
 )
-
-# Beyond these the network is not miscalibrated but useless (or the validation split too easy to tell).
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
 
 # More pixels than this change the third digit of the temperature at most, and cost memory.
 _PIXELS = 2_000_000
@@ -56,8 +54,8 @@ def calibrate(
         JSON values. ``temperature``: see ``fit_temperature``. ``threshold``: image score from which an image is called
         malignant, the one with the highest Youden's J. ``thresholds``: those that keep a specificity of 90 % and
         95 %. Thresholds are None where the split lacks malignant or other images, and ``reason`` gives the reason.
-        ``nll_before``, ``nll_after``: mean negative log-likelihood of a pixel (nats). ``images``, ``malignant_images``,
-        ``groups``: what it was fitted on; ``fitted_on``: "val".
+        ``nll_before``, ``nll_after``: mean negative log-likelihood of a pixel (nats). ``brier_before``, ``brier_after``: Brier score of the
+        malignant score. ``images``, ``malignant_images``, ``groups``: what it was fitted on; ``fitted_on``: "val".
 
     Raises:
         EvaluationError: if the split is empty.
@@ -75,9 +73,11 @@ def calibrate(
     temperature = fit_temperature(logits, truth)
     scaled = predictor.at_temperature(temperature)
     examples = read_ahead(lambda row: reader(manifest, row), rows.to_dict("records"))
-    scores = []
+    scores, raw = [], []
     while batch := [image for image, _ in islice(examples, scaled.batch_size)]:
-        scores += [prediction.malignant_score for prediction in scaled.predict(batch)]
+        for prediction in scaled.predict(batch):
+            scores.append(prediction.malignant_score)
+            raw.append(malignant_score(prediction.raw_grid))
     malignant = (rows["label"] == MALIGNANT.name).to_numpy()
     return {
         "temperature": temperature,
@@ -88,6 +88,8 @@ def calibrate(
         "groups": int(rows["group_id"].nunique()),
         "nll_before": negative_log_likelihood(logits, truth, 1.0),
         "nll_after": negative_log_likelihood(logits, truth, temperature),
+        "brier_before": float(np.mean((np.array(raw) - malignant) ** 2)),
+        "brier_after": float(np.mean((np.array(scores) - malignant) ** 2)),
     }
 
 

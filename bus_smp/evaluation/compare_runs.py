@@ -91,11 +91,12 @@ class Side:
 
 
 def compare_runs(
-    a: Side, b: Side, target: str | None = None, split: str | None = None
+    sides: Sequence[Side], target: str | None = None, split: str | None = None
 ) -> list[dict[str, Any]]:
     """Compare what both were scored on; two experiments by the runs that have seed and fold in common.
 
     Args:
+        sides: A and B.
         target: data set; None: all that both were scored on.
         split: None: of each data set the first of ``SPLITS`` that both have.
 
@@ -106,23 +107,31 @@ def compare_runs(
         EvaluationError: if an evaluation is missing, or is of other weights than the run has now, the two are not of the
             same images, or no run of the one has the seed and fold of one of the other. The hint is what to type.
     """
-    evaluations = [side.evaluations() for side in (a, b)]
-    chosen = _common(*evaluations, target, split)
+    evaluations = [side.evaluations() for side in sides]
+    chosen = _common(evaluations, target, split)
     if not chosen:
-        raise _nothing_common((a, b), evaluations, target, split)
+        raise _nothing_common(sides, evaluations, target, split)
     return [
-        _compare((a, b), dataset, found, *(of[dataset, found] for of in evaluations))
+        _compare(sides, dataset, found, [of[dataset, found] for of in evaluations])
         for dataset, found in chosen
     ]
 
 
+def lacks_own(sides: Sequence[Side], target: str | None = None, split: str | None = None) -> bool:
+    """Whether nothing asked for is scored in both, and scoring the test split of the data of both would help."""
+    if _common([side.evaluations() for side in sides], target, split):
+        return False
+    own = [sorted(side.trained_on()) for side in sides]
+    return bool(own[0]) and own[0] == own[1] and split in (None, "test", "oof") and target in (None, *own[0])
+
+
 def _common(
-    first: Mapping[tuple[str, str], Any],
-    second: Mapping[tuple[str, str], Any],
+    evaluations: Sequence[Mapping[tuple[str, str], Any]],
     target: str | None,
     split: str | None,
 ) -> list[tuple[str, str]]:
     """Data set and split: external ones first, each data set once."""
+    first, second = evaluations
     both = [one for one in first if one in second and target in (None, one[0]) and split in (None, one[1])]
     chosen: dict[str, tuple[str, str]] = {}
     for one in sorted(both, key=lambda one: (SPLITS.index(one[1]), one[0])):
@@ -161,20 +170,23 @@ def _nothing_common(
         if not any((target, part) in of for part in ([wanted] if wanted else SPLITS))
     ]
     return EvaluationError(
-        f"{' and '.join(side.folder.name for side in lacking)} holds no finished evaluation of {target}",
+        f"{' and '.join(side.folder.name for side in lacking)} {'holds' if len(lacking) == 1 else 'hold'} no finished "
+        f"evaluation of {target}",
         hint=" and ".join(side.command(target, wanted) for side in lacking),
     )
 
 
 def _compare(
-    sides: Sequence[Side], target: str, split: str, first: Mapping[Key, Path], second: Mapping[Key, Path]
+    sides: Sequence[Side], target: str, split: str, evaluations: Sequence[Mapping[Key, Path]]
 ) -> dict[str, Any]:
+    first, second = evaluations
     keys = [key for key in first if key in second]
+    pairs: list[tuple[Key, Path, Path]]
     if len(first) == len(second) == 1:
         # a run of its own has no seed and fold to look for
-        pairs = [(*next(iter(first)), *first.values(), *second.values())]
+        pairs = [(next(iter(first)), next(iter(first.values())), next(iter(second.values())))]
     elif keys:
-        pairs = [(*key, first[key], second[key]) for key in keys]
+        pairs = [(key, first[key], second[key]) for key in keys]
     else:
         raise EvaluationError(
             f"{' and '.join(side.folder.name for side in sides)} have no seed and fold in common: {_listed(first)} "
@@ -184,7 +196,7 @@ def _compare(
     again = " and ".join(side.command(target, split) for side in sides)
     tables: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     rows, known = set(), True
-    for _, _, one, other in pairs:
+    for _, one, other in pairs:
         read = [
             _read_evaluation(folder, side.command(target, split))
             for folder, side in zip((one, other), sides, strict=True)
@@ -207,7 +219,7 @@ def _compare(
         "patient_known": known,
         "pairs_of_runs": [
             {"seed": seed, "fold": fold, "a": _name(one, sides[0]), "b": _name(other, sides[1])}
-            for seed, fold, one, other in pairs
+            for (seed, fold), one, other in pairs
         ],
         **found,
     }

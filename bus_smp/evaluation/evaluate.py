@@ -17,6 +17,7 @@ from bus_smp.evaluation.score_images import score_images
 from bus_smp.inference.predictor import Predictor
 from bus_smp.measures.baselines import BASELINES
 from bus_smp.measures.reliability import Reliability
+from bus_smp.runs.describe import calibration_warnings
 from bus_smp.runs.evaluations import (
     MODEL,
     Tables,
@@ -204,9 +205,9 @@ def _warnings(
         warnings.append("epoch, temperature and thresholds were chosen on these very images: optimistic")
     if (about.get("computed_in") or {}).get("precision") == "int8":
         warnings.append("computed in int8: results of a quantised network, not of the weights as trained")
-    reason = (about.get("calibration") or {}).get("reason")
-    if reason:
-        warnings.append(reason)
+    calibration = about.get("calibration") or {}
+    warnings += [calibration["reason"]] if calibration.get("reason") else []
+    warnings += calibration_warnings(calibration)
     dice = {name: summary["metrics"]["dice_lesion"]["mean"] for name, summary in summaries.items()}
     if dice[MODEL] is not None:
         beaten = [name for name in BASELINES if dice[name] >= dice[MODEL]]

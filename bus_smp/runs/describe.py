@@ -1,6 +1,7 @@
 """What a file or folder is, from headers and small files, so that ``bus-smp info`` answers at once."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,31 @@ from bus_smp.runs.experiment import is_experiment, read_experiment
 from bus_smp.runs.layout import BEST
 from bus_smp.runs.run import Run
 from bus_smp.system.files import file_sha256
+
+# Ends of what a temperature may be. Beyond these the network is not miscalibrated but useless (or the validation split
+# too easy to tell).
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
+
+
+def calibration_warnings(calibration: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the calibration of a run: a sentence each.
+
+    Args:
+        calibration: of a checkpoint's header; empty, or without the numbers of this version, gives no warning.
+    """
+    warnings = []
+    temperature = calibration.get("temperature")
+    if temperature in (LEAST_TEMPERATURE, MOST_TEMPERATURE):
+        warnings.append(
+            f"the temperature is at its bound ({temperature:g}): the probabilities could not be calibrated"
+        )
+    before, after = calibration.get("brier_before"), calibration.get("brier_after")
+    if before is not None and after is not None and after > before:
+        warnings.append(
+            "the calibration made the malignant score worse on the validation images (Brier score "
+            f"{before:.3f} before, {after:.3f} after)"
+        )
+    return warnings
 
 
 def describe(path: Path) -> tuple[str, dict[str, Any]]:

@@ -103,7 +103,7 @@ def _compared(
     """One metric over the pairs where it is defined."""
     points = [a.point - b.point for a, b, _ in pairs]
     known = [pair for pair, point in zip(pairs, points, strict=True) if not math.isnan(point)] or pairs[:1]
-    a, b = (_mean([pair[side] for pair in known]) for side in (0, 1))
+    a, b = _mean([one for one, _, _ in known]), _mean([other for _, other, _ in known])
     # images that count in every pair
     kinds = tuple(
         np.minimum.reduce(of_pairs) for of_pairs in zip(*(kinds for *_, kinds in known), strict=True)

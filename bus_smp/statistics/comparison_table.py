@@ -22,10 +22,10 @@ def answer(found: Mapping[str, Any], names: Sequence[str]) -> str:
     words = BY_KEY[found["primary"]].words
     if one["difference"] is None:
         return f"{words}: undefined on these images"
-    text = f"{words} {_difference(one)}, p {_p(one['p'])}"
+    text = f"in {words}: {_difference(one)}, p {_p(one['p'])}"
     if one["low"] is None or one["p"] is None or one["p"] >= 0.05 or one["low"] <= 0 <= one["high"]:
-        return f"no clear difference: {text}"
-    return f"{names[0] if one['difference'] > 0 else names[1]} is better: {text}"
+        return f"no clear difference {text}"
+    return f"{names[0] if one['difference'] > 0 else names[1]} is better {text}"
 
 
 def format_comparison(found: Mapping[str, Any], names: Sequence[str]) -> str:

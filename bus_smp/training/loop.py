@@ -31,6 +31,7 @@ from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork, load_predictor
 from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
+from bus_smp.runs.describe import calibration_warnings
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
 from bus_smp.system.console import Progress as Shown
@@ -204,6 +205,8 @@ class _Training:
             f"no threshold: {calibration['reason']}" if threshold is None else f"threshold {threshold:.3f}"
         )
         self.say(f"Temperature {calibration['temperature']:.3f}, {called}")
+        for warning in calibration_warnings(calibration):
+            self.say(f"Warning: {warning}")
 
     def _write_environment(self) -> None:
         """Record what someone needs to repeat the run."""
