@@ -170,3 +170,4 @@ def _score_matrix(
     document = write_matrix_folder(cells, folder)
     click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else format_matrix(cells))
     _say(f"Written: {folder}")
+    _say(f"Next: {command_line('report', *(run_name(one.folder, out) for one in trained), out=out)}")

@@ -125,7 +125,10 @@ def command(
     ):
         _print_outcome(out / member.run, outcome, settings)
     done = name if experiment else members[-1].run
-    click.echo(f"Next: {command_line('evaluate', '--run', done, out=out)}", err=True)
+    # without a test split there is only the one that chose the epoch
+    has_test = folds or settings.data.fold is not None or len(manifest.used("test"))
+    split = [] if has_test else ["--split", "val"]
+    note(f"Next: {command_line('evaluate', '--run', done, *split, out=out)}")
 
 
 def _print_outcome(folder: Path, outcome: "Outcome", settings: "Settings") -> None:
