@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -22,7 +23,8 @@ from bus_smp.config import load_settings
 from bus_smp.data.images import color_mask
 from bus_smp.data.manifest import read_manifest, write_manifest
 from bus_smp.data.synthetic import draw, write_bus_bra, write_bus_uclm, write_udiat
-from bus_smp.errors import BusSmpError, ConfigError, DataError, ManifestError
+from bus_smp.errors import BusSmpError, ConfigError, DataError, ManifestError, TrainingError
+from bus_smp.training.preflight import check_trainable
 
 PATIENTS = {
     "AAAA": "BN",
@@ -338,8 +340,22 @@ def test_all_faults_of_a_table_are_told_at_once(own, tmp_path):
     assert f"row {first}: no file" in text
     assert f"row {first + 1}: ../outside.png lies outside" in text
     assert f"row {first + 2}: unknown label 'unsure'" in text
-    assert f"row {first + 3}: image 'Images/bus_0001-l.png' stands in row 2 too" in text
+    assert f"image, 2 rows, first row {first + 2}: image 'Images/bus_0001-l.png' stands in row 2 too" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_one_fault_of_many_rows_is_one_line(own, tmp_path):
+    table, rows = own
+    write_table(
+        table, [(*rows[0], "pixel_mm", "split"), *((*row[:2], "gut", row[3], 7, "tain") for row in rows[1:])]
+    )
+    with pytest.raises(ManifestError) as caught:
+        run("--csv", table, "--out", tmp_path / "out")
+    lines = str(caught.value).splitlines()[1:-1]
+    assert [line.partition(":")[0].strip() for line in lines] == [
+        f"{column}, {len(rows) - 1} rows, first row 2" for column in ("label", "split", "pixel_mm")
+    ]
+    assert "--labels gut=benign" in lines[0] and "0.02 to 0.5" in lines[2]
 
 
 def test_a_given_split_is_kept_and_one_that_tears_a_patient_is_refused(own, tmp_path):
@@ -349,11 +365,103 @@ def test_a_given_split_is_kept_and_one_that_tears_a_patient_is_refused(own, tmp_
     write_table(table, [(*rows[0], "split"), *whole])
     run("--csv", table, "--out", tmp_path / "out")
     assert list(read_manifest(tmp_path / "out" / "mine.csv").frame["split"]) == splits
-    run("--csv", table, "--out", tmp_path / "out", "--split", "official", code=2)
+    with pytest.raises(ConfigError, match="published no split"):
+        run("--csv", table, "--out", tmp_path / "out", "--split", "official")
     splits[1] = "test"
     write_table(table, [(*rows[0], "split"), *((*row, s) for row, s in zip(rows[1:], splits, strict=True))])
     with pytest.raises(ManifestError, match="group mine:000 .* in train: bus_0001-l; test: bus_0001-r"):
         run("--csv", table, "--out", tmp_path / "out2")
+    # what the error says to type
+    result = run("--csv", table, "--out", tmp_path / "out2", "--split", "50/25/25")
+    assert "not used: the split that the table gives" in result.stdout
+    used = read_manifest(tmp_path / "out2" / "mine.csv").used()
+    assert used.groupby("patient_id")["split"].nunique().max() == 1
+
+
+def test_a_table_as_a_hospital_writes_it_makes_the_same_manifest(own, tmp_path):
+    """Spelled header, words for splits, decimal comma, separators, encodings and empty columns of Excel."""
+    table, rows = own
+    splits = ["train", "train", "val", "val", "test", "test", "train"]
+    plain = [(*rows[0], "split", "pixel_mm")]
+    plain += [(*row, split, "0.07") for row, split in zip(rows[1:], splits, strict=True)]
+    write_table(table, plain)
+    run("--csv", table, "--out", tmp_path / "plain")
+    words = {"train": "Training", "val": " Validation", "test": "TEST"}
+    mine = [("Image", "Mask", "Diagnosis", "Patient ID", "Split", "Pixel (mm)", "", "")]
+    mine += [(*row[:4], words[row[4]], "0,07", "", "") for row in plain[1:]] + [("",) * 8] * 2
+    text = "".join(";".join(f'"{cell}"' for cell in row) + "\r\n" for row in mine)
+    files = {"u.csv": text.encode("utf-8-sig"), "w.csv": text.replace("TEST", "Test").encode("cp1252")}
+    for name, data in files.items():
+        (table.parent / name).write_bytes(data)
+    book = openpyxl.Workbook()
+    for row in mine:
+        # Excel holds a number where the text was one.
+        book.active.append([float(c.replace(",", ".")) if c == "0,07" else c or None for c in row])
+    book.save(table.parent / "x.xlsx")
+    for name in (*files, "x.xlsx"):
+        result = run("--csv", table.parent / name, "--name", "mine", "--out", tmp_path / name)
+        assert "columns taken as masks=Mask, label=Diagnosis" in result.stderr
+        assert (tmp_path / name / "mine.csv").read_bytes() == (tmp_path / "plain" / "mine.csv").read_bytes()
+
+
+def test_a_table_keeps_its_own_words_where_it_is_said_what_they_mean(own, tmp_path):
+    table, rows = own
+    mine = [
+        ("Bild", "Maske", "Klasse"),
+        *((*row[:2], "gut" if row[2] == "M" else "böse") for row in rows[1:]),
+    ]
+    write_table(table, mine)
+    with pytest.raises(
+        DataError, match="found Bild, Maske, Klasse\n.*--columns image=NAME,masks=NAME,label=NAME"
+    ):
+        run("--csv", table, "--out", tmp_path)
+    columns = ("--columns", "image=bild,masks=Maske,label=Klasse,patient_id=")
+    run("--csv", table, "--out", tmp_path, *columns, "--labels", "gut=benign,Böse=malignant")
+    frame = read_manifest(tmp_path / "mine.csv").frame
+    assert set(frame["label"]) == {"benign", "malignant"} and not frame["patient_known"].any()
+    for wrong in (("--columns", "maske=Maske"), ("--labels", "gut")):
+        run("--csv", table, *wrong, code=2)
+
+
+def test_a_split_without_val_takes_it_from_train_by_patients(own, tmp_path):
+    table, rows = own
+    body = [(*row, "test" if row[3] == "000" else "train") for row in rows[1:]]
+    write_table(table, [(*rows[0], "split"), *body])
+    result = run("--csv", table, "--out", tmp_path)
+    used = read_manifest(tmp_path / "mine.csv").used()
+    assert set(used.loc[used["split"] == "test", "patient_id"]) == {"000"}
+    assert used.groupby("patient_id")["split"].nunique().max() == 1 and "val" in set(used["split"])
+    assert "no val is given: 18 % of train is taken for it, whole patients" in result.stdout
+    write_table(table, [(*rows[0], "split"), *((*row, "train") for row in rows[1:])])
+    assert "no test is given" in run("--csv", table, "--out", tmp_path).stdout
+
+
+def test_a_set_may_be_for_testing_only(own, tmp_path):
+    table, rows = own
+    # one patient: too few for any split
+    write_table(table, [rows[0], *((*row[:3], "P1") for row in rows[1:])])
+    with pytest.raises(ManifestError, match="1 patient .*\n.*--split test"):
+        run("--csv", table, "--out", tmp_path)
+    result = run("--csv", table, "--out", tmp_path, "--split", "test")
+    assert len(read_manifest(tmp_path / "mine.csv").used("test")) == len(rows) - 1
+    assert "warning" not in result.stdout
+    assert result.stdout.splitlines()[-1] == f"Next: bus-smp crosseval --target mine --manifests {tmp_path}"
+    with pytest.raises(TrainingError, match="train split of mine is empty\n.*crosseval --target"):
+        check_trainable(read_manifest(tmp_path / "mine.csv"))
+
+
+def test_one_row_per_lesion_is_one_image_with_several_masks(own, tmp_path):
+    table, rows = own
+    lesion = (rows[1][0], rows[2][1], *rows[1][2:])
+    write_table(table, [*rows, lesion])
+    result = run("--csv", table, "--out", tmp_path)
+    frame = read_manifest(tmp_path / "mine.csv").frame
+    assert len(frame) == len(rows) - 1
+    assert frame.set_index("image_id").loc["bus_0001-l", "masks"] == f"{rows[1][1]}|{rows[2][1]}"
+    assert "1 image with one row per lesion" in result.stderr
+    write_table(table, [*rows, (*lesion[:2], "malignant", lesion[3])])
+    with pytest.raises(ManifestError, match="label 'benign' in row 2 and 'malignant' here; .* colour mask"):
+        run("--csv", table, "--out", tmp_path)
 
 
 def test_a_table_in_the_output_folder_is_not_overwritten(own):

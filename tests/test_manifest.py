@@ -220,12 +220,37 @@ def test_what_a_spreadsheet_saves_is_read_the_same(written, separator):
     assert manifest_hash(read.frame) == manifest_hash(expected.frame)
 
 
+def test_a_manifest_that_excel_saved_again_is_read_the_same(written, tmp_path):
+    text = written.read_text(encoding="utf-8").replace("a1.png", "für a1.png")
+    # the file's own words and numbers, and an empty column, as a spreadsheet of another language leaves them
+    lines = [
+        f"{line},{end}" for line, end in zip(text.splitlines(), ["pixel_mm", "0.07", *[""] * 9], strict=False)
+    ]
+    written.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    expected = read_manifest(written)
+    table = pd.read_csv(written, dtype=str, keep_default_na=False)
+    table["patient_known"] = table["patient_known"].replace({"true": "WAHR", "false": "FALSCH"})
+    table["pixel_mm"] = table["pixel_mm"].str.replace(".", ",")
+    table["width"] = [width and f"{width},0" for width in table["width"]]
+    table["unnamed"] = ""
+    saved = table.rename(columns={"unnamed": ""}).to_csv(sep=";", index=False, lineterminator="\r\n")
+    for data in (saved.encode("cp1252"), saved.replace(";", "\t").encode("utf-16")):
+        written.write_bytes(data)
+        pd.testing.assert_frame_equal(read_manifest(written).frame, expected.frame)
+    book = written.with_suffix(".xlsx")
+    table.rename(columns={"unnamed": ""}).to_excel(book, index=False)
+    assert manifest_path(book, tmp_path) == book
+    pd.testing.assert_frame_equal(read_manifest(book).frame, expected.frame)
+
+
 DAMAGED = {
     "empty": (lambda data: b"", "is empty"),
     "header_only": (lambda data: data.split(b"\n")[0] + b"\n", "no image is listed"),
     "nul": (lambda data: data.replace(b"a2.png", b"a2\0png", 1), "line 3 holds a NUL byte"),
-    "latin1": (lambda data: data.replace(b"unreadable", "für".encode("latin-1")), "line 6 is not UTF-8"),
-    "utf16": (lambda data: data.decode().encode("utf-16"), "is UTF-16"),
+    "lost_letters": (
+        lambda data: data.replace(b"a2.png", b"?2.png") + b"\xfc",
+        "row 3: a name has ? for letters",
+    ),
     "truncated": (lambda data: data[:-30], "line 6 has"),
     "open_quote": (lambda data: data + b'demo,"x', "is not CSV"),
     "long_row": (lambda data: data.replace(b"a2.png", b"a2,.png", 1), "line 3 has 18 cells, the header 17"),

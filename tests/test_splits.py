@@ -205,7 +205,7 @@ TWO = table_of(("a", 1, 0, 0), ("b", 0, 1, 0))
         (lambda: assign_splits(TWO.iloc[:0]), "0 patients .* at least 3 are needed"),
         (
             lambda: assign_splits(TWO, test_groups=["a"]),
-            "1 patients .* outside the test patients; at least 2",
+            "1 patient .* outside the test patients; at least 2",
         ),
         (lambda: assign_splits(PATIENTS, test_groups=["nobody"]), "no used image: nobody"),
         (lambda: assign_splits(PATIENTS, test_groups=[]), "none given"),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+_NAMED_SPLITS = ("official", "test")
+
 
 @click.command(
     "make-manifest",
@@ -44,11 +46,22 @@ import click
     help="Where NAME.csv and NAME.json go.",
 )
 @click.option(
+    "--columns",
+    metavar="NAME=YOURS,...",
+    default="",
+    help="What --csv calls its columns, e.g. image=Bild,masks=Maske; nothing after = where it has none.",
+)
+@click.option(
+    "--labels",
+    metavar="YOURS=LABEL,...",
+    default="",
+    help="What --csv calls normal, benign and malignant, e.g. gutartig=benign.",
+)
+@click.option(
     "--split",
-    metavar="A/B/C|official",
-    default="70/15/15",
-    show_default=True,
-    help="Percent of images in train/val/test over whole groups, or the test patients that the authors published.",
+    metavar="A/B/C|official|test",
+    help="Percent of images in train/val/test over whole groups; or the test patients that the authors published; or "
+    "all for testing. It replaces a split that the table or the folders give.  [default: theirs, else 70/15/15]",
 )
 @click.option(
     "--test-patients",
@@ -87,7 +100,9 @@ def command(
     table: Path | None,
     name: str | None,
     out: Path,
-    split: str,
+    columns: str,
+    labels: str,
+    split: str | None,
     test_patients: str,
     folds: int | None,
     seed: int,
@@ -106,10 +121,12 @@ def command(
         raise click.UsageError("--csv and --dataset exclude each other")
     if name is not None and table is None:
         raise click.UsageError("--name belongs to --csv")
-    fractions = _fractions(split)
+    if (columns or labels) and table is None:
+        raise click.UsageError("--columns and --labels belong to --csv")
+    fractions = _fractions(split or "70/15/15")
     _refuse_untypable(out)
-    if fractions is None and test_patients:
-        raise click.UsageError("--split official and --test-patients exclude each other")
+    if split in _NAMED_SPLITS and test_patients:
+        raise click.UsageError(f"--split {split} and --test-patients exclude each other")
 
     import json
 
@@ -118,20 +135,23 @@ def command(
     from bus_smp.data.audit_report import audit_text
     from bus_smp.data.make_manifests import SplitPlan
     from bus_smp.data.manifest_folder import create_manifests
-    from bus_smp.data.own_table import audit_own_table
+    from bus_smp.data.own_table import OPTIONAL, REQUIRED, Words, audit_own_table
     from bus_smp.data.rows import Policy
     from bus_smp.system.console import note, with_progress
 
     if table is not None:
-        folders = audit_own_table(table, root, name, out, with_progress)
+        words = Words(
+            _pairs(columns, "--columns", (*REQUIRED, *OPTIONAL)),
+            {theirs.casefold(): ours for theirs, ours in _pairs(labels, "--labels").items()},
+        )
+        folders = audit_own_table(table, root, name, out, with_progress, note, words)
     else:
         folders = audit_known(datasets, root or Path("data"), out, with_progress, note)
-    if any(folder.split_given for folder in folders) and (split != "70/15/15" or test_patients):
-        raise click.UsageError(f"{table} has a split column: leave out --split and --test-patients")
     policy = Policy(on_mismatch, duplicates, tuple(_words(exclude)))
     plan = SplitPlan(
-        fractions or (0.70, 0.15, 0.15), fractions is None, tuple(_words(test_patients)), folds or 0, seed
-    )
+        fractions or (0.70, 0.15, 0.15), split == "official", tuple(_words(test_patients)), folds or 0, seed,
+        only_test=split == "test", replace_given=bool(split or test_patients),
+    )  # fmt: skip
     written = create_manifests(folders, out, policy, plan, table, with_progress)
 
     if as_json:
@@ -146,6 +166,10 @@ def command(
         title = one.manifest.about["source"].get("title", one.path.stem)
         click.echo(f"{title} -> {one.path} ({one.change})\n{audit_text(one.manifest.about)}\n")
     first = written[0].path.stem
+    if not len(written[0].manifest.used("train")):
+        place = [] if out == Path("data_manifests") else ["--manifests", str(out)]
+        click.echo(f"Next: bus-smp crosseval {' '.join(map(typed, ['--target', first, *place]))}")
+        return
     usual = first == "bus-uclm" and out == Path("data_manifests")
     settings = [] if usual else [setting("data.train", [first])]
     settings += [] if out == Path("data_manifests") else [setting("data.manifests", str(out))]
@@ -156,9 +180,19 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _pairs(text: str, option: str, known: tuple[str, ...] = ()) -> dict[str, str]:
+    """``A=B,C=D`` as a dict; ``known``: what may stand before =."""
+    pairs = dict(word.partition("=")[::2] for word in _words(text))
+    wrong = [key for key in pairs if (known and key not in known) or f"{key}=" not in text]
+    if wrong:
+        expected = f"use {', '.join(known)}, each with = and your name" if known else "use YOURS=LABEL"
+        raise click.BadParameter(f"{', '.join(wrong)}: {expected}", param_hint=option)
+    return {key.strip(): value.strip() for key, value in pairs.items()}
+
+
 def _fractions(text: str) -> tuple[float, float, float] | None:
-    """Shares of train, val, test summing to 1; None for ``official``."""
-    if text == "official":
+    """Shares of train, val, test summing to 1; None for one of ``_NAMED_SPLITS``."""
+    if text in _NAMED_SPLITS:
         return None
     try:
         parts = [float(part) for part in text.split("/")]
@@ -166,7 +200,7 @@ def _fractions(text: str) -> tuple[float, float, float] | None:
         parts = []
     if len(parts) != 3 or not all(0 < part < 100 for part in parts):
         raise click.BadParameter(
-            f"{text!r}; use three shares above 0 such as 70/15/15, or official", param_hint="--split"
+            f"{text!r}; use three shares above 0 such as 70/15/15, or official, or test", param_hint="--split"
         )
     if abs(sum(parts) - 1) > 1e-6 and abs(sum(parts) - 100) > 1e-6:
         raise click.BadParameter(f"{text!r} sums to {sum(parts):g}, not to 100", param_hint="--split")

@@ -72,13 +72,13 @@ class AuditedImage:
 class AuditedFolder:
     """All images of one data set, in natural order of their ids.
 
-    ``split_given``: every record has its split. ``about``: title, licence and so on, for the sidecar.
+    ``split_given``: what gives every image its split ("the table", "the folders"); "" for nothing. ``about``: title, licence and so on, for the sidecar.
     """
 
     dataset: str
     root: Path
     images: list[AuditedImage]
-    split_given: bool = False
+    split_given: str = ""
     about: dict = field(default_factory=dict)
 
 

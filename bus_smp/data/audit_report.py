@@ -139,10 +139,10 @@ def _duplicates(about: Mapping) -> list[str]:
 def _splits(splits: Mapping, options: Mapping) -> list[str]:
     patients = splits["unit"] == "patients"
     kind = "patient-level" if patients else f"over {splits['unit']}"
-    lines = [
-        f"  split {splits['how']}, {kind}, seed {options['seed']}; imbalance {splits['imbalance']:.4f} "
-        "(0: every split mirrors the whole)"
-    ]
+    lines = [f"  split {splits['how']}, {kind}, seed {options['seed']}"]
+    # A split that was given has no target.
+    if splits["imbalance"] is not None:
+        lines[0] += f"; imbalance {splits['imbalance']:.4f} (0: every split mirrors the whole)"
     column = "patients" if patients else "groups"
     lines.append("    " + "".join(f"{word:>11}" for word in ("", "images", "share", *LABELS, column)))
     tables = {**splits["splits"], **{f"fold {fold}": row for fold, row in splits.get("folds", {}).items()}}

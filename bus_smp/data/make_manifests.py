@@ -13,7 +13,13 @@ from bus_smp.data.copies import ComparedImage, Place
 from bus_smp.data.exclusions import count_exclusions
 from bus_smp.data.manifest import SPLITS, Manifest
 from bus_smp.data.rows import DatasetRows, Policy, make_rows
-from bus_smp.data.splits import assign_folds, assign_splits, imbalance, split_warnings
+from bus_smp.data.splits import (
+    assign_folds,
+    assign_splits,
+    assign_validation,
+    imbalance,
+    split_warnings,
+)
 from bus_smp.errors import ConfigError, DataError, ManifestError
 
 
@@ -23,7 +29,8 @@ class SplitPlan:
 
     fractions: of train, val and test. official: the test patients that a data set's authors
     published. test_patients: the test patients by name (``patient`` or ``dataset:patient``); the
-    rest is divided into train and val. folds: 0, or the number of cross-validation folds.
+    rest is divided into train and val. folds: 0, or the number of cross-validation folds. only_test: every image is
+    test. replace_given: a split that the table or the folders give is not used.
     """
 
     fractions: tuple[float, float, float] = (0.70, 0.15, 0.15)
@@ -31,6 +38,8 @@ class SplitPlan:
     test_patients: tuple[str, ...] = ()
     folds: int = 0
     seed: int = 42
+    only_test: bool = False
+    replace_given: bool = False
 
 
 def make_manifests(
@@ -61,11 +70,12 @@ def make_manifests(
     for rows in datasets:
         _refuse_empty(rows)
     _refuse_unknown_patients(datasets, plan)
-    _refuse_divided_groups(datasets)
+    given = [None if plan.replace_given else _given_split(rows) for rows in datasets]
+    _refuse_divided_groups(datasets, given)
     places = {group: place for rows in datasets for group, place in rows.earlier_places.items()}
     made = []
-    for rows in datasets:
-        frame, splits = _split(rows, plan, places)
+    for rows, own_split in zip(datasets, given, strict=True):
+        frame, splits = _split(rows, plan, own_split, places)
         used = frame[frame["excluded"] == ""]
         for group, split, fold in zip(used["group_id"], used["split"], used["fold"], strict=True):
             places.setdefault(group, (split, "" if pd.isna(fold) else str(fold)))
@@ -76,7 +86,7 @@ def make_manifests(
                 "on_mismatch": policy.on_mismatch,
                 "duplicates": rows.duplicates,
                 "exclude": list(policy.exclude),
-                "fractions": list(plan.fractions),
+                "fractions": [0, 0, 1] if plan.only_test else list(plan.fractions),
                 "official": plan.official,
                 "test_patients": sorted(plan.test_patients),
                 "folds": plan.folds,
@@ -100,24 +110,31 @@ def group_unit(frame: pd.DataFrame) -> str:
     return f"groups (patients known for {known.sum()} of {len(known)} images)"
 
 
-def _split(rows: DatasetRows, plan: SplitPlan, places: Mapping[str, Place]) -> tuple[pd.DataFrame, dict]:
-    """The frame with splits and folds, and the sidecar's account of them."""
+def _split(
+    rows: DatasetRows, plan: SplitPlan, given: pd.Series | None, places: Mapping[str, Place]
+) -> tuple[pd.DataFrame, dict]:
+    """The frame with splits and folds, and the sidecar's account of them; ``given``: the split of each row, if any."""
     frame = rows.frame.copy()
     used = frame[frame["excluded"] == ""]
     notes: list[str] = []
-    how, test_groups = _find_test_groups(rows, used, plan, notes)
-    if rows.folder.split_given:
-        how = "as given in the table"
-        split = _given_split(rows)[used.index]
+    test_groups = None
+    if plan.only_test:
+        how, split = "all test", pd.Series("test", index=used.index, dtype="str")
+    elif given is not None:
+        how, split = _complete_split(rows, used, given, plan, notes)
     else:
+        how, test_groups = _find_test_groups(rows, used, plan, notes)
         split = _name_dataset(rows, lambda: assign_splits(used, plan.fractions, plan.seed, test_groups))
+    if rows.folder.split_given and given is None:
+        notes.append(f"not used: the split that {rows.folder.split_given} give{_s(rows)}")
+    chosen = test_groups is not None or given is not None or plan.only_test
     folds = _name_dataset(rows, lambda: assign_folds(used, plan.folds, plan.seed)) if plan.folds else None
 
     fixed = used["group_id"].map(lambda group: places.get(group, ("", "")))
     fixed_split, fixed_fold = fixed.map(lambda place: place[0]), fixed.map(lambda place: place[1])
     moved = (fixed_split != "") & (fixed_split != split)
     groups = sorted(used.loc[moved, "group_id"].unique())
-    if groups and (rows.folder.split_given or test_groups is not None):
+    if groups and chosen:
         notes.append(
             f"in another split than in another data set's manifest: {', '.join(groups)}; "
             "the two cannot be trained on together"
@@ -129,7 +146,9 @@ def _split(rows: DatasetRows, plan: SplitPlan, places: Mapping[str, Place]) -> t
     about: dict[str, Any] = {
         "how": how,
         "unit": group_unit(used),
-        "imbalance": round(imbalance(used, split, plan.fractions), 6),
+        "imbalance": None
+        if given is not None or plan.only_test
+        else round(imbalance(used, split, plan.fractions), 6),
         "splits": {name: _counts(used[split == name]) for name in SPLITS},
         "warnings": _missing_labels(frame) + split_warnings(used, split),
         "notes": notes,
@@ -166,7 +185,7 @@ def _find_test_groups(
             plan.test_patients
         )
         how = "test patients as named"
-    elif plan.official and not rows.folder.split_given:
+    elif plan.official:
         tests = {
             image.record.image_id for image in rows.folder.images if image.record.official_split == "test"
         }
@@ -208,9 +227,10 @@ def _refuse_empty(rows: DatasetRows) -> None:
         raise DataError(f"{dataset}: no image in {rows.folder.root}")
     if (frame["excluded"] != "").all():
         reasons = ", ".join(f"{n} {code}" for code, n in count_exclusions(frame["excluded"]).items())
+        fresh = "; for a fresh start choose an empty folder with --out" if "shared-group" in reasons else ""
         raise DataError(
             f"{dataset}: all {len(frame)} images are excluded ({reasons}); no manifest was written",
-            hint=f"the first: {frame['image_id'].iloc[0]}: {frame['excluded'].iloc[0]}",
+            hint=f"the first: {frame['image_id'].iloc[0]}: {frame['excluded'].iloc[0]}{fresh}",
         )
 
 
@@ -231,18 +251,55 @@ def _refuse_unknown_patients(datasets: Sequence[DatasetRows], plan: SplitPlan) -
         )
 
 
-def _given_split(rows: DatasetRows) -> pd.Series:
-    """The split that the table gives each row of the frame."""
-    given = {image.record.image_id: image.record.official_split for image in rows.folder.images}
+def _given_split(rows: DatasetRows) -> pd.Series | None:
+    """The split that the table or the folders give each row of the frame; None where they give none."""
+    if not rows.folder.split_given:
+        return None
+    given = {image.record.image_id: image.record.split for image in rows.folder.images}
     return rows.frame["image_id"].map(given)
 
 
-def _refuse_divided_groups(datasets: Sequence[DatasetRows]) -> None:
-    """A split that a table gives is used as it is, but not if it divides a group."""
-    given = [rows.frame.assign(split=_given_split(rows)) for rows in datasets if rows.folder.split_given]
-    if not given:
+def _s(rows: DatasetRows) -> str:
+    """The ending of a verb whose subject is what gives the split."""
+    return "" if rows.folder.split_given.endswith("s") else "s"
+
+
+def _complete_split(
+    rows: DatasetRows, used: pd.DataFrame, given: pd.Series, plan: SplitPlan, notes: list[str]
+) -> tuple[str, pd.Series]:
+    """The given split in words, and the split of each used row: val is taken from train where none is given."""
+    how, split = f"as {rows.folder.split_given} give{_s(rows)} it", given[used.index]
+    official = {i.record.image_id for i in rows.folder.images if i.record.official_split == "test"}
+    if official and set(used.loc[split == "test", "image_id"]) == official & set(used["image_id"]):
+        how += " (test: the authors' own test patients)"
+    train = used[split == "train"]
+    if len(train) and not (split == "val").any():
+        learn = _name_dataset(rows, lambda: assign_validation(train, plan.fractions, plan.seed))
+        split = split.mask(split == "train", learn)
+        share = plan.fractions[1] / sum(plan.fractions[:2])
+        notes.append(f"no val is given: {100 * share:.0f} % of train is taken for it, whole {_unit(used)}")
+    if not (split == "test").any():
+        notes.append("no test is given: what is trained on it can be tested on other data sets only")
+    copies = rows.frame["excluded"].str.contains("^(?:near-)?duplicate:") | (rows.frame["excluded"] == "")
+    divided = given[copies].groupby(rows.frame["group_id"][copies]).nunique() > 1
+    if count := int(divided.sum()):
+        notes.append(
+            f"{count} pictures have copies in more than one of the given splits; only the first of each is used, so "
+            "that none leaks. To divide all anew: --split 70/15/15"
+        )
+    return how, split
+
+
+def _unit(frame: pd.DataFrame) -> str:
+    return "patients" if frame["patient_known"].astype(bool).all() else "groups"
+
+
+def _refuse_divided_groups(datasets: Sequence[DatasetRows], given: Sequence[pd.Series | None]) -> None:
+    """A split that a table or folders give is used as it is, but not if it divides a group."""
+    frames = [rows.frame.assign(split=s) for rows, s in zip(datasets, given, strict=True) if s is not None]
+    if not frames:
         return
-    used = pd.concat(given)
+    used = pd.concat(frames)
     used = used[used["excluded"] == ""]
     faults = []
     for group, rows in used.groupby("group_id", sort=True):
@@ -252,11 +309,13 @@ def _refuse_divided_groups(datasets: Sequence[DatasetRows]) -> None:
                 for split, own in rows.groupby("split", sort=False)
             )
             patients = ", ".join(dict.fromkeys(rows["patient_id"]))
-            faults.append(f"group {group} (patients {patients}) in {places}")
+            whose = f"patients {patients}" if rows["patient_known"].any() else "copies of one picture"
+            faults.append(f"group {group} ({whose}) in {places}")
     if faults:
+        more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
+        count = "1 group lies" if len(faults) == 1 else f"{len(faults)} groups lie"
         raise ManifestError(
-            f"{len(faults)} groups lie in more than one of the given splits\n  " + "\n  ".join(faults),
-            hint="give each group one split (different patients are in one group where images are copies, "
-            "or where only the spelling of their ids differs), "
-            "or leave the split column out",
+            f"{count} in more than one of the given splits\n  " + "\n  ".join(faults[:10] + more),
+            hint="give each group one split (different patients are in one group where images are copies, or where only "
+            "the spelling of their ids differs), or divide all anew: --split 70/15/15",
         )

@@ -176,10 +176,11 @@ def read_manifest(
 ) -> Manifest:
     """Read a manifest and check it, with everything that ``check`` proves.
 
-    Accepts what spreadsheets make of it: a byte-order mark, ``;`` or tabs, CRLF, other row order.
+    Accepts what spreadsheets make of it: another encoding, ``;`` or tabs, CRLF, other row order, other words for true
+    and false, decimal commas, a workbook.
 
     Args:
-        path: the CSV file; its sidecar is ``<stem>.json`` next to it.
+        path: the CSV or XLSX file; its sidecar is ``<stem>.json`` next to it.
         root: folder of the images instead of the recorded one; a mapping for several data sets.
         images: whether the root folders must exist (not so where only the table is asked).
 
@@ -189,9 +190,6 @@ def read_manifest(
     path = Path(path)
     text, lines, problems = read_cells(path)
     again = f"correct it, or make it again with bus-smp make-manifest (from a table of your own: --csv {path.name})"
-    if "patient_known" in text.columns:
-        # Spreadsheets turn true into TRUE.
-        text["patient_known"] = text["patient_known"].str.lower()
     _raise(str(path), problems + check_text(text, lines), again)
 
     frame = _with_types(text)
@@ -371,13 +369,13 @@ def list_manifests(folder: Path) -> list[Path]:
 
 
 def manifest_path(name_or_path: str | Path, folder: Path) -> Path:
-    """File of a manifest: a path to a CSV as it is, a name like ``busi`` as ``folder/busi.csv``.
+    """File of a manifest: a path to a CSV or XLSX as it is, a name like ``busi`` as ``folder/busi.csv``.
 
     Raises:
         ManifestError: if there is no such file; lists those that are there.
     """
     given = str(name_or_path)
-    is_path = given.lower().endswith(".csv") or "/" in given or os.sep in given
+    is_path = given.lower().endswith((".csv", ".xlsx")) or "/" in given or os.sep in given
     path = Path(given) if is_path else Path(folder) / f"{given}.csv"
     if path.is_file():
         return path

@@ -26,6 +26,13 @@ from bus_smp.errors import ManifestError
 
 SPLITS = ("train", "val", "test")
 
+# The words of tables and folders; tr and ts are nnU-Net's.
+_SPLIT_WORDS = {
+    "train": "train", "training": "train", "tr": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "ts": "test",
+}  # fmt: skip
+
 _GROUP_WEIGHT = 0.25
 
 # Moves or swaps per start. More groups than this are nearly balanced after dealing.
@@ -33,6 +40,18 @@ _STEPS = 500
 
 # Groups of one split that are tried in swaps at each step.
 _SWAPS = 700
+
+
+def parse_split(word: str) -> str:
+    """The split that ``word`` means, in upper or lower case.
+
+    Raises:
+        ValueError: if it is none of the known words.
+    """
+    split = _SPLIT_WORDS.get(word.strip().lower())
+    if split is None:
+        raise ValueError(f"split {word!r} is unknown; use one of {', '.join(SPLITS)}")
+    return split
 
 
 def assign_splits(
@@ -71,12 +90,26 @@ def assign_splits(
         raise ManifestError(
             f"test groups with no used image: {listed}", hint=f"the groups are, e.g., {', '.join(groups[:5])}"
         )
-    rest = ~np.isin(groups, list(test_groups))
-    _need(int(rest.sum()), 2, " outside the test patients")
-    names = np.full(len(groups), "test", dtype=object)
+    names = np.full(len(table), "test", dtype=object)
+    rest = ~table["group_id"].isin(test_groups).to_numpy()
+    _need(table["group_id"][rest].nunique(), 2, " outside the test patients")
+    names[rest] = assign_validation(table[rest], fractions, seed)
+    return pd.Series(names, index=table.index, dtype="str")
+
+
+def assign_validation(
+    table: pd.DataFrame, fractions: Sequence[float] = (0.70, 0.15, 0.15), seed: int = 42
+) -> pd.Series:
+    """Give every group to train or val, in the ratio of their ``fractions``; otherwise as ``assign_splits``.
+
+    Raises:
+        ManifestError: on fewer groups than two, or bad fractions.
+    """
+    _check_fractions(fractions)
+    groups, row_group, counts = _group_counts(table)
+    _need(len(groups), 2, " to take train and val from")
     learn = np.array(fractions[:2]) / sum(fractions[:2])
-    names[rest] = np.array(SPLITS)[_balance(counts[rest], learn, seed)]
-    return _per_row(table, row_group, names)
+    return _per_row(table, row_group, np.array(SPLITS)[_balance(counts, learn, seed)])
 
 
 def assign_folds(table: pd.DataFrame, k: int, seed: int = 42) -> pd.Series:
@@ -122,19 +155,30 @@ def imbalance(
 
 
 def split_warnings(table: pd.DataFrame, split: Sequence | np.ndarray) -> list[str]:
-    """Sentences about labels of the data set that a split (or fold) has no image of."""
+    """Sentences about labels of the data set that a split (or fold) with images has no image of."""
     split = np.asarray(split)
     labels = table["label"].to_numpy()
     places = SPLITS if _are_splits(split) else range(int(max(split, default=-1)) + 1)
+    places = [place for place in places if (split == place).any()]
     warnings = []
     for label in LABELS:
-        owners = table.loc[labels == label, "group_id"].nunique()
-        for place in places:
-            if owners and not ((labels == label) & (split == place)).any():
-                name = place if place in SPLITS else f"fold {place}"
-                have = "only 1 group has one" if owners == 1 else f"only {owners} groups have one"
-                warnings.append(f"no {label} image in {name}: {have}")
+        with_label = labels == label
+        owners = {p: table["group_id"][with_label & (split == p)].nunique() for p in places}
+        count = sum(owners.values())
+        have = "only 1 group has one" if count == 1 else f"only {count} groups have one"
+        if count >= len(places):
+            have = "they lie in " + ", ".join(f"{_place(p)} ({_groups(n)})" for p, n in owners.items() if n)
+        missing = [place for place, number in owners.items() if count and not number]
+        warnings += [f"no {label} image in {_place(place)}: {have}" for place in missing]
     return warnings
+
+
+def _place(place: str | int) -> str:
+    return str(place) if place in SPLITS else f"fold {place}"
+
+
+def _groups(count: int) -> str:
+    return "1 group" if count == 1 else f"{count} groups"
 
 
 def _are_splits(split: np.ndarray) -> bool:
@@ -154,8 +198,10 @@ def _check_fractions(fractions: Sequence[float]) -> None:
 def _need(groups: int, least: int, where: str = "") -> None:
     if groups < least:
         raise ManifestError(
-            f"{groups} patients (groups) with used images{where}; at least {least} are needed",
-            hint="a patient is never divided: add patients, or ask for fewer splits or folds",
+            f"{groups} {'patient (group)' if groups == 1 else 'patients (groups)'} with used images{where}; "
+            f"at least {least} are needed",
+            hint="a patient is never divided: add patients, or ask for less: --split test (all of it tests models that "
+            "are trained on other data), fewer --folds",
         )
 
 

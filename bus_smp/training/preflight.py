@@ -10,7 +10,7 @@ import torch
 
 from bus_smp.classes import LABELS
 from bus_smp.config import Settings
-from bus_smp.data.manifest import Manifest
+from bus_smp.data.manifest import SPLITS, Manifest
 from bus_smp.errors import ConfigError, TrainingError
 from bus_smp.system import ranks
 from bus_smp.system.engine import make_engine
@@ -23,9 +23,9 @@ def check_trainable(manifest: Manifest) -> list[str]:
         TrainingError: if the training or validation split is empty or holds no lesion.
     """
     warnings = []
-    remedy = "make the manifest again with more patients or another --seed: bus-smp make-manifest"
     for split in ("train", "val"):
         labels = manifest.used(split)["label"]
+        remedy = _remedy(manifest, split)
         if labels.empty:
             raise TrainingError(f"the {split} split of {', '.join(manifest.datasets)} is empty", hint=remedy)
         if not labels.isin(LABELS[1:]).any():
@@ -35,6 +35,18 @@ def check_trainable(manifest: Manifest) -> list[str]:
             f"the {split} split has no {name} image" for name in LABELS if not (labels == name).any()
         ]
     return warnings
+
+
+def _remedy(manifest: Manifest, split: str) -> str:
+    """What helps where a split is empty or has no lesion: it depends on how many groups have one."""
+    used = manifest.used()
+    if not len(manifest.used("train")):
+        return "it is a test set for models trained on other data: bus-smp crosseval --target NAME"
+    owners = used.loc[used["label"] != LABELS[0], "group_id"].nunique()
+    if owners < len(SPLITS):
+        return f"images with a lesion come from {owners} of the needed {len(SPLITS)} patients (groups): add patients"
+    again = "make the manifest again, which divides all anew: bus-smp make-manifest --split 70/15/15"
+    return f"{again}; a lesion is in {owners} patients (groups), enough for every split"
 
 
 def check_processes(settings: Settings, images: int) -> None:

@@ -27,9 +27,9 @@ class Record:
     Paths are posix and relative to the data set's root; ``image`` is "" where there is no image
     file. ``label`` is normal, benign or malignant, and "" only where it is unknown, in which case
     ``problems`` says why. ``problems`` lists what speaks against using the image, the most important first.
-    ``official_split`` is "test" or "train" where the authors published a split, else "". ``pixel_mm``:
-    side of a pixel in mm as text, "" where it is not known. ``normalised_id``: the patient's id without
-    differences in spelling, "" where ids are used as they are written.
+    ``split`` is train, val or test where a table or the folders give it, else "". ``official_split`` is "test" or
+    "train" where the authors published a split, else "". ``pixel_mm``: side of a pixel in mm as text,
+    "" where it is not known. ``normalised_id``: the patient's id without differences in spelling, "" where ids are used as they are written.
     """
 
     image_id: str
@@ -41,6 +41,7 @@ class Record:
     patient_known: bool = True
     flags: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    split: str = ""
     official_split: str = ""
     pixel_mm: str = ""
     normalised_id: str = ""

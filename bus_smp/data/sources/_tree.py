@@ -1,25 +1,18 @@
 """Reading raw trees as people really have them: any case, OS litter, copies, tables from Excel."""
 
-import contextlib
-import csv
-import io
 import re
 import unicodedata
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from bus_smp.data.exclusions import Problem
 from bus_smp.data.images import IMAGE_SUFFIXES
+from bus_smp.data.tables import WORKBOOKS, read_sheets
 from bus_smp.errors import DataError
-from bus_smp.system.files import open_regular
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _COPY = re.compile(r"(?: ?\(\d+\)| - copy(?: \(\d+\))?)$", re.IGNORECASE)
-_MOST_UNPACKED = 100_000_000  # bytes
-_MOST_ROWS, _MOST_COLUMNS = 200_000, 1_000
 _NO = {"", "no", "n", "false", "0", "-", "none", "na", "n/a", "nan"}
 
 
@@ -73,7 +66,7 @@ def table_file(folders: Sequence[Path], stem: str, prefix: bool = False) -> Path
         for path in sorted(entries(folder), key=lambda p: p.stem != original(p.stem)):
             name = key(original(path.stem))
             fits = name.startswith(key(stem)) if prefix else name == key(stem)
-            if fits and path.suffix.lower() in (".xlsx", ".xlsm", ".csv"):
+            if fits and path.suffix.lower() in (*WORKBOOKS, ".csv"):
                 return path
     return None
 
@@ -137,93 +130,17 @@ def read_table(
     Raises:
         DataError: if the file cannot be read or has no such columns.
     """
-    sheets = _read_xlsx(path) if path.suffix.lower() in (".xlsx", ".xlsm") else _read_csv(path)
-    for cells in sheets:
-        for start, header in enumerate(cells[:20]):
+    sheets = read_sheets(path)
+    for rows in sheets:
+        for start, (_, header) in enumerate(rows[:20]):
             found = [key(cell) for cell in header]
             if all(column in found for column in columns):
-                rows = [row for row in cells[start + 1 :] if any(row)]
-                return [dict(reversed(list(zip(found, row, strict=False)))) for row in rows]
-    first = max((next(filter(any, cells), []) for cells in sheets), key=len, default=[])
+                return [dict(reversed(list(zip(found, row, strict=False)))) for _, row in rows[start + 1 :]]
+    first = max((rows[0][1] for rows in sheets if rows), key=len, default=[])
     raise DataError(
         f"{path}: expected the columns {', '.join(columns)}; found {', '.join(first[:12]) or 'an empty table'}",
         hint=remedy,
     )
-
-
-def _read_csv(path: Path) -> list[list[list[str]]]:
-    """The table once per separator; the right one is the one under which the columns are found."""
-    try:
-        with open_regular(path) as file:
-            data = file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = data.decode("utf-16", errors="replace")
-    else:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252", errors="replace")  # what Excel writes in Western Europe
-    if "\0" in text:
-        raise DataError(f"{path}: is not a text table", hint="restore it as it was downloaded")
-    try:
-        return [
-            [
-                [cell.strip() for cell in row]
-                for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-            ]
-            for separator in (";", ",", "\t")
-        ]
-    except csv.Error as error:
-        raise DataError(f"{path}: is not a CSV table ({error})", hint="restore it as downloaded") from None
-
-
-def _read_xlsx(path: Path) -> list[list[list[str]]]:
-    import openpyxl
-
-    def text(value: object) -> str:
-        if value is None:
-            return ""
-        return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-
-    try:
-        # openpyxl prints what it cannot use: not among a command's results
-        with open_regular(path) as file, contextlib.redirect_stdout(io.StringIO()):
-            _refuse_bomb(file)
-            # values as they were last computed; what other files a formula or a link names is not followed
-            book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
-            try:
-                return [
-                    [[text(value) for value in row] for row in _rows(sheet.iter_rows(values_only=True))]
-                    for sheet in book.worksheets
-                ]
-            finally:
-                book.close()
-    except Exception as error:  # openpyxl lets zip, XML and key errors through
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(
-            f"{path}: cannot be read as an Excel table ({reason})",
-            hint="download it again, or save it as CSV under the same name",
-        ) from None
-
-
-def _refuse_bomb(file: BinaryIO) -> None:
-    """Refuse a workbook that would unpack to what no table of images needs; zipfile reads no more than is declared."""
-    with zipfile.ZipFile(file) as parts:
-        size = sum(part.file_size for part in parts.infolist())
-    if size > _MOST_UNPACKED:
-        raise ValueError(f"it would unpack to {size / 1e6:.0f} MB")
-    file.seek(0)
-
-
-def _rows(rows: Iterable[tuple]) -> Iterator[tuple]:
-    """The rows without the empty ones: a single cell far below would bring a million of them."""
-    for number, row in enumerate(rows):
-        if number == _MOST_ROWS or len(row) > _MOST_COLUMNS:
-            raise ValueError(f"it has more than {_MOST_ROWS} rows or {_MOST_COLUMNS} columns")
-        if row.count(None) < len(row):
-            yield row
 
 
 @dataclass
