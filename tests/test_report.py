@@ -1,6 +1,8 @@
 """The report shows every number and names what is missing; it loads nothing, and hostile names are harmless."""
 
+import base64
 import importlib.util
+import io
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import invoke
@@ -18,11 +21,16 @@ from PIL import Image
 
 from bus_smp.config import load_settings
 from bus_smp.data.manifest import read_manifest, write_manifest
+from bus_smp.report.facts import difference
 from bus_smp.report.html import page_html
 from bus_smp.report.markdown import code, escape, label, link, templates
 from bus_smp.report.page import Report
 from bus_smp.report.records import EvaluationRecord, RunRecord
+from bus_smp.runs.comparisons import write_comparison
+from bus_smp.runs.layout import comparison_folder
+from bus_smp.statistics.compare import compare
 from bus_smp.statistics.score_table import format_estimate, table_rows
+from bus_smp.statistics.summary import read_per_image
 
 OWN, BUSI = "eval-bus-uclm-test", "eval-busi-all"
 HOSTILE = (
@@ -74,6 +82,12 @@ def _report(run: Path, *arguments: object):
     return Path(result.stdout.strip()).read_text(encoding="utf-8"), result.stderr
 
 
+@pytest.fixture(scope="module")
+def html(scored) -> str:
+    """The page about that run."""
+    return _report(scored)[0]
+
+
 class _Page(HTMLParser):
     """A page as a browser takes it: its elements and its text."""
 
@@ -105,7 +119,7 @@ def _assert_harmless(page: _Page) -> None:
         tag for tag, _ in page.elements
     }
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    assert all(source.startswith("data:image/png;base64,") for source in page.all("src"))
+    assert all(re.match("data:image/(png|jpeg);base64,", source) for source in page.all("src"))
     assert all(re.match(r"#s[\d-]+$|https?://", target) for target in page.all("href"))
     assert not page.all("srcset")
 
@@ -113,8 +127,7 @@ def _assert_harmless(page: _Page) -> None:
 # Content
 
 
-def test_every_number_of_the_table_people_read_is_on_the_page_as_it_is_printed(scored):
-    html, _ = _report(scored)
+def test_every_number_of_the_table_people_read_is_on_the_page_as_it_is_printed(html, scored):
     page = _Page(html)
     for name in (OWN, BUSI):
         summary = json.loads((scored / name / "summary.json").read_text(encoding="utf-8"))
@@ -133,16 +146,15 @@ def test_every_number_of_the_table_people_read_is_on_the_page_as_it_is_printed(s
             assert f"{of['dice_benign']:.3f} {of['dice_malignant']:.3f} {of['dice_mean']:.3f}" in page.text
 
 
-def test_every_figure_of_the_folders_is_in_the_page_with_a_description(scored):
-    page = _Page(_report(scored)[0])
+def test_every_figure_of_the_folders_is_in_the_page_with_a_description(html, scored):
+    page = _Page(html)
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     figures = [*scored.glob("eval-*/*.png"), *scored.glob("*.png")]
     assert len(images) == len(figures) == 22
     assert all(len(attributes["alt"]) > 20 for attributes in images)
 
 
-def test_the_headings_make_an_outline_and_the_contents_lead_to_them(scored):
-    html, _ = _report(scored)
+def test_the_headings_make_an_outline_and_the_contents_lead_to_them(html):
     page = _Page(html)
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels.count(1) == 1
@@ -160,8 +172,8 @@ def test_the_headings_make_an_outline_and_the_contents_lead_to_them(scored):
     assert places == sorted(places)
 
 
-def test_the_checklist_has_its_44_items_in_order_each_with_a_state(scored):
-    page = _Page(_report(scored)[0])
+def test_the_checklist_has_its_44_items_in_order_each_with_a_state(html):
+    page = _Page(html)
     start = page.texts.index("CLAIM 2024")
     cells = [text for text in page.texts[start:] if text.strip()]
     items = {
@@ -173,8 +185,8 @@ def test_the_checklist_has_its_44_items_in_order_each_with_a_state(scored):
     assert set(items.values()) == {"answered", "in part", "for the authors"}
 
 
-def test_the_data_card_counts_the_images_of_the_manifest_and_names_source_and_licence(scored):
-    page = _Page(_report(scored)[0])
+def test_the_data_card_counts_the_images_of_the_manifest_and_names_source_and_licence(html, scored):
+    page = _Page(html)
     manifest = read_manifest(scored / "manifest.csv", images=False)
     used = manifest.used()
     assert f"images {len(manifest.frame)}, of which {len(used)} are used" in page.text
@@ -191,8 +203,8 @@ def test_the_data_card_counts_the_images_of_the_manifest_and_names_source_and_li
     assert json.loads((scored / BUSI / "data.json").read_text())["sha256"] in page.text
 
 
-def test_the_command_on_the_page_trains_the_same_run(scored):
-    page = _Page(_report(scored)[0])
+def test_the_command_on_the_page_trains_the_same_run(html, scored):
+    page = _Page(html)
     line = next(text for text in page.texts if "bus-smp train" in text and "--set" in text)
     words = shlex.split(next(one for one in line.splitlines() if one.startswith("bus-smp train")))
     overrides = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
@@ -214,8 +226,7 @@ def test_several_runs_get_one_page(scored):
     shutil.rmtree(other)
 
 
-def test_the_same_folder_gives_the_same_page_and_no_path_of_this_machine_is_on_it(scored, tmp_path):
-    html, _ = _report(scored)
+def test_the_same_folder_gives_the_same_page_and_no_path_of_this_machine_is_on_it(html, scored, tmp_path):
     assert _report(_linked(scored, tmp_path / "elsewhere" / "first"))[0] == html
     assert str(scored.parent.parent) not in html
     assert str(Path.home()) not in html
@@ -224,49 +235,193 @@ def test_the_same_folder_gives_the_same_page_and_no_path_of_this_machine_is_on_i
 # The answer
 
 
-def _evaluation(dice, blob, external=True):
-    def column(estimate):
-        mean, low, high = estimate
-        of = {"mean": mean, "low": low, "high": high, "n": 9, "no_interval": "no interval: one patient"}
-        rates = dict.fromkeys(("miss_rate", "false_alarm_rate", "auc_malignant"), of | {"text": "0.5"})
-        counts = {"images": 9, "groups": 3, "by_label": {}}
-        return {"metrics": {"dice_lesion": of | {"text": str(mean)}}, "rates": rates, "counts": counts}
+def _estimate(mean, low=None, high=None, n=9, **more):
+    text = "-" if mean is None else f"{mean:g}"
+    return {"mean": mean, "low": low, "high": high, "n": n, "no_interval": "", "text": text, **more}
 
-    columns = {"model": column(dice), "nothing": column((0.0, None, None)), "blob": column(blob)}
+
+NOT_DEFINED = _estimate(None)
+
+
+def _evaluation(dice, blob, external=True, **rates):
+    def column(estimate, rates):
+        known = dict.fromkeys(("miss_rate", "false_alarm_rate", "auc_malignant"), NOT_DEFINED) | rates
+        calls = {f"image_{name}_malignant": NOT_DEFINED for name in ("sensitivity", "specificity")}
+        counts = {"images": 9, "groups": 3, "by_label": {}}
+        return {"metrics": {"dice_lesion": _estimate(*estimate)}, "rates": calls | known, "counts": counts}
+
+    columns = {
+        "model": column(dice, rates), "all-background": column((0.0, None, None), {}),
+        "largest-dark-blob": column(blob, {}),
+    }  # fmt: skip
     summary = {"dataset": "x", "split": "all", "external": external, "warnings": []}
     return EvaluationRecord(Path("x"), summary, columns, [], {}, None, None)
+
+
+def _answer(evaluation):
+    run = RunRecord("r", Path("r"), [], None, None, None, None, None, [evaluation], [])
+    lines = Report([run]).markdown("summary", full_name="x").splitlines()
+    return next(line for line in lines if line[0:2] == "- ")
 
 
 @pytest.mark.parametrize(
     ("dice", "blob", "words"),
     [
-        (
-            (0.6, 0.5, 0.7),
-            (0.2, 0.1, 0.3),
-            "clearly above the better baseline, blob (0.2): the intervals do not overlap",
-        ),
-        (
-            (0.6, 0.5, 0.7),
-            (0.4, 0.3, 0.55),
-            "above the better baseline, blob (0.4), but the intervals overlap",
-        ),
-        ((0.6, None, None), (0.2, 0.1, 0.3), "but without an interval to exclude chance"),
-        ((0.2, 0.1, 0.3), (0.2, 0.1, 0.3), "no better than the better baseline, blob (0.2)"),
-        (
-            (0.1, 0.0, 0.2),
-            (None, None, None),
-            "above the better baseline, nothing (0.0), but the intervals overlap",
-        ),
-        ((None, None, None), (None, None, None), "no image shows a lesion, so Dice is not defined"),
+        ((0.6, 0.5, 0.7), (0.2, 0.1, 0.3), "Outlines clearly better than marking the largest dark blob;"),
+        ((0.6, 0.5, 0.7), (0.4, 0.3, 0.55), "better than marking the largest dark blob, but the intervals overlap;"),
+        ((0.6, None, None), (0.2, 0.1, 0.3), "without an interval to exclude chance"),
+        ((0.2, 0.1, 0.3), (0.2, 0.1, 0.3), "Outlines no better than marking the largest dark blob"),
+        ((0.1, 0.0, 0.2), (None, None, None), "better than marking nothing, but the intervals overlap"),
+        ((None, None, None), (None, None, None), "No image shows a lesion;"),
     ],
-)
+)  # fmt: skip
 def test_the_short_answer_states_no_more_than_the_intervals_allow(dice, blob, words):
-    run = RunRecord("r", Path("r"), [], None, None, None, None, None, [_evaluation(dice, blob)], [])
-    answer = next(
-        line for line in Report([run]).markdown("summary", full_name="x").splitlines() if line[0:2] == "- "
-    )
+    answer = _answer(_evaluation(dice, blob))
     assert words in answer
     assert ("clearly" in answer) == ("clearly" in words)
+
+
+@pytest.mark.parametrize(
+    ("rates", "words", "never"),
+    [
+        ({"auc_malignant": _estimate(0.43, 0.3, 0.6)}, "malignancy below chance.", "better than chance"),
+        ({"auc_malignant": _estimate(0.6, 0.45, 0.7)}, "malignancy: chance is not excluded.", "better than chance"),
+        ({"auc_malignant": _estimate(0.8, sd=0.1)}, "malignancy: chance is not excluded.", "better than chance"),
+        ({"auc_malignant": _estimate(0.8, 0.7, 0.9)}, "malignancy better than chance.", "below"),
+        ({}, "malignancy not tested.", "chance"),
+        (
+            {"miss_rate": _estimate(0.0, n=40), "false_alarm_rate": _estimate(1.0, n=61)},
+            "marks every normal image; malignancy not tested.** Lesion found in 40 of 40 images with a lesion (100 %). "
+            "False alarm on 61 of 61 normal images (100 %).",
+            "most",
+        ),
+        (
+            {"miss_rate": _estimate(0.25, 0.1, 0.999, n=40), "false_alarm_rate": _estimate(40 / 61, 0.5, 0.75, n=61)},
+            "marks most normal images; malignancy not tested.** Lesion found in 30 of 40 images with a lesion "
+            "(75 %, <1 to 90 %). False alarm on 40 of 61 normal images (66 %, 50 to 75 %).",
+            "every",
+        ),
+        ({"miss_rate": _estimate(0.25, n=3, sd=0.1)}, "found in 75 % of images with a lesion (mean of 3 runs).", " of 3 images"),
+        ({}, "no normal image to test false alarms on", "False alarm on"),
+    ],
+)  # fmt: skip
+def test_the_short_answer_gives_counts_first_and_calls_nothing_below_chance_better(rates, words, never):
+    answer = _answer(_evaluation((0.6, 0.5, 0.7), (0.2, 0.1, 0.3), **rates)).replace("\\", "")
+    assert words in answer
+    assert never not in answer
+
+
+def test_counts_of_the_short_answer_are_those_of_the_table(html, scored):
+    page = _Page(html)
+    for name in (OWN, BUSI):
+        table = read_per_image(scored / name / "per_image.csv")
+        lesions, normals = table[table["label"] != "normal"], table[table["label"] == "normal"]
+        found, alarms = (lesions["dice_lesion"] > 0).sum(), (normals["predicted_label"] != "normal").sum()
+        assert f"Lesion found in {found} of {len(lesions)} images with a lesion" in page.text
+        assert f"False alarm on {alarms} of {len(normals)} normal images" in page.text
+
+
+def test_the_answer_comes_before_everything_else_and_the_contents_are_folded_away(html):
+    page = _Page(html)
+    assert ("details", {}) in page.elements, "closed"
+    tags = [tag for tag, _ in page.elements]
+    assert tags.index("details") < tags.index("nav") < tags.index("h2") < tags.index("table")
+
+
+# For a clinic
+
+
+def test_the_pages_for_a_clinic_hold_verdicts_counts_and_one_figure_on_two_pages(scored, tmp_path):
+    html, _ = _report(scored, "--for", "clinic")
+    assert (scored / "report-clinic.html").is_file()
+    page = _Page(html)
+    _assert_harmless(page)
+    assert [attributes["alt"][:4] for tag, attributes in page.elements if tag == "img"] == ["Best"]
+    assert len(page.text) < 8000 and "bus-smp train" not in page.text
+    table = read_per_image(scored / BUSI / "per_image.csv")
+    lesions = table[table["label"] != "normal"]
+    assert f"{(lesions['dice_lesion'] > 0).sum()} of {len(lesions)} (" in page.text
+    called = lesions[lesions["label"] == "malignant"]["called_malignant"]
+    if called.notna().any():
+        assert f"{int(called.sum())} of {len(called)} (" in page.text
+    if CHROMIUM:
+        printed = tmp_path / "clinic.pdf"
+        _chromium(tmp_path / "profile", scored / "report-clinic.html", f"--print-to-pdf={printed}")
+        assert len(re.findall(rb"/Type\s*/Page[^s]", printed.read_bytes())) <= 2
+
+
+def test_the_pages_for_a_clinic_are_not_for_a_repository(scored):
+    result = invoke("report", "first", "--out", scored.parent, "--for", "clinic", "--markdown")
+    assert result.exit_code == 2 and "patients" in result.stderr
+
+
+# Two runs
+
+
+def test_two_runs_are_compared_on_their_page_unless_the_comparison_is_older_than_they_are(scored, tmp_path):
+    out = tmp_path / "outputs"
+    runs = [_linked(scored, out / name) for name in ("first", "second")]
+    assert "made by: bus-smp compare first second" in invoke("report", "first", "second", "--out", out).stderr
+    table = read_per_image(scored / BUSI / "per_image.csv")
+    worse = table.assign(dice_lesion=table["dice_lesion"] / 2)
+    found = compare(worse, table, draws=200, permutations=200)
+    one = {"target": "busi", "split": "all", "patient_known": False, "pairs": [], **found}
+    folder = comparison_folder(out, "second", "first")
+    folder.mkdir()
+    write_comparison(folder, {"a": "second", "b": "first", "comparisons": [one]})
+
+    page = _Page(_report_of_two(out))
+    assert "second against first" in page.text
+    assert "Dice lesion of first is higher than that of second: -" in page.text
+    dice = found["metrics"]["dice_lesion"]
+    row = f"Dice lesion {dice['a']:.3f} {dice['b']:.3f} {dice['difference']:+.3f} [{dice['low']:+.3f}, {dice['high']:+.3f}]"
+    assert row in page.text
+    assert "no patient ids" in page.text
+
+    summary = runs[0] / BUSI / "summary.json"
+    _rewrite(summary, summary.read_text(encoding="utf-8"))
+    os.utime(summary, (2**32, 2**32))
+    result = invoke("report", "first", "second", "--out", out)
+    assert "older than the evaluations; made by: bus-smp compare first second" in result.stderr
+    assert "second against first" not in (out / "report.html").read_text(encoding="utf-8")
+
+
+def _report_of_two(out):
+    result = invoke("report", "first", "second", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert "bus-smp compare" not in result.stderr
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(-0.1, 0.3, "No difference in Dice lesion is shown"), (0.1, 0.3, "of a is higher than that of b"), (None, None, "without an interval")],
+)  # fmt: skip
+def test_a_difference_is_stated_only_where_its_interval_excludes_none(low, high, words):
+    of = {"a": 0.6, "b": 0.4, "difference": 0.2, "low": low, "high": high}
+    assert words in difference({"a": "a", "b": "b"}, {"metrics": {"dice_lesion": of}})
+
+
+# Pictures
+
+
+def test_pictures_of_tissue_become_jpeg_and_figures_of_lines_small_png(tmp_path):
+    random = np.random.default_rng(0)
+    tissue, lines = random.integers(0, 256, (1800, 2100, 3), np.uint8), np.full((900, 1050, 3), 255, np.uint8)
+    lines[100:110] = 0, 114, 178
+    for name, picture in (("tissue", tissue), ("lines", lines)):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png", dpi=(300, 300))
+    text = "# x\n\n## y\n\n" + "\n\n".join(f"![a](images/{name}.png)\\\n*b*" for name in ("tissue", "lines"))
+    html = page_html(text, "x", {f"{name}.png": tmp_path / f"{name}.png" for name in ("tissue", "lines")})
+    kinds = re.findall(r"data:image/(\w+);base64,([^\"]+)\" style=\"width: (\d+)px", html)
+    assert [(kind, width) for kind, _, width in kinds] == [("jpeg", "896"), ("png", "448")], (
+        "as wide as on paper, and a third"
+    )
+    shown = [Image.open(io.BytesIO(base64.b64decode(data))) for _, data, _ in kinds]
+    assert shown[0].width < 1000 and shown[0].width / shown[0].height == pytest.approx(2100 / 1800, rel=0.01)
+    assert any(
+        abs(np.array(pixel) - (0, 114, 178)).max() < 6 for _, pixel in shown[1].convert("RGB").getcolors()
+    )
 
 
 # Several runs of one experiment
@@ -439,7 +594,7 @@ def test_what_is_missing_or_damaged_is_named_with_the_command_that_makes_it(file
             part = name.removesuffix("/summary.json").rpartition("/")[2]
             assert any(part in sentence and command in sentence for sentence in sentences), name
         assert str(tmp_path) not in "".join(sentences)
-    for figure in ("data:image/png", "Dice lesion"):
+    for figure in ("data:image/jpeg", "data:image/png", "Dice lesion"):
         assert figure in html
 
 

@@ -22,8 +22,16 @@ from bus_smp.commands.options import out_option
     is_flag=True,
     help="Markdown for a repository instead: a page of headlines and <page>-full.md; figures go into images/, none of patients.",
 )
+@click.option(
+    "--for",
+    "reader",
+    type=click.Choice(["clinic"]),
+    help="Two pages for readers in a clinic: verdicts, counts and examples, instead of everything.",
+)
 @click.option("--pdf", is_flag=True, help="The same page as PDF instead (needs pip install 'bus_smp[pdf]').")
-def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, pdf: bool) -> None:
+def command(
+    names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, reader: str | None, pdf: bool
+) -> None:
     """Write everything that was found about one or several runs as one page.
 
     RUN is the name or folder of a run or an experiment; without one the newest run is taken. Only files
@@ -32,24 +40,38 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
     """
     if markdown and pdf:
         raise click.UsageError("--markdown and --pdf exclude each other")
+    if markdown and reader:
+        raise click.UsageError(
+            "--markdown and --for exclude each other: the pages for a clinic show patients' images"
+        )
 
     from bus_smp.report.page import Report, images_of, repository_pages, write_markdown, write_page, write_pdf
-    from bus_smp.report.reading import read_run
+    from bus_smp.report.reading import find_comparison, find_matrix, read_run
     from bus_smp.runs.find import find_folder
-    from bus_smp.runs.layout import MATRIX
 
     folders = list(dict.fromkeys(find_folder(name, out) for name in names or (None,)))
     if not names:
         click.echo(f"Run: {folders[0]}, the newest", err=True)
     runs = [read_run(folder) for folder in folders]
-    matrix = _matrix_of(Path(out) / MATRIX, [run.name for run in runs]) if len(runs) > 1 else None
+    run_names = [run.name for run in runs]
+    matrix = comparison = None
+    if len(runs) > 1:
+        matrix = find_matrix(out, run_names)
+        if matrix is None:
+            options = " ".join(f"--run {name}" for name in run_names)
+            click.echo(f"No matrix of these runs; made by: bus-smp crosseval --matrix {options}", err=True)
+    if len(runs) == 2:
+        comparison, why = find_comparison(out, run_names)
+        if why:
+            click.echo(f"{why}; made by: bus-smp compare {' '.join(run_names)}", err=True)
     ending = "md" if markdown else "pdf" if pdf else "html"
-    path = to or (folders[0] if len(folders) == 1 else Path(out)) / f"report.{ending}"
+    name = "report" if reader is None else f"report-{reader}"
+    path = to or (folders[0] if len(folders) == 1 else Path(out)) / f"{name}.{ending}"
     earlier = _refuse_other(path)
     for run in runs:
         for sentence in run.missing:
             click.echo(f"Missing: {run.name}: {sentence}", err=True)
-    report = Report(runs, matrix)
+    report = Report(runs, matrix, comparison)
     if markdown:
         pages = repository_pages(report, path)
         for page in pages:
@@ -58,9 +80,9 @@ def command(names: tuple[str, ...], out: Path, to: Path | None, markdown: bool, 
             _refuse_images(images_of(report, pages))
         write_markdown(report, pages)
     elif pdf:
-        write_pdf(report, path)
+        write_pdf(report, path, reader or "report")
     else:
-        write_page(report, path)
+        write_page(report, path, reader or "report")
     click.echo(path)
 
 
@@ -115,20 +137,3 @@ def _refuse_images(images: Iterable[Path]) -> None:
                 f"{image}: would be replaced, but no earlier report wrote it",
                 hint="move it elsewhere, or name a file in another folder with --to",
             )
-
-
-def _matrix_of(folder: Path, names: list[str]) -> Path | None:
-    """The heat map of ``crosseval --matrix``, if it is of these runs and of no others."""
-    import json
-
-    from bus_smp.runs.layout import MATRIX_FIGURE, MATRIX_JSON
-
-    try:
-        cells = json.loads((folder / MATRIX_JSON).read_text(encoding="utf-8"))["cells"]
-        same = {cell["run"] for cell in cells} == set(names)
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        options = " ".join(f"--run {name}" for name in names)
-        click.echo(f"No matrix of these runs; made by: bus-smp crosseval --matrix {options}", err=True)
-    return folder / MATRIX_FIGURE if same else None

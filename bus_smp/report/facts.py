@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from bus_smp.report.markdown import format_number
 from bus_smp.report.records import EvaluationRecord, RunRecord
-from bus_smp.statistics.metrics import BY_KEY
+from bus_smp.statistics.metrics import BY_KEY, PRIMARY
 
 # Metrics of probabilities that are given before and after the temperature.
 CALIBRATED = {key: metric.words for key, metric in BY_KEY.items() if f"{key}_raw" in BY_KEY}
@@ -29,26 +30,129 @@ FIGURES: Mapping[str, Mapping[str, Mapping[str, Any]]] = read_words("figures.yam
 # Answers
 
 
+# What a baseline does, in words that need no glossary.
+_BASELINES = {"all-background": "marking nothing", "largest-dark-blob": "marking the largest dark blob"}
+
+
 def verdict(evaluation: EvaluationRecord) -> str:
+    """What the numbers of an evaluation mean, in one line for a reader who is not a statistician."""
+    found = evaluation.estimates()
+    parts = (
+        _on_outlines(evaluation),
+        _on_false_alarms(found["false_alarm_rate"]),
+        _on_malignancy(found["auc_malignant"]),
+    )
+    line = "; ".join(part for part in parts if part)
+    return f"{line[0].upper()}{line[1:]}."
+
+
+def _on_outlines(evaluation: EvaluationRecord) -> str:
     """The lesion Dice against the better baseline's; "clearly" only where the intervals do not overlap."""
     dice = evaluation.estimates()["dice_lesion"]
+    if dice["mean"] is None:
+        return "no image shows a lesion"
     baselines = {
         name: found
         for name, column in evaluation.baselines.items()
         if (found := evaluation.estimates(column).get("dice_lesion")) and found["mean"] is not None
     }
     if not baselines:
-        return "without a baseline to compare it with"
+        return "outlines without a baseline to compare them with"
     best = max(baselines, key=lambda name: baselines[name]["mean"])
-    other = baselines[best]
-    compared = f"the better baseline, {best} ({other['text']})"
+    other, what = baselines[best], _BASELINES.get(best, best)
     if dice["mean"] <= other["mean"]:
-        return f"no better than {compared}"
+        return f"outlines no better than {what}"
     if dice["low"] is None:
-        return f"above {compared}, but without an interval to exclude chance"
+        return f"outlines better than {what}, without an interval to exclude chance"
     if dice["low"] > (other["mean"] if other["high"] is None else other["high"]):
-        return f"clearly above {compared}: the intervals do not overlap"
-    return f"above {compared}, but the intervals overlap"
+        return f"outlines clearly better than {what}"
+    return f"outlines better than {what}, but the intervals overlap"
+
+
+def _on_false_alarms(rate: Mapping[str, Any]) -> str:
+    if rate["mean"] is None:
+        return "no normal image to test false alarms on"
+    if rate["mean"] < 0.5:
+        return ""
+    if rate["mean"] == 1:
+        return "marks every normal image"
+    return "marks most normal images" if rate["mean"] > 0.5 else "marks half of the normal images"
+
+
+def _on_malignancy(auc: Mapping[str, Any]) -> str:
+    if auc["mean"] is None:
+        return "malignancy not tested"
+    if auc["mean"] < 0.5:
+        return "malignancy below chance"
+    # An sd between runs is no interval.
+    if auc["low"] is None or auc["low"] <= 0.5:
+        return "malignancy: chance is not excluded"
+    return "malignancy better than chance"
+
+
+def counted(estimate: Mapping[str, Any], images: str = "", opposite: bool = False) -> str:
+    """A share of images, counts first: ``382 of 493 normal images (77 %, 74 to 81 %)``; the share and its interval in parentheses.
+
+    Of a mean over runs there are no counts: ``77 % of normal images (mean of 3 runs)``.
+
+    Args:
+        images: what is counted.
+        opposite: count the others.
+    """
+    mean, low, high = (estimate[key] for key in ("mean", "low", "high"))
+    if mean is None:
+        return "not defined"
+    if opposite:
+        mean, low, high = 1 - mean, *(None if end is None else 1 - end for end in (high, low))
+    if "sd" in estimate:
+        of = f" of {images}" if images else ""
+        return f"{_percent(mean)}{of} (mean of {estimate['n']} runs)"
+    interval = "" if low is None else f", {_percent(low).removesuffix(' %')} to {_percent(high)}"
+    what = f" {images}" if images else ""
+    return f"{round(mean * estimate['n']):,} of {estimate['n']:,}{what} ({_percent(mean)}{interval})"
+
+
+def _percent(share: float) -> str:
+    """A whole number, but never 0 % for something nor 100 % for not everything."""
+    return "<1 %" if 0 < share < 0.005 else ">99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
+def called(evaluation: EvaluationRecord) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Sensitivity and specificity of the call by the validation threshold; by the larger predicted class where there is none."""
+    found = evaluation.estimates()
+    sensitivity, specificity = found.get("called_sensitivity"), found.get("called_specificity")
+    if sensitivity and specificity and (sensitivity["mean"], specificity["mean"]) != (None, None):
+        return sensitivity, specificity
+    return found["image_sensitivity_malignant"], found["image_specificity_malignant"]
+
+
+def difference(comparison: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+    """The primary question of a comparison as a sentence; a difference only where its interval excludes 0."""
+    words, of = BY_KEY[PRIMARY].words, one["metrics"][PRIMARY]
+    if of["difference"] is None:
+        return f"{words} is not defined for both."
+    if of["low"] is None:
+        return f"{words} differs by {of['difference']:+.3f}, without an interval: chance is not excluded."
+    if of["low"] <= 0 <= of["high"]:
+        return f"No difference in {words} is shown: {_span(of)}."
+    above, below = ("a", "b") if of["difference"] > 0 else ("b", "a")
+    return f"{words} of {comparison[above]} is higher than that of {comparison[below]}: {_span(of)}."
+
+
+def compared_row(key: str, of: Mapping[str, Any]) -> list[str]:
+    """A metric of a comparison: its words, both values, the difference with its interval, p and p after Holm."""
+    metric = BY_KEY.get(key)
+    digits = metric.digits if metric else 3
+    values = [format_number(of.get(name), digits) for name in ("a", "b")]
+    p_values = [format_number(of.get(name)) for name in ("p", "p_holm")]
+    return [metric.words if metric else key, *values, _span(of, digits), *p_values]
+
+
+def _span(of: Mapping[str, Any], digits: int = 3) -> str:
+    if of["difference"] is None:
+        return "-"
+    interval = f" [{of['low']:+.{digits}f}, {of['high']:+.{digits}f}]" if of["low"] is not None else ""
+    return f"{of['difference']:+.{digits}f}{interval}"
 
 
 def printed(estimates: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[str]:
@@ -171,6 +275,18 @@ def pictures(run: RunRecord, evaluation: EvaluationRecord | None = None) -> Iter
             alt = f"{words['title']}; {where}." + (" The tables hold its numbers." if evaluation else "")
             caption = f"{words['title']}. {words['caption']}"
             yield Picture(path, _png_name(*names), alt, caption, words.get("patients", False))
+
+
+def examples(runs: Sequence[RunRecord]) -> list[Picture]:
+    """The typical images of the first external evaluation, or of the first one: what a clinic looks at. At most one figure."""
+    evaluations = [(run, one) for run in runs for one in (*run.external, *run.own)]
+    found = [
+        picture
+        for run, one in evaluations[:1]
+        for picture in pictures(run, one)
+        if picture.path.stem == "qualitative"
+    ]
+    return found[:1]
 
 
 def matrix_picture(path: Path) -> Picture | None:

@@ -94,6 +94,7 @@ def templates(facts: Mapping[str, Any]) -> Environment:
     environment.filters |= {
         "label": label, "link": link, "code": code, "row": table_row, "head": table_head, "group": table_group,
         "verbatim": lambda text: finished(one_line(text)), "count": "{:,}".format, "number": format_number,
+        "plural": lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}",
         "capitalised": lambda text: text[:1].upper() + text[1:],
     }  # fmt: skip
     environment.globals |= facts

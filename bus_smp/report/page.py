@@ -35,22 +35,27 @@ class Report:
         pictures: file name -> file of every figure that a page may show.
     """
 
-    def __init__(self, runs: Sequence[RunRecord], matrix: Path | None = None) -> None:
-        """``matrix``: the heat map of training sets against test sets, where there is one."""
+    def __init__(
+        self,
+        runs: Sequence[RunRecord],
+        matrix: Path | None = None,
+        comparison: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``matrix``: the heat map of training sets against test sets; ``comparison``: of the two runs; where there is one."""
         drawn = [one for run in runs for of in (*run.evaluations, None) for one in facts.pictures(run, of)]
         heat_map = facts.matrix_picture(matrix) if matrix else None
         self.title = f"Evaluation of {', '.join(run.name for run in runs)}"
         self.pictures = {one.name: one.path for one in (*drawn, *([heat_map] if heat_map else ()))}
         self._environment: Environment = templates(
             {
-                "version": __version__, "runs": runs, "matrix": heat_map, "headlines": HEADLINES,
+                "version": __version__, "runs": runs, "matrix": heat_map, "comparison": comparison or {"comparisons": []}, "headlines": HEADLINES,
                 "calibrated": facts.CALIBRATED, "packages": facts.PACKAGES, "labels": list(LABELS), "subgroup_words": SUBGROUP_WORDS,
                 "subgroup_name": subgroup_name, "claim_states": STATES, "commands": commands,
-                "data_cards": data_cards, "claim_checklist": lambda run: claim_checklist(run, self._environment),
+                "data_cards": data_cards, "examples": facts.examples(runs), "claim_checklist": lambda run: claim_checklist(run, self._environment),
                 **{
                     of.__name__: of
                     for of in (
-                        facts.verdict, facts.printed, facts.limits, facts.network, facts.initial_weights,
+                        facts.verdict, facts.counted, facts.called, facts.difference, facts.compared_row, facts.printed, facts.limits, facts.network, facts.initial_weights,
                         facts.commit, facts.settings_table, facts.pictures,
                     )
                 },
@@ -63,9 +68,9 @@ class Report:
         # values have no line ends, so this cannot change one
         return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
-    def html(self) -> str:
-        """The whole report as one HTML page."""
-        return page_html(self.markdown(), self.title, self.pictures)
+    def html(self, template: str = "report") -> str:
+        """The whole report as one HTML page; or another template, of few sections, without a table of contents."""
+        return page_html(self.markdown(template), self.title, self.pictures, template)
 
 
 def repository_pages(report: Report, path: Path) -> dict[Path, str]:
@@ -100,12 +105,12 @@ def write_markdown(report: Report, pages: Mapping[Path, str]) -> None:
         write_text(page, text)
 
 
-def write_page(report: Report, path: Path) -> None:
-    """Write the whole report as one HTML file."""
-    write_text(path, report.html())
+def write_page(report: Report, path: Path, template: str = "report") -> None:
+    """Write the whole report, or another template, as one HTML file."""
+    write_text(path, report.html(template))
 
 
-def write_pdf(report: Report, path: Path) -> None:
+def write_pdf(report: Report, path: Path, template: str = "report") -> None:
     """Write the same page, laid out for print, as PDF.
 
     Raises:
@@ -128,4 +133,4 @@ def write_pdf(report: Report, path: Path) -> None:
     # only the page's own figures, nothing from elsewhere
     own = URLFetcher(allowed_protocols=["data"])
     with replacing(path) as temporary:
-        HTML(string=report.html(), url_fetcher=own).write_pdf(temporary, pdf_identifier=_IDENTIFIER)
+        HTML(string=report.html(template), url_fetcher=own).write_pdf(temporary, pdf_identifier=_IDENTIFIER)

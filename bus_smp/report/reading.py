@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +14,13 @@ from bus_smp.evaluation.draw import failures
 from bus_smp.report.facts import FIGURES, is_png
 from bus_smp.report.records import EvaluationRecord, RunRecord
 from bus_smp.report.reproduce import evaluation_command
+from bus_smp.runs import layout
+from bus_smp.runs.comparisons import read_comparison
 from bus_smp.runs.evaluations import read_summary
 from bus_smp.runs.experiment import Member, is_experiment, read_experiment
 from bus_smp.runs.layout import DATA, EXPERIMENT, PER_IMAGE, SUMMARY, list_evaluations
 from bus_smp.runs.run import Run
+from bus_smp.statistics.metrics import PRIMARY
 from bus_smp.statistics.score_table import digits_of, estimate_over_runs, format_estimate, table_rows
 from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.files import file_sha256
@@ -100,6 +103,41 @@ def read_run(folder: Path) -> RunRecord:
         if not is_png(path):
             missing.append(f"{path.name} is missing or damaged; {made_by}")
     return record
+
+
+def find_matrix(out: Path, names: Sequence[str]) -> Path | None:
+    """The heat map of ``crosseval --matrix``, if it is of these runs and of no others."""
+    folder = Path(out) / layout.MATRIX
+    try:
+        same = {cell["run"] for cell in _read_object(folder / layout.MATRIX_JSON)["cells"]} == set(names)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    return folder / layout.MATRIX_FIGURE if same else None
+
+
+def find_comparison(out: Path, names: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
+    """What ``bus-smp compare`` found about two runs, in either order; or None and the reason in words.
+
+    A comparison that is older than an evaluation of one of the runs is not shown: it is of other numbers.
+    """
+    for a, b in (names, names[::-1]):
+        folder = layout.comparison_folder(out, a, b)
+        if not (folder / layout.COMPARISON).is_file():
+            continue
+        try:
+            found = read_comparison(folder)
+            for one in found["comparisons"]:
+                for of in one["metrics"].values():
+                    of["difference"], of["low"], of["high"]
+                one["metrics"][PRIMARY], one["target"], one["split"]
+        except (BusSmpError, KeyError, TypeError, AttributeError) as error:
+            return None, f"The comparison cannot be used ({_reason(error, folder)})"
+        scored = [path / SUMMARY for name in names for path in layout.list_evaluations(Path(out) / name)]
+        written = (folder / layout.COMPARISON).stat().st_mtime
+        if any(path.is_file() and path.stat().st_mtime > written for path in scored):
+            return None, "The comparison is older than the evaluations"
+        return found, ""
+    return None, "No comparison of these runs"
 
 
 def _reason(error: Exception, folder: Path) -> str:

@@ -105,6 +105,16 @@ class EvaluationRecord:
         return f"{split} split of the run's own data{network}"
 
     @property
+    def short_kind(self) -> str:
+        """``kind`` in two words, for the first lines of a page."""
+        kind = (
+            "external test"
+            if self.is_external
+            else f"{self.summary['split']} split".replace("oof split", "out-of-fold")
+        )
+        return kind + (", int8" if self.is_quantised else "")
+
+    @property
     def calibration(self) -> Mapping[str, Any]:
         """Temperature and thresholds that were fitted on validation images; empty where there are none."""
         return self.summary.get("calibration") or {}
