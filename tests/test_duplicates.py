@@ -76,8 +76,13 @@ DISGUISES = {
     "a mirror": lambda image: image[:, ::-1],
     "a mirror upside down": lambda image: image[::-1],
     "a turn by 5 degrees": lambda image: turn(image, 5),
+    "a turn by 15 degrees": lambda image: turn(image, 15),
     "a turn by 90 degrees": np.rot90,
     "a turn by 180 degrees": lambda image: image[::-1, ::-1],
+    "inverted greys": lambda image: 255 - image,
+    "inverted greys and a mirror": lambda image: 255 - image[:, ::-1],
+    "a zoom": lambda image: rescale(image, 1.4, 1.4)[60:360, 76:456],
+    "a tint": lambda image: (image * (1.0, 0.8, 0.5)).astype(np.uint8),
     "a mirror, and cropped": lambda image: image[30:280, 330:20:-1],
     "a crop, rescaled, darker, with marks": lambda image: rescale(
         darken(draw_marks(image)[20:280, 40:]), 0.8, 0.8
@@ -227,11 +232,40 @@ def test_black_parts_of_an_image_are_flat_and_no_warning(seed):
     assert len(fingerprint(image).points)
 
 
-def test_the_text_of_a_scanner_costs_each_image_a_bounded_number_of_registrations(looked):
-    scans = [make_scan(seed, 150, 190) for seed in range(60)]
-    images = [put_in_frame(scan) for scan in scans] + [put_in_frame(scans[7][10:, 15:])]
-    assert [pair[:2] for pair in find_near_duplicates([fingerprint(image) for image in images])] == [(7, 60)]
-    assert len(looked) <= 2 * search.CANDIDATES * len(images)
+def test_work_grows_with_the_images_not_with_their_pairs(looked, monkeypatch):
+    """Counted are the neighbours asked for and the registrations; each image shares the text with each other."""
+    asked = []
+
+    class CountingIndex:
+        def __init__(self, *arguments):
+            self.index = index(*arguments)
+
+        def knnSearch(self, query, number, params):  # noqa: N802, as OpenCV spells it
+            asked.append(len(query) * number)
+            return self.index.knnSearch(query, number, params=params)
+
+    index = search.cv2.flann_Index
+    monkeypatch.setattr(search.cv2, "flann_Index", CountingIndex)
+    scans = [make_scan(seed, 75, 95) for seed in range(40)]
+    prints = [fingerprint(put_in_frame(scan)) for scan in (*scans, scans[7][:, 10:])]
+    for number in (14, 41):
+        asked.clear(), looked.clear()
+        found = find_near_duplicates(prints[:number])
+        assert sum(asked) <= 2.6 * search.NEIGHBOURS * search.KEYPOINTS * number
+        assert 0 < len(looked) <= 2 * search.CANDIDATES * number
+    assert [pair[:2] for pair in found] == [(7, 40)]
+
+
+def test_only_pairs_across_two_sets_are_looked_for():
+    scans = [make_scan(seed, 150, 190) for seed in range(4)]
+    crop = scans[0][10:, 15:]
+    prints = [
+        fingerprint(image)
+        for image in (scans[0], crop, scans[1], scans[2], scans[1][:, ::-1].copy(), scans[3])
+    ]
+    assert [pair[:2] for pair in find_near_duplicates(prints)] == [(0, 1), (2, 4)]
+    assert [pair[:2] for pair in find_near_duplicates(prints, across=3)] == [(2, 4)]
+    assert find_near_duplicates(prints, across=2) == [] == find_near_duplicates(prints[:3], across=3)
 
 
 def clusters_of(pairs, count):

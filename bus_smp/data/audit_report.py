@@ -1,6 +1,7 @@
 """What ``make-manifest`` found and did: as JSON values for the sidecar, and as text for people."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 import pandas as pd
 
@@ -118,7 +119,9 @@ def _duplicates(about: Mapping) -> list[str]:
     audit, policy = about["audit"], about["options"]["duplicates"]
     kinds = [pair[2] for pair in audit["pairs"]]
     if not kinds:
-        return [f"  no near-duplicates among: {DISGUISES}"]
+        return wrap(
+            f"no near-duplicates among: {DISGUISES}", 100, initial_indent="  ", subsequent_indent="    "
+        )
     did = {
         "drop": "the first of each kept",
         "group": "all used, none torn apart",
@@ -131,6 +134,7 @@ def _duplicates(about: Mapping) -> list[str]:
     if about["splits"]["unit"] == "patients":
         for group, patients in audit["merged_groups"].items():
             lines.append(f"  same pictures under {' and '.join(patients)}: one group, {group}")
+    lines += wrap(f"searched for {DISGUISES}", 100, initial_indent="  ", subsequent_indent="    ")
     if audit["other_datasets"]:
         lines.append(f"  pictures also found in: {', '.join(audit['other_datasets'])}; groups merged with it")
     return lines
