@@ -31,6 +31,7 @@ from bus_smp.evaluation.score_images import score_images
 from bus_smp.inference.predictor import Prediction, Predictor, load_predictor
 from bus_smp.measures.overlap import PIXEL_COLUMNS
 from bus_smp.model.checkpoint import read_header, weights_sha256, write_checkpoint
+from bus_smp.runs.describe import calibration_warnings
 from bus_smp.system.engine import make_engine
 
 
@@ -181,6 +182,33 @@ def test_a_finished_run_carries_its_calibration_and_lower_likelihood_loss(traine
     assert calibration["nll_after"] <= calibration["nll_before"]
     assert LEAST_TEMPERATURE <= calibration["temperature"] <= MOST_TEMPERATURE
     assert 0 <= calibration["threshold"] <= 1.01
+
+
+def test_brier_scores_before_and_after_are_those_of_the_validation_images(predictor, trained):
+    calibration = read_header(trained / "best.safetensors")["calibration"]
+    manifest = read_manifest(trained / "manifest.csv")
+    scaled = predictor.at_temperature(calibration["temperature"])
+    table = score_images(scaled, manifest, manifest.used("val")).model
+    malignant = table["label"] == "malignant"
+    for key, column in (("brier_before", "malignant_score_raw"), ("brier_after", "malignant_score")):
+        assert calibration[key] == pytest.approx(((table[column] - malignant) ** 2).mean(), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "said"),
+    [
+        ({"temperature": 20.0}, ["at its bound (20)"]),
+        ({"temperature": 0.05}, ["at its bound (0.05)"]),
+        ({"temperature": 1.2, "brier_before": 0.2, "brier_after": 0.3}, ["worse on the validation images"]),
+        ({"temperature": 1.2, "brier_before": 0.3, "brier_after": 0.2}, []),
+        ({"temperature": 1.2}, []),
+        ({}, []),
+    ],
+)
+def test_a_calibration_that_did_not_help_is_a_warning(calibration, said):
+    warnings = calibration_warnings(calibration)
+    assert len(warnings) == len(said)
+    assert all(words in warning for words, warning in zip(said, warnings, strict=True))
 
 
 def test_temperature_moves_scores_and_no_outline(predictor, trained):

@@ -116,7 +116,26 @@ def test_info_describes_run_checkpoint_and_manifest(trained, manifests):
     manifest = json.loads(invoke("info", path, "--json").stdout)
     assert manifest["images"] == sum(1 for _ in path.open()) - 1
     assert sum(sum(labels.values()) for labels in manifest["splits"].values()) == manifest["used"]
-    assert str(manifest["used"]) in invoke("info", path).stdout
+    shown = invoke("info", path).stdout
+    assert str(manifest["used"]) in shown
+    assert f"{manifest['groups']} patients" in shown
+
+
+def test_info_sums_up_exclusions_by_reason_and_calls_groups_patients_only_where_they_are(manifests, tmp_path):
+    from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
+
+    busi = read_manifest(manifests / "data_manifests" / "busi.csv")
+    excluded = [f"near-duplicate: of image {number}" for number in range(5)] + ["blurred, says Anna"]
+    frame = busi.frame.copy()
+    rows = frame.index[frame["excluded"] == ""][: len(excluded)]
+    frame.loc[rows, ["excluded", "split", "fold"]] = [(words, "", "") for words in excluded]
+    already = frame["excluded"].str.startswith("near-duplicate").sum() - 5
+    write_manifest(Manifest(frame, busi.roots), tmp_path / "busi.csv")
+    shown = invoke("info", tmp_path / "busi.csv").stdout
+    assert "patients" not in shown
+    assert f"{5 + already}  nearly the same picture as a kept image [near-duplicate]" in shown
+    assert shown.count("near-duplicate]") == shown.count("[other]") == 1
+    assert f" {frame['group_id'][frame['excluded'] == ''].nunique()} groups" in shown
 
 
 @pytest.mark.parametrize("content", [b"", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", b"not a checkpoint at all"])

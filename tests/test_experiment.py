@@ -244,6 +244,7 @@ def test_only_evaluations_that_are_damaged_are_made_again(out, folds):
     next((lost / "masks").rglob("*.png")).unlink()
     again = invoke("evaluate", "--out", out, "--run", "x", "--json")
     assert again.exit_code == 0, again.stderr
+    assert "Already scored: " + str(out / "x" / "eval-bus-uclm-oof") in again.stderr, "from the same tables"
     made = {path for path, time in _times(out, pattern).items() if time != before[path]}
     assert made == {stopped / "per_image.csv", lost / "per_image.csv"}
     assert json.loads(again.stdout)["summaries"] == folds[1]["summaries"]

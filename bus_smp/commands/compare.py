@@ -84,5 +84,5 @@ def _score(name: str, out: Path) -> None:
 
     trained = find_trained(name, out)
     note(f"{name} is not scored yet: its own test split is scored first")
-    for _ in Scorer(say=note, bar=True).score_own(trained, trained.manifest(), "test", again=False):
+    for _ in Scorer(say=note, bar=True).score_own(trained, trained.manifest(), "test"):
         pass

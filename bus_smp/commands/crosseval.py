@@ -78,13 +78,13 @@ def command(
     from bus_smp.evaluation.scoring import Scorer
     from bus_smp.runs.find import find_trained
 
-    scorer = Scorer(backend, device, precision, legacy, _say, bar=True)
+    scorer = Scorer(backend, device, precision, legacy, again, _say, bar=True)
     if matrix:
         _score_matrix(scorer, runs, targets, out, manifests, root, as_json)
     else:
         run = runs[0] if runs else None
         trained = find_trained(run, out)
-        summaries = _score_targets(scorer, trained, targets, manifests, root, again)
+        summaries = _score_targets(scorer, trained, targets, manifests, root)
         print_summaries(summaries, legacy=legacy, as_json=as_json, full=full)
         _say(f"Next: {command_line('report', run_name(trained.folder, out), out=out)}")
 
@@ -101,7 +101,6 @@ def _score_targets(
     targets: Sequence[str],
     manifests: Path,
     root: Root,
-    again: bool,
 ) -> Iterator[dict[str, Any]]:
     from bus_smp.data.manifest import manifest_path, read_manifest
     from bus_smp.evaluation.external import check_external, read_external
@@ -122,7 +121,7 @@ def _score_targets(
         checked[path] = manifest, check_external(training, manifest, manifests, with_progress)
     for path in paths:
         manifest, externality = checked[path]
-        yield scorer.score_target(trained, manifest, externality, again=again)
+        yield scorer.score_target(trained, manifest, externality)
 
 
 def _score_matrix(

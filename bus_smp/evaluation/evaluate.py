@@ -177,22 +177,43 @@ def is_current(
         backend: it must have been computed by this one.
         precision: and in this one; ``auto``: in any.
     """
+    summary = _read_whole(folder, manifest, rows)
+    if summary is None:
+        return False
+    computed_in = summary.get("computed_in") or {}
+    return (
+        (summary.get("checkpoint") or {}).get("sha256") == checkpoint_sha256
+        and computed_in.get("backend", "torch") == backend
+        and precision in ("auto", computed_in.get("precision"))
+    )
+
+
+@ranks.by_first
+def is_current_pool(folder: Path, sources: Mapping[str, str], manifest: Manifest, rows: pd.DataFrame) -> bool:
+    """True if the folder holds the finished out-of-fold evaluation of these ``rows`` of ``manifest``, whole.
+
+    Args:
+        sources: run -> SHA-256 of its ``per_image.csv``.
+    """
+    summary = _read_whole(folder, manifest, rows)
+    return summary is not None and summary.get("pooled_from") == sources
+
+
+def _read_whole(folder: Path, manifest: Manifest, rows: pd.DataFrame) -> dict[str, Any] | None:
+    """The summary of a finished evaluation of ``rows`` by this version; None if it is another, or a file is missing."""
     try:
         summary = read_summary(folder)
         tables = read_tables(folder)
     except EvaluationError:
-        return False
-    computed_in = summary.get("computed_in") or {}
+        return None
     masks = (mask_path(folder, row) for row in tables.model[["dataset", "image_id"]].to_dict("records"))
-    return (
+    whole = (
         all(mask.is_file() for mask in masks)
-        and (summary.get("checkpoint") or {}).get("sha256") == checkpoint_sha256
         and summary.get("rows_sha256") == manifest_hash(rows)
         and summary.get("manifest_sha256") == manifest.sha256
         and summary["bus_smp"] == __version__
-        and computed_in.get("backend", "torch") == backend
-        and precision in ("auto", computed_in.get("precision"))
     )
+    return summary if whole else None
 
 
 def _warnings(

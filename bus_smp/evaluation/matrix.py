@@ -94,13 +94,11 @@ def _row(
             if isinstance(target, BusSmpError):
                 raise target
             if len(target.datasets) == 1 and own >= set(target.datasets):
-                (summary,) = scorer.score_own(
-                    trained, training[0], "test", datasets=target.datasets, again=False
-                )
+                (summary,) = scorer.score_own(trained, training[0], "test", datasets=target.datasets)
                 kind = IN_DOMAIN
             else:
                 externality = check_external(training, target, store)
-                summary = scorer.score_target(trained, target, externality, again=False)
+                summary = scorer.score_target(trained, target, externality)
                 kind = EXTERNAL if externality.external is True else NOT_KNOWN
         except _REASONS as error:
             # the table is passed on, so files are named without the folders of this machine

@@ -10,14 +10,14 @@ import pandas as pd
 
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
-from bus_smp.evaluation.evaluate import evaluate, is_current
+from bus_smp.evaluation.evaluate import evaluate, is_current, is_current_pool
 from bus_smp.evaluation.external import OWN, Externality
 from bus_smp.evaluation.pooling import pool_folds, write_members
 from bus_smp.inference.backends import choose_precision, open_predictor
 from bus_smp.inference.predictor import Predictor, describe_computing
 from bus_smp.runs.evaluations import read_summary
 from bus_smp.runs.experiment import Experiment
-from bus_smp.runs.layout import evaluation_folder
+from bus_smp.runs.layout import PER_IMAGE, evaluation_folder
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
 from bus_smp.system.console import show_progress
@@ -31,6 +31,7 @@ class Scorer:
     Attributes:
         backend, device, precision: as for ``open_predictor``.
         legacy: also compute the numbers of the notebook this project replaces.
+        again: also score what is scored already, from the same weights and the same images.
         say: receives one line per event.
         bar: show progress on stderr.
     """
@@ -39,6 +40,7 @@ class Scorer:
     device: str = "auto"
     precision: str = "auto"
     legacy: bool = False
+    again: bool = False
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
     bar: bool = False
     _loaded: tuple[Path, Predictor, dict[str, Any]] | None = field(default=None, init=False)
@@ -55,7 +57,6 @@ class Scorer:
         split: str,
         *,
         datasets: Sequence[str] | None = None,
-        again: bool = True,
     ) -> Iterator[dict[str, Any]]:
         """Score a run, or all runs of an experiment, on their own split; yield a summary for each data set.
 
@@ -65,7 +66,6 @@ class Scorer:
             manifest: ``trained.manifest()``, with its images where they are.
             split: ``test`` or ``val``.
             datasets: only these; None: all that the run was trained on.
-            again: False keeps an evaluation of the same weights and the same images.
 
         Raises:
             EvaluationError: if the split is empty.
@@ -73,7 +73,7 @@ class Scorer:
             TrainingError: if a run of the experiment is not trained to its end.
         """
         if isinstance(trained, Experiment):
-            yield from self._score_members(trained, manifest, split, datasets, again)
+            yield from self._score_members(trained, manifest, split, datasets)
             return
         manifest.require_images(trained.manifest_path)
         rows = manifest.used(split)
@@ -85,22 +85,21 @@ class Scorer:
                 hint="make the manifest with a test split and train again",
             )
         for dataset, part in rows.groupby("dataset"):
-            yield self._score(trained, manifest, part.reset_index(drop=True), str(dataset), split, again)
+            yield self._score(trained, manifest, part.reset_index(drop=True), str(dataset), split)
 
     def score_target(
-        self, trained: Run | Experiment, target: Manifest, externality: Externality, *, again: bool = True
+        self, trained: Run | Experiment, target: Manifest, externality: Externality
     ) -> dict[str, Any]:
         """Score a run, or all runs of an experiment, on all used images of an external data set; return the summary.
 
         Args:
             externality: what ``check_external`` found of the target.
-            again: as for ``score_own``.
         """
         rows, dataset = target.used(), "+".join(target.datasets)
         if isinstance(trained, Run):
-            return self._score(trained, target, rows, dataset, "all", again, externality)
+            return self._score(trained, target, rows, dataset, "all", externality)
         members = {
-            run.name: self._score(run, target, rows, dataset, "all", again, externality)
+            run.name: self._score(run, target, rows, dataset, "all", externality)
             for run in trained.trained_runs()
         }
         folder = evaluation_folder(trained.folder, dataset, "all", self.network)
@@ -115,7 +114,6 @@ class Scorer:
         manifest: Manifest,
         split: str,
         datasets: Sequence[str] | None,
-        again: bool,
     ) -> Iterator[dict[str, Any]]:
         runs = dict(zip(experiment.members, experiment.trained_runs(), strict=True))
         manifest.require_images(experiment.run(experiment.members[0]).manifest_path)
@@ -123,7 +121,7 @@ class Scorer:
         for member, run in runs.items():
             # the runs share their rows and differ in the splits
             own = manifest if member == experiment.members[0] else run.manifest(manifest.roots)
-            summaries = self.score_own(run, own, split, datasets=datasets, again=again)
+            summaries = self.score_own(run, own, split, datasets=datasets)
             found[member] = {summary["dataset"]: summary for summary in summaries}
         for dataset in next(iter(found.values())):
             about = {"run": experiment.name, "dataset": dataset, "split": split, "external": False}
@@ -134,9 +132,10 @@ class Scorer:
                 results = self._pool(experiment, manifest, about, split)
             folder = evaluation_folder(experiment.folder, dataset, about["split"], self.network)
             one_table = experiment.folds is not None and len(results) == 1
-            summary = (
-                results[experiment.name] if one_table else write_members(folder, results, about, manifest)
-            )
+            if one_table:
+                yield results[experiment.name]
+                continue
+            summary = write_members(folder, results, about, manifest)
             self.say(f"Written: {folder}")
             yield summary
 
@@ -152,14 +151,18 @@ class Scorer:
             ending = f"-seed{seed}" if len(experiment.seeds) > 1 else ""
             name = experiment.name + ending
             parts = [evaluation_folder(run.folder, about["dataset"], split, self.network) for run in runs]
-            pooled[name] = pool_folds(
-                parts,
-                used,
-                evaluation_folder(experiment.folder, about["dataset"], about["split"], self.network + ending),
-                about | {"run": name, "pooled": [run.name for run in runs]},
-                manifest,
-                legacy=self.legacy,
+            folder = evaluation_folder(
+                experiment.folder, about["dataset"], about["split"], self.network + ending
             )
+            sources = {run.name: file_sha256(part / PER_IMAGE) for run, part in zip(runs, parts, strict=True)}
+            if not self.again and is_current_pool(folder, sources, manifest, used):
+                pooled[name] = read_summary(folder)
+                if not self.legacy or "legacy" in pooled[name]:
+                    self.say(f"Already scored: {folder} (--again scores it again)")
+                    continue
+            of_seed = about | {"run": name, "pooled": [run.name for run in runs], "pooled_from": sources}
+            pooled[name] = pool_folds(parts, used, folder, of_seed, manifest, legacy=self.legacy)
+            self.say(f"Written: {folder}")
         return pooled
 
     def _score(
@@ -169,13 +172,12 @@ class Scorer:
         rows: pd.DataFrame,
         dataset: str,
         split: str,
-        again: bool,
         externality: Externality = OWN,
     ) -> dict[str, Any]:
         """Score ``rows`` with one run, write its evaluation folder, return the summary."""
         folder = evaluation_folder(run.folder, dataset, split, self.network)
         about = {"run": run.name, "dataset": dataset, "split": split, **asdict(externality)}
-        if not again and self._is_current(run, folder, manifest, rows):
+        if not self.again and self._is_current(run, folder, manifest, rows):
             summary = read_summary(folder)
             found = [warning in summary["warnings"] for warning in externality.warnings]
             same = summary["external"] == externality.external and all(found)

@@ -106,6 +106,7 @@ def format_headlines(summaries: Mapping[str, Mapping]) -> list[str]:
         one = model[metric.part][key]
         text = _value(one, metric)
         if one["mean"] is not None and "sd" not in one:
+            text += "" if one["low"] is not None else " (no interval)"
             text = f"{text:<22}{_taken_over(one, metric)}"
         lines.append(f"{words[0].upper() + words[1:]:<16}{text}".rstrip())
     return [*lines, f"{'Verdict':<16}{verdict(summaries)}"]
