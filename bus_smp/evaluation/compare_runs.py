@@ -148,14 +148,17 @@ def _nothing_common(
     if target is None:
         has = [", ".join(f"{dataset} ({part})" for dataset, part in of) or "nothing" for of in evaluations]
         names = [side.folder.name for side in sides]
+        own = [side.trained_on() for side in sides]
+        shared = own[0][0] if own[0] and own[0] == own[1] else None
+        both = " and ".join(side.command(shared or "NAME", split) for side in sides)
         return EvaluationError(
-            f"{names[0]} and {names[1]} were not scored on the same images: {names[0]} has {has[0]}; {names[1]} has {has[1]}",
-            hint=f"score both on a data set that neither has seen: {sides[0].command('NAME', 'all')}, then the same for "
-            f"{names[1]}",
+            f"{names[0]} and {names[1]} were not scored on the same images: {names[0]} has {has[0]}; "
+            f"{names[1]} has {has[1]}",
+            hint=both if shared else f"score both on a data set that neither has seen: {both}",
         )
-    own = [target in side.trained_on() for side in sides]
-    if own[0] != own[1]:
-        seen, other = sides if own[0] else sides[::-1]
+    is_own = [target in side.trained_on() for side in sides]
+    if is_own[0] != is_own[1]:
+        seen, other = sides if is_own[0] else sides[::-1]
         return EvaluationError(
             f"{target} is {seen.folder.name}'s own data and external to {other.folder.name}: they are not scored on the "
             "same images",
