@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from bus_smp.report.markdown import format_number
 from bus_smp.report.records import EvaluationRecord, RunRecord
-from bus_smp.statistics.metrics import BY_KEY, PRIMARY
+from bus_smp.statistics.metrics import BY_KEY
+from bus_smp.statistics.score_table import BEATEN, BETWEEN_RUNS, CLEARLY, NO_INTERVAL_ABOVE, OVERLAP, standing
 
 # Metrics of probabilities that are given before and after the temperature.
 CALIBRATED = {key: metric.words for key, metric in BY_KEY.items() if f"{key}_raw" in BY_KEY}
@@ -34,6 +34,15 @@ FIGURES: Mapping[str, Mapping[str, Mapping[str, Any]]] = read_words("figures.yam
 _BASELINES = {"all-background": "marking nothing", "largest-dark-blob": "marking the largest dark blob"}
 
 
+_STANDINGS = {
+    BEATEN: "outlines no better than {}",
+    BETWEEN_RUNS: "outlines better than {} in the mean of the runs",
+    NO_INTERVAL_ABOVE: "outlines better than {}, without an interval to exclude chance",
+    CLEARLY: "outlines clearly better than {}",
+    OVERLAP: "outlines better than {}, but the intervals overlap",
+}
+
+
 def verdict(evaluation: EvaluationRecord) -> str:
     """What the numbers of an evaluation mean, in one line for a reader who is not a statistician."""
     found = evaluation.estimates()
@@ -47,26 +56,12 @@ def verdict(evaluation: EvaluationRecord) -> str:
 
 
 def _on_outlines(evaluation: EvaluationRecord) -> str:
-    """The lesion Dice against the better baseline's; "clearly" only where the intervals do not overlap."""
-    dice = evaluation.estimates()["dice_lesion"]
-    if dice["mean"] is None:
-        return "no image shows a lesion"
-    baselines = {
-        name: found
-        for name, column in evaluation.baselines.items()
-        if (found := evaluation.estimates(column).get("dice_lesion")) and found["mean"] is not None
-    }
-    if not baselines:
-        return "outlines without a baseline to compare them with"
-    best = max(baselines, key=lambda name: baselines[name]["mean"])
-    other, what = baselines[best], _BASELINES.get(best, best)
-    if dice["mean"] <= other["mean"]:
-        return f"outlines no better than {what}"
-    if dice["low"] is None:
-        return f"outlines better than {what}, without an interval to exclude chance"
-    if dice["low"] > (other["mean"] if other["high"] is None else other["high"]):
-        return f"outlines clearly better than {what}"
-    return f"outlines better than {what}, but the intervals overlap"
+    found = standing(evaluation.columns)
+    if found is None:
+        no_lesion = evaluation.estimates()["dice_lesion"]["mean"] is None
+        return "no image shows a lesion" if no_lesion else "outlines without a baseline to compare them with"
+    words, name = found
+    return _STANDINGS[words].format(_BASELINES.get(name, name))
 
 
 def _on_false_alarms(rate: Mapping[str, Any]) -> str:
@@ -90,7 +85,7 @@ def _on_malignancy(auc: Mapping[str, Any]) -> str:
     return "malignancy better than chance"
 
 
-def counted(estimate: Mapping[str, Any], images: str = "", opposite: bool = False) -> str:
+def share_of(estimate: Mapping[str, Any], images: str = "", opposite: bool = False) -> str:
     """A share of images, counts first: ``382 of 493 normal images (77 %, 74 to 81 %)``; the share and its interval in parentheses.
 
     Of a mean over runs there are no counts: ``77 % of normal images (mean of 3 runs)``.
@@ -124,35 +119,6 @@ def called(evaluation: EvaluationRecord) -> tuple[Mapping[str, Any], Mapping[str
     if sensitivity and specificity and (sensitivity["mean"], specificity["mean"]) != (None, None):
         return sensitivity, specificity
     return found["image_sensitivity_malignant"], found["image_specificity_malignant"]
-
-
-def difference(comparison: Mapping[str, Any], one: Mapping[str, Any]) -> str:
-    """The primary question of a comparison as a sentence; a difference only where its interval excludes 0."""
-    words, of = BY_KEY[PRIMARY].words, one["metrics"][PRIMARY]
-    if of["difference"] is None:
-        return f"{words} is not defined for both."
-    if of["low"] is None:
-        return f"{words} differs by {of['difference']:+.3f}, without an interval: chance is not excluded."
-    if of["low"] <= 0 <= of["high"]:
-        return f"No difference in {words} is shown: {_span(of)}."
-    above, below = ("a", "b") if of["difference"] > 0 else ("b", "a")
-    return f"{words} of {comparison[above]} is higher than that of {comparison[below]}: {_span(of)}."
-
-
-def compared_row(key: str, of: Mapping[str, Any]) -> list[str]:
-    """A metric of a comparison: its words, both values, the difference with its interval, p and p after Holm."""
-    metric = BY_KEY.get(key)
-    digits = metric.digits if metric else 3
-    values = [format_number(of.get(name), digits) for name in ("a", "b")]
-    p_values = [format_number(of.get(name)) for name in ("p", "p_holm")]
-    return [metric.words if metric else key, *values, _span(of, digits), *p_values]
-
-
-def _span(of: Mapping[str, Any], digits: int = 3) -> str:
-    if of["difference"] is None:
-        return "-"
-    interval = f" [{of['low']:+.{digits}f}, {of['high']:+.{digits}f}]" if of["low"] is not None else ""
-    return f"{of['difference']:+.{digits}f}{interval}"
 
 
 def printed(estimates: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bus_smp.text import counted
+
 # Characters that have a meaning in Markdown or HTML. An underscore inside a word has none, nor has a closing bracket
 # unless a parenthesis, bracket or colon follows.
 _SPECIAL = re.compile(
@@ -94,7 +96,7 @@ def templates(facts: Mapping[str, Any]) -> Environment:
     environment.filters |= {
         "label": label, "link": link, "code": code, "row": table_row, "head": table_head, "group": table_group,
         "verbatim": lambda text: finished(one_line(text)), "count": "{:,}".format, "number": format_number,
-        "plural": lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}",
+        "plural": counted,
         "capitalised": lambda text: text[:1].upper() + text[1:],
     }  # fmt: skip
     environment.globals |= facts

@@ -21,6 +21,7 @@ from bus_smp.report.html import page_html
 from bus_smp.report.markdown import templates
 from bus_smp.report.records import RunRecord
 from bus_smp.report.reproduce import commands
+from bus_smp.statistics.comparison_table import answer, comparison_rows
 from bus_smp.statistics.metrics import HEADLINES
 from bus_smp.system.files import replacing, write_text
 
@@ -55,7 +56,7 @@ class Report:
                 **{
                     of.__name__: of
                     for of in (
-                        facts.verdict, facts.counted, facts.called, facts.difference, facts.compared_row, facts.printed, facts.limits, facts.network, facts.initial_weights,
+                        facts.verdict, facts.share_of, facts.called, answer, comparison_rows, facts.printed, facts.limits, facts.network, facts.initial_weights,
                         facts.commit, facts.settings_table, facts.pictures,
                     )
                 },

@@ -20,7 +20,7 @@ from bus_smp.runs.evaluations import read_summary
 from bus_smp.runs.experiment import Member, is_experiment, read_experiment
 from bus_smp.runs.layout import DATA, EXPERIMENT, PER_IMAGE, SUMMARY, list_evaluations
 from bus_smp.runs.run import Run
-from bus_smp.statistics.metrics import PRIMARY
+from bus_smp.statistics.comparison_table import answer, comparison_rows
 from bus_smp.statistics.score_table import digits_of, estimate_over_runs, format_estimate, table_rows
 from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.files import file_sha256
@@ -127,10 +127,8 @@ def find_comparison(out: Path, names: Sequence[str]) -> tuple[dict[str, Any] | N
         try:
             found = read_comparison(folder)
             for one in found["comparisons"]:
-                for of in one["metrics"].values():
-                    of["difference"], of["low"], of["high"]
-                one["metrics"][PRIMARY], one["target"], one["split"]
-        except (BusSmpError, KeyError, TypeError, AttributeError) as error:
+                answer(one, names), comparison_rows(one), one["target"], one["split"]
+        except (BusSmpError, KeyError, TypeError, ValueError, AttributeError) as error:
             return None, f"The comparison cannot be used ({_reason(error, folder)})"
         scored = [path / SUMMARY for name in names for path in layout.list_evaluations(Path(out) / name)]
         written = (folder / layout.COMPARISON).stat().st_mtime

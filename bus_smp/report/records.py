@@ -107,11 +107,7 @@ class EvaluationRecord:
     @property
     def short_kind(self) -> str:
         """``kind`` in two words, for the first lines of a page."""
-        kind = (
-            "external test"
-            if self.is_external
-            else f"{self.summary['split']} split".replace("oof split", "out-of-fold")
-        )
+        kind = self.kind.split(", ")[0].removesuffix(" of the run's own data")
         return kind + (", int8" if self.is_quantised else "")
 
     @property

@@ -35,18 +35,13 @@ def format_comparison(found: Mapping[str, Any], names: Sequence[str]) -> str:
         found: the result of ``compare_pairs``.
         names: of A and B.
     """
-    rows = [["", "A", "B", "A - B", "p"]]
     reasons: list[str] = []
-    notes = []
-    for key, one in found["metrics"].items():
-        metric = BY_KEY[key]
-        values = ["-" if one[side] is None else f"{one[side]:.{metric.digits}f}" for side in ("a", "b")]
-        p = one["p"] if key == found["primary"] else one["p_holm"]
-        rows.append([metric.words, *values, _difference(one, metric.digits, reasons), _p(p)])
-        if one["n_unpaired"]:
-            notes.append(
-                f"{metric.words}: without {counted(one['n_unpaired'], 'image')} where only one run has it."
-            )
+    rows = [["", "A", "B", "A - B", "p"], *comparison_rows(found, reasons)]
+    notes = [
+        f"{BY_KEY[key].words}: without {counted(one['n_unpaired'], 'image')} where only one run has it."
+        for key, one in found["metrics"].items()
+        if one["n_unpaired"]
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [line for side, name in zip("AB", names, strict=True) for line in folded(f"{side}: {name}")]
     lines += [""]
@@ -77,6 +72,22 @@ def format_comparison(found: Mapping[str, Any], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def comparison_rows(found: Mapping[str, Any], reasons: list[str] | None = None) -> list[list[str]]:
+    """A row for each metric: its words, A, B, the difference with its interval, and p (Holm, but for the primary metric).
+
+    Args:
+        found: the result of ``compare_pairs``.
+        reasons: collects why a difference has no interval; its number is shown.
+    """
+    rows = []
+    for key, one in found["metrics"].items():
+        digits = BY_KEY[key].digits
+        values = ["-" if one[side] is None else f"{one[side]:.{digits}f}" for side in ("a", "b")]
+        p = one["p"] if key == found["primary"] else one["p_holm"]
+        rows.append([BY_KEY[key].words, *values, _difference(one, digits, reasons), _p(p)])
+    return rows
+
+
 def comparison_frame(comparisons: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """``table.csv`` of a comparison: a row for each metric of each data set.
 
@@ -100,18 +111,7 @@ def comparison_frame(comparisons: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def comparison_latex(comparisons: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """``table.tex`` of a comparison; ``names`` of A and B."""
-    rows = []
-    for of in comparisons:
-        for key, one in of["metrics"].items():
-            digits = BY_KEY[key].digits
-            values = ["-" if one[side] is None else f"{one[side]:.{digits}f}" for side in ("a", "b")]
-            p = one["p"] if key == of["primary"] else one["p_holm"]
-            rows.append(
-                (
-                    f"{of['target']}, {of['split']}",
-                    [BY_KEY[key].words, *values, _difference(one, digits), _p(p)],
-                )
-            )
+    rows = [(f"{of['target']}, {of['split']}", row) for of in comparisons for row in comparison_rows(of)]
     title = f"A: {names[0]}; B: {names[1]}; p of the first metric, of the others adjusted (Holm)"
     return latex_table(title, ["", *names, "difference", "p"], rows)
 

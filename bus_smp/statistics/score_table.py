@@ -120,27 +120,51 @@ def _taken_over(estimate: Mapping, metric: Metric) -> str:
     return f"{count}{estimate['n']} {over}"
 
 
-def verdict(summaries: Mapping[str, Mapping]) -> str:
-    """The lesion Dice of the first summary against the better baseline's; "clearly" only where the intervals do not overlap."""
+# What a lesion Dice is to that of the better baseline.
+BEATEN, BETWEEN_RUNS, NO_INTERVAL_ABOVE, CLEARLY, OVERLAP = (
+    "no better", "above, over runs", "above, no interval", "clearly above", "above, overlapping",
+)  # fmt: skip
+
+
+def standing(summaries: Mapping[str, Mapping]) -> tuple[str, str] | None:
+    """The lesion Dice of the first summary against the better baseline's; ``CLEARLY`` only where the intervals do not overlap.
+
+    Returns:
+        one of the words above, and the name of that baseline; None where there is no Dice, or no baseline that has one.
+    """
     dice, *others = [
         {**summary["metrics"]["dice_lesion"], "name": name} for name, summary in summaries.items()
     ]
     others = [one for one in others if one["mean"] is not None]
     if dice["mean"] is None or not others:
-        return (
-            "none: no image shows a lesion" if dice["mean"] is None else "none: no baseline to compare with"
-        )
+        return None
     best = max(others, key=lambda one: one["mean"])
-    other = f"trivial {best['name']} ({best['mean']:.3f})"
     if dice["mean"] <= best["mean"]:
-        return f"Dice no better than {other}"
+        return BEATEN, best["name"]
+    # An sd between runs is no interval.
     if "sd" in dice:
-        return f"Dice above {other}"
+        return BETWEEN_RUNS, best["name"]
     if dice["low"] is None:
-        return f"Dice above {other}, no interval"
-    if dice["low"] > (best["mean"] if best["high"] is None else best["high"]):
-        return f"Dice clearly above {other}"
-    return f"Dice above {other}, intervals overlap"
+        return NO_INTERVAL_ABOVE, best["name"]
+    is_clear = dice["low"] > (best["mean"] if best["high"] is None else best["high"])
+    return CLEARLY if is_clear else OVERLAP, best["name"]
+
+
+_STANDINGS = {
+    BEATEN: "Dice no better than {}", BETWEEN_RUNS: "Dice above {}", NO_INTERVAL_ABOVE: "Dice above {}, no interval",
+    CLEARLY: "Dice clearly above {}", OVERLAP: "Dice above {}, intervals overlap",
+}  # fmt: skip
+
+
+def verdict(summaries: Mapping[str, Mapping]) -> str:
+    """``standing`` in a few words, with the baseline's Dice."""
+    found = standing(summaries)
+    if found is None:
+        no_lesion = next(iter(summaries.values()))["metrics"]["dice_lesion"]["mean"] is None
+        return "none: no image shows a lesion" if no_lesion else "none: no baseline to compare with"
+    words, name = found
+    dice = summaries[name]["metrics"]["dice_lesion"]["mean"]
+    return _STANDINGS[words].format(f"trivial {name} ({dice:.3f})")
 
 
 def format_table(summaries: Mapping[str, Mapping]) -> str:
