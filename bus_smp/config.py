@@ -63,7 +63,8 @@ class AugmentSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """The network. ``encoder_weights``: ``imagenet``, null, or the path of a weights file.
+    """The network. ``encoder_weights``: ``imagenet``, null, or the path of a weights file. ``init``: null, or a run
+    whose weights are the start (of all layers; ``encoder_weights`` then has no effect).
 
     ``encoder_name``: an encoder of segmentation_models_pytorch, or ``tu-`` and the name of a network of timm.
     """
@@ -73,6 +74,7 @@ class ModelSettings(_Section):
     deep_supervision: bool = True
     attention: Literal["scse"] | None = None
     bottleneck: Literal["aspp"] | None = None
+    init: str | None = None
 
 
 class LossSettings(_Section):

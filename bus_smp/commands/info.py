@@ -57,12 +57,21 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
         f"  classes    {', '.join(entry['name'] for entry in about['classes'])}",
         f"  input      {about['size']} px, mean {about['mean']}, std {about['std']}",
         f"  trained on {', '.join(about['datasets'])} (manifest {about['manifest_sha256'][:12]})",
+        *_ancestor_lines(about.get("ancestors", [])),
         f"  epoch      {about['epoch']} of {about['settings']['train']['epochs']}, seed {about['settings']['train']['seed']}",
         f"  validation {', '.join(f'{key[4:]} {value:.3f}' for key, value in score.items() if value is not None)}",
         *_calibration_lines(about.get("calibration")),
         f"  made with  bus_smp {versions.get('bus_smp')}, torch {versions.get('torch')}, commit {str(about.get('git_commit'))[:12]}",
         *_export_lines(path),
         "  Research software, not for clinical use.",
+    ]
+
+
+def _ancestor_lines(ancestors: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"  started from {one['run']}, epoch {one['epoch']}, trained on {', '.join(one['datasets'])} "
+        f"(weights {one['weights_sha256'][:12]})"
+        for one in ancestors
     ]
 
 

@@ -28,6 +28,11 @@ DEFAULT_CONFIG = Path("configs/default.yaml")
     metavar="KEY=VALUE",
     help="Change one setting, e.g. train.lr=3e-4. Repeatable.",
 )
+@click.option(
+    "--start-from",
+    metavar="RUN",
+    help="Fine-tune, or train longer: start from the weights of a run; the same as --set model.init=RUN.",
+)
 @click.option("--run", "name", help="Name of the run folder.  [default: the data sets' names]")
 @click.option(
     "--fold",
@@ -52,6 +57,7 @@ DEFAULT_CONFIG = Path("configs/default.yaml")
 def command(
     config: Path | None,
     overrides: tuple[str, ...],
+    start_from: str | None,
     name: str | None,
     fold: int | None,
     folds: int | None,
@@ -73,12 +79,15 @@ def command(
     --folds and --seeds train an experiment, one run after the other: outputs/<name>-seed42-fold0/ and so
     on, and outputs/<name>/experiment.json; evaluate and crosseval take the experiment as --run <name>.
     """
+    from bus_smp.commands.quoting import setting
     from bus_smp.config import load_settings
 
     if config is None and DEFAULT_CONFIG.is_file():
         config = DEFAULT_CONFIG
     if fold is not None:
         overrides = (*overrides, f"data.fold={fold}")
+    if start_from is not None:
+        overrides = (*overrides, setting("model.init", start_from))
     settings = load_settings(config, overrides)
 
     from bus_smp.data.manifest import combine, manifest_path, read_manifest

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,17 @@ def _is_calibration(value: object) -> bool:
     )
 
 
+def _are_ancestors(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("run"), str)
+        and isinstance(one.get("manifest_sha256"), str)
+        # it is part of a file's name
+        and re.fullmatch("[0-9a-f]{64}", one["manifest_sha256"])
+        for one in value
+    )
+
+
 # What a header must hold, because the weights are used by it, and which values are possible.
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: isinstance(value, dict),
@@ -63,6 +75,7 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
 }
 _MORE_FACTS: dict[str, Callable[[Any], bool]] = {
     "calibration": _is_calibration,
+    "ancestors": _are_ancestors,
     "score": lambda value: (
         isinstance(value, dict) and all(one is None or _is_number(one, -1e9, 1e9) for one in value.values())
     ),

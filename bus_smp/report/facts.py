@@ -184,6 +184,10 @@ def network(run: RunRecord) -> str:
 
 def initial_weights(run: RunRecord) -> str:
     """What the training started from."""
+    if ancestors := (run.header or {}).get("ancestors"):
+        return "the weights of " + ", which was started from ".join(
+            f"the run {one['run']} ({'+'.join(one.get('datasets', []))})" for one in ancestors
+        )
     saved = (run.header or {}).get("model") or {}
     start = run.settings.model.encoder_weights if run.settings else saved.get("encoder_weights", "unknown")
     named = {

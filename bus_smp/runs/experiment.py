@@ -87,8 +87,8 @@ class Experiment:
         return self.run(self.members[0]).manifest(root, images=images)
 
     def manifests(self, root: Path | Mapping[str, Path] | None = None) -> "list[Manifest]":
-        """Everything that the runs have learnt from: the manifest of each, that of the first first."""
-        return [run.manifest(root) for run in self.runs()]
+        """Everything that the runs have learnt from, as ``Run.manifests``; the manifest of the first run first."""
+        return [manifest for run in self.runs() for manifest in run.manifests(root)]
 
 
 def plan_experiment(

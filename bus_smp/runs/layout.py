@@ -19,6 +19,7 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
 LOSS_CURVES = "loss_curves.png"
 DICE_CURVE = "dice_curve.png"
+ANCESTORS = "ancestors.json"
 LOCK = ".lock"
 EXPORTS = "export"
 
@@ -61,6 +62,11 @@ def evaluation_folder(folder: Path, dataset: str, split: str, network: str = "")
         network: ``-int8`` for the quantised network, whose results never replace the run's own.
     """
     return Path(folder) / f"{_EVALUATION}{dataset}-{split}{network}"
+
+
+def ancestor_manifest(sha256: str) -> str:
+    """Name of the manifest of a run that another one was started from, by the hash of its rows."""
+    return f"ancestor-{sha256[:12]}.csv"
 
 
 def list_evaluations(folder: Path) -> list[Path]:

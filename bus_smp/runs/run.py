@@ -1,11 +1,12 @@
 """One run on disk: what it is, how far it has come, and a lock for the process that writes it."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bus_smp.errors import TrainingError
+from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.model.checkpoint import check_trained_on, read_header
 from bus_smp.runs import layout
 from bus_smp.system.files import explained, file_sha256, remove_leftovers, replacing, write_text
@@ -121,8 +122,50 @@ class Run:
         return manifest
 
     def manifests(self, root: Path | Mapping[str, Path] | None = None) -> "list[Manifest]":
-        """Everything that the run has learnt from; as ``Experiment.manifests``."""
-        return [self.manifest(root)]
+        """Everything that the weights have learnt from: the run's own manifest, then those of the runs it was started from.
+
+        Raises:
+            CheckpointError: as ``manifest``, or if the manifest of such a run is missing.
+        """
+        from bus_smp.data.manifest import read_manifest
+
+        found = [self.manifest(root)]
+        names = {one["manifest_sha256"]: one["run"] for one in reversed(self.ancestors())}
+        for digest, name in names.items():
+            if digest == found[0].sha256:
+                continue
+            path = self.folder / layout.ancestor_manifest(digest)
+            if not path.is_file():
+                raise CheckpointError(
+                    f"{path}: is missing; it lists what {name} was trained on, which {self.name} was started from",
+                    hint="copy the whole run folder, its files ancestor-*.csv and .json included",
+                )
+            found.append(read_manifest(path, root, images=False))
+            if found[-1].sha256 != digest:
+                raise CheckpointError(
+                    f"{path}: {name} was not trained on these rows; the file was replaced",
+                    hint="restore the file that belongs here",
+                )
+        return found
+
+    def ancestors(self) -> list[dict[str, Any]]:
+        """The runs it was started from, nearest first: entries of ``runs.ancestry.Ancestry``.
+
+        Raises:
+            CheckpointError: if the weights, or before the first epoch the list, are damaged.
+        """
+        if self.has_weights():
+            return self.header().get("ancestors", [])
+        path = self.folder / layout.ANCESTORS
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: cannot be read ({error})",
+                hint="delete the run folder to start again, or use --run NAME",
+            ) from None
 
     def metrics(self) -> "pd.DataFrame":
         """One row per finished epoch.
@@ -159,7 +202,8 @@ class Run:
         """
         found = [path.name for path in self.folder.glob("*") if not path.name.startswith(".")]
         # a start that was killed before it wrote the settings leaves the manifest
-        if set(found) - {layout.MANIFEST, layout.MANIFEST_SIDECAR}:
+        known = {layout.MANIFEST, layout.MANIFEST_SIDECAR, layout.ANCESTORS}
+        if [name for name in found if name not in known and not name.startswith("ancestor-")]:
             raise TrainingError(
                 f"{self.folder} is not empty and not a run (it holds {', '.join(sorted(found)[:3])})",
                 hint="choose another name with --run NAME",

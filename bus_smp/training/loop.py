@@ -31,6 +31,7 @@ from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork, load_predictor
 from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
+from bus_smp.runs.ancestry import Ancestry, trace_ancestry
 from bus_smp.runs.describe import calibration_warnings
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
@@ -98,11 +99,12 @@ def train(
 
         ranks.on_first(lock)
         begun = ranks.on_first(lambda: _check_folder(run, settings, manifest))
+        ancestry = trace_ancestry(run, settings, manifest)
         with explained_memory(settings), explained_workers(), explained_compile(settings):
-            training = _Training(settings, manifest, run, say, bar)
+            training = _Training(settings, manifest, run, ancestry, say, bar)
             # not earlier: a start that failed must not bind the next one to its settings
             if not begun:
-                ranks.on_first(lambda: run.begin(settings, manifest))
+                ranks.on_first(lambda: _begin(run, settings, manifest, ancestry))
             return training.finish()
 
 
@@ -116,13 +118,24 @@ def _check_folder(run: Run, settings: Settings, manifest: Manifest) -> bool:
     return False
 
 
+def _begin(run: Run, settings: Settings, manifest: Manifest, ancestry: Ancestry) -> None:
+    ancestry.write(run.folder)
+    run.begin(settings, manifest)
+
+
 class _Training:
     """The parts of one training; ``finish`` runs it."""
 
     def __init__(
-        self, settings: Settings, manifest: Manifest, run: Run, say: Callable[[str], None], bar: bool
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        run: Run,
+        ancestry: Ancestry,
+        say: Callable[[str], None],
+        bar: bool,
     ) -> None:
-        self.settings, self.manifest, self.run = settings, manifest, run
+        self.settings, self.manifest, self.run, self.ancestry = settings, manifest, run, ancestry
         self.say, self.bar = say, bar
         plan = settings.train
         set_determinism(plan.deterministic)
@@ -146,9 +159,9 @@ class _Training:
 
         torch.manual_seed(plan.seed)
         resuming = run.state_path.exists()
-        # a state holds all weights
-        weights = None if resuming else settings.model.encoder_weights
-        self.step = TrainingStep(settings, self.engine, weights)
+        # a state holds all weights, and so does a run
+        weights = None if resuming or settings.model.init else settings.model.encoder_weights
+        self.step = TrainingStep(settings, self.engine, weights, ancestry.weights)
         network = TorchNetwork(self.step.best_model, self.engine, IMAGENET_MEAN, IMAGENET_STD)
         self.predictor = NetworkPredictor(
             network, network.computed_in, size=settings.data.size, batch_size=plan.batch_size
@@ -330,6 +343,7 @@ class _Training:
             "settings": json.loads(self.identity["settings"]),
             "datasets": self.manifest.datasets,
             "manifest_sha256": self.identity["manifest_sha256"],
+            **({"ancestors": list(self.ancestry.entries)} if self.ancestry.entries else {}),
             "versions": {"bus_smp": __version__, **package_versions()},
             "git_commit": git_commit(),
             "precision": self.engine.precision,

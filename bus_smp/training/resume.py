@@ -56,7 +56,10 @@ def run_identity(settings: Settings, manifest: Manifest) -> dict[str, str]:
 
     The state and the weights record it, so that those of another run are never used.
     """
-    chosen = {key: value for key, value in settings.model_dump(mode="json").items() if key != "runtime"}
+    chosen = settings.model_dump(mode="json", exclude={"runtime": True})
+    # so that a run from before this setting keeps its identity
+    if settings.model.init is None:
+        del chosen["model"]["init"]
     return {
         "settings": json.dumps(chosen, sort_keys=True),
         "manifest_sha256": manifest.sha256,

@@ -1,6 +1,7 @@
 """One step of training: from uint8 images and masks to changed weights."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
+from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, normalise
 from bus_smp.model.losses import DeepSupervisionLoss
 from bus_smp.system import ranks
@@ -23,17 +25,26 @@ class TrainingStep:
         engine: device and precision.
         encoder_weights: as for ``HybridResNet50``. The settings' own are ignored, because a continued run takes all
             weights from its state. Random weights depend on ``torch.manual_seed``.
+        start: a checkpoint of the same network, whose weights are the start.
 
     Attributes:
         model: the network that is trained.
         average: moving average of its weights, or None.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, encoder_weights: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        encoder_weights: str | None = None,
+        start: Path | None = None,
+    ) -> None:
         plan = settings.train
         self.engine = engine
-        self.model_arguments = {"num_classes": len(CLASSES), **settings.model.model_dump()}
+        self.model_arguments = {"num_classes": len(CLASSES), **settings.model.model_dump(exclude={"init"})}
         model = HybridResNet50(**{**self.model_arguments, "encoder_weights": encoder_weights})
+        if start is not None:
+            model.load_state_dict(load_model(start)[0].state_dict())
         if plan.sync_batchnorm and ranks.count() > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(engine.device).to(memory_format=torch.channels_last)
