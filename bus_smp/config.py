@@ -1,10 +1,10 @@
 """Settings: the defaults below, then a YAML file, then ``--set section.key=value``; the last one wins. Nothing else is read.
 
 The merged result is written to the run folder as ``config.yaml`` and is all that training reads.
-``configs/default.yaml`` lists the same defaults for people (a test compares the two).
+``configs/default.yaml`` is what ``Settings().describe()`` returns, below a line for people (a test compares the two).
 """
 
-import difflib
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bus_smp.errors import ConfigError
 from bus_smp.system.files import open_regular
+from bus_smp.text import did_you_mean
 
 # Size limit of a settings file; parsing takes a second per 200 kB.
 _MOST_BYTES = 100_000
@@ -26,68 +27,85 @@ def _as_list(value: object) -> object:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    # what stands below a setting is its description, for --show-settings and configs/default.yaml
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class DataSettings(_Section):
-    """Which manifests to train on, and the square size in pixels that images are stretched to.
-
-    ``fold``: null for the manifest's own splits, else the cross-validation fold that is tested on.
-    """
+    """Which images are trained on."""
 
     train: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)] = ("bus-uclm",)
+    """Manifests to train on, by name or path; several are trained on together."""
     manifests: str = "data_manifests"
+    """Folder of manifests."""
     size: Annotated[int, Field(ge=32, le=2048)] = 256
+    """Side of the square in pixels that images are stretched to; predictions are stretched back."""
     fold: Annotated[int, Field(ge=0)] | None = None
+    """Cross-validation fold to test on (train --fold and --folds set it); null: the manifest's own splits."""
 
 
 class AugmentSettings(_Section):
-    """Random changes of training images; none depends on the class.
-
-    ``rotate`` in degrees; ``scale``, ``shift``, ``brightness``, ``contrast`` as fractions (drawn
-    from plus or minus that much); flips and ``elastic`` as probabilities. The vertical flip is off:
-    it would put the acoustic shadow above the lesion, where no scanner shows it.
-    ``implementation``: one fused warp, or albumentations' list, which is the reference and slower.
-    """
+    """Random changes of training images; none depends on the class."""
 
     enabled: bool = True
+    """Whether training images are changed at all."""
     implementation: Literal["fused", "albumentations"] = "fused"
+    """One warp and one table per image, or the list of albumentations, which is the reference and slower."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 15.0
+    """Largest rotation in degrees, to both sides."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Largest change of size, as a fraction, up and down."""
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Largest shift, as a fraction of the image's side, in all directions."""
     horizontal_flip: Probability = 0.5
+    """Probability of a left-right flip."""
     vertical_flip: Probability = 0.0
+    """Probability of an upside-down flip: it would put the acoustic shadow above the lesion, where no scanner shows it."""
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Largest change of brightness, as a fraction, up and down."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Largest change of contrast, as a fraction, up and down."""
     elastic: Probability = 0.3
+    """Probability of an elastic deformation."""
 
 
 class ModelSettings(_Section):
-    """The network. ``encoder_weights``: ``imagenet``, null, or the path of a weights file. ``init``: null, or a run
-    whose weights are the start (of all layers; ``encoder_weights`` then has no effect).
-
-    ``encoder_name``: an encoder of segmentation_models_pytorch, or ``tu-`` and the name of a network of timm.
-    """
+    """The network."""
 
     encoder_name: str = "resnet50"
+    """An encoder of segmentation_models_pytorch, or tu- and the name of a network of timm."""
     encoder_weights: str | None = "imagenet"
+    """What the encoder starts from: imagenet (downloaded once), null (random), or the path of a weights file."""
     deep_supervision: bool = True
+    """Whether there are heads at 1/2, 1/4 and 1/8 of the input too: 128, 64 and 32 px."""
     attention: Literal["scse"] | None = None
+    """Attention in each decoder block."""
     bottleneck: Literal["aspp"] | None = None
+    """Layers between encoder and decoder."""
     init: str | None = None
+    """A run whose weights all layers start from (train --start-from); encoder_weights then has no effect."""
 
 
 class LossSettings(_Section):
-    """Weights of cross entropy and Dice, and of the heads at full, 1/2, 1/4, 1/8 size (normalised to sum 1)."""
+    """The loss: cross entropy plus Dice at every head."""
 
     cross_entropy: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the cross entropy."""
     dice: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the Dice loss."""
     head_weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=4, max_length=4)] = (
         1.0,
         0.5,
         0.25,
         0.125,
     )
+    """Weights of the heads at full, 1/2, 1/4 and 1/8 size; normalised to sum 1."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> "LossSettings":
@@ -97,39 +115,45 @@ class LossSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """The schedule. ``batch_size`` counts all processes together, where ``torchrun`` starts several.
-
-    ``patience``: epochs without a better validation lesion Dice before stopping (0: never). ``accumulate``: batches
-    whose mean gradient makes one update of the weights. ``ema``: decay of a moving average of the weights, which
-    is then validated and kept (0: none). ``compile``: let ``torch.compile`` fuse the network. ``sync_batchnorm``:
-    batch norm over the whole batch, where several GPUs share it.
-    """
+    """The schedule: AdamW, cosine annealing to 0 over all steps."""
 
     epochs: Annotated[int, Field(ge=1)] = 50
+    """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1)] = 8
+    """Images per step, of all processes together where torchrun starts several."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate at the start."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Weight decay of AdamW."""
     patience: Annotated[int, Field(ge=0)] = 15
+    """Stop after so many epochs without a better validation lesion Dice; 0: never."""
     balanced_sampling: bool = True
+    """Draw normal, benign and malignant images equally often."""
     accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches whose mean gradient makes one update of the weights."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a moving average of the weights, which is then validated and kept, e.g. 0.999; 0: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto is mixed precision where the hardware gains from it: bf16, else fp16 (CUDA), else fp32."""
     compile: bool = False
+    """Let torch.compile fuse the network: for GPUs; on a CPU it needs a C++ compiler and gains nothing."""
     sync_batchnorm: bool = False
+    """Batch norm over the whole batch, where several GPUs share it."""
     deterministic: bool = True
+    """The same bits each time on the same machine."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Decides everything random: weights, order, augmentation."""
 
 
 class RuntimeSettings(_Section):
-    """Settings that may change between two starts of one run, because they do not change the result.
-
-    ``workers``: loader processes, -1 chooses. ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1``;
-    another device continues a run, but not bit-identically.
-    """
+    """What may change between two starts of one run, because it does not change the result."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, cuda or cuda:1; another device continues a run, but not bit-identically."""
     workers: Annotated[int, Field(ge=-1, le=64)] = -1
+    """Loader processes; -1 chooses."""
     cache: str = "outputs/.cache"
+    """Folder of the resized images."""
 
 
 class Settings(_Section):
@@ -154,6 +178,44 @@ class Settings(_Section):
         """YAML text that ``load_settings`` reads back as the same settings."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+    def describe(self) -> str:
+        """YAML that ``load_settings`` reads back; comments give the meaning and the type of every setting."""
+        lines = []
+        for section, field in type(self).model_fields.items():
+            values = getattr(self, section)
+            lines += ["", *_comment(str(field.annotation.__doc__)), f"{section}:"]
+            for key, about in type(values).model_json_schema()["properties"].items():
+                value = values.model_dump(mode="json")[key]
+                changed = "" if value == about["default"] else f"; default {_one_line(about['default'])}"
+                lines += _comment(about["description"], "  ")
+                lines.append(f"  {key}: {_one_line(value)}  # {_type_words(about)}{changed}")
+        return "\n".join(lines[1:]) + "\n"
+
+
+def _one_line(value: object) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+
+
+def _comment(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, 80, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_on_hyphens=False
+    )
+
+
+def _type_words(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in words: ``whole number, >= 1``."""
+    if "anyOf" in schema:
+        return " or ".join(map(_type_words, schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return ", ".join(schema.get("enum", [schema.get("const")]))
+    if schema["type"] == "array":
+        count = f" of {schema['minItems']}" if schema.get("maxItems") else ""
+        return f"list{count}: {_type_words(schema['items'])}"
+    names = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
+    return ", ".join([names.get(schema["type"], schema["type"]), *bounds])
+
 
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Merge defaults, a YAML file and ``section.key=value`` texts (values are read as YAML).
@@ -169,8 +231,9 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
         key, equals, value = text.partition("=")
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and section and name):
+            close = _nearest([section]).removeprefix("; ") if equals and not dot else ""
             raise ConfigError(
-                f"--set {text}: expected section.key=value", hint="for example: --set train.lr=3e-4"
+                f"--set {text}: expected section.key=value", hint=close or "for example: --set train.lr=3e-4"
             )
         try:
             parsed = _parse_yaml(value)
@@ -291,12 +354,12 @@ def _explain(error: ValidationError) -> Iterator[str]:
 def _nearest(place: Sequence[str]) -> str:
     known: Mapping[str, Any] = Settings().flat()
     sections = list(dict.fromkeys(key.split(".")[0] for key in known))
+    names = {key.split(".")[1]: key for key in known}
     if len(place) == 1:
-        inside = [key for key in known if key.split(".")[1] == place[0]]
-        close = inside or difflib.get_close_matches(place[0], sections, 1)
-        return f"; did you mean {close[0]}?" if close else f"; sections are {', '.join(sections)}"
-    close = difflib.get_close_matches(".".join(place), known, 1, cutoff=0.7)
-    if close:
-        return f"; did you mean {close[0]}?"
-    names = [key.split(".")[1] for key in known if key.startswith(place[0] + ".")]
-    return f"; {place[0]} has {', '.join(names)}"
+        if place[0] in names:
+            return f"; did you mean {names[place[0]]}?"
+        return f"; {did_you_mean(place[0], sections) or 'sections are ' + ', '.join(sections)}"
+    if close := did_you_mean(names.get(place[1], ".".join(place)), known, 0.7):
+        return f"; {close}"
+    inside = [key.split(".")[1] for key in known if key.startswith(place[0] + ".")]
+    return f"; {place[0]} has {', '.join(inside)}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import textwrap
+from collections.abc import Iterable
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,13 @@ def folded(text: str) -> list[str]:
 def counted(number: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``did you mean busi?``, with the known word that is most like ``word`` in any case; "" if none is."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, 1, cutoff)
+    return f"did you mean {by_lower[close[0]]}?" if close else ""
 
 
 def harmless(text: str) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import ended, invoke, settings_options
 
 from bus_smp.config import Settings, differing_keys, load_settings
 from bus_smp.errors import ConfigError
@@ -13,8 +14,12 @@ DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "default.yaml"
 def test_the_default_file_spells_out_exactly_the_built_in_defaults():
     import yaml
 
-    written = yaml.safe_load(DEFAULTS.read_text(encoding="utf-8"))
+    text = DEFAULTS.read_text(encoding="utf-8")
+    written = yaml.safe_load(text)
     assert load_settings(DEFAULTS) == Settings()
+    assert text.partition("\n\n")[2] == Settings().describe(), (
+        "bus-smp train --show-settings prints the new text"
+    )
     assert {f"{s}.{k}" for s, fields in written.items() for k in fields} == set(Settings().flat())
 
 
@@ -140,6 +145,37 @@ def test_yaml_cannot_construct_objects(tmp_path):
     with pytest.raises(ConfigError):
         load_settings(file)
     assert not (tmp_path / "made").exists()
+
+
+def test_show_settings_explains_every_setting_and_can_be_trained_with(tmp_path):
+    result = invoke("train", "--set", "train.lr=3e-4", "--data", "busi", "--data", "007", "--epochs", "7",
+                    "--start-from", "no", "--show-settings")  # fmt: skip
+    assert ended(result, 0) == ""
+    lines = result.stdout.splitlines()
+    for key in Settings().flat():
+        (place,) = [n for n, line in enumerate(lines) if line.startswith(f"  {key.partition('.')[2]}: ")]
+        assert lines[place - 1].startswith("  # "), key
+    assert "  lr: 0.0003  # number, > 0; default 0.0001" in lines
+    assert "  precision: auto  # auto, fp32, bf16, fp16" in lines
+    assert max(map(len, lines)) <= 80
+    (tmp_path / "mine.yaml").write_text(result.stdout, encoding="utf-8")
+    settings = load_settings(tmp_path / "mine.yaml")
+    assert (settings.data.train, settings.train.epochs, settings.model.init) == (("busi", "007"), 7, "no")
+
+
+def test_names_that_are_nearly_right_are_named(tmp_path, trained, manifests):
+    """Runs, manifests, data sets of --root and encoders; settings above."""
+    options = settings_options(manifests, "model.encoder_name=resnet5O")
+    folder = ("--manifests", manifests / "data_manifests")
+    for arguments, meant in (
+        (("evaluate", "--out", trained.parent, "--run", "Fisrt"), "first"),
+        (("crosseval", "--out", trained.parent, "--run", "first", "--target", "BUSI_", *folder), "busi"),
+        (("evaluate", "--out", trained.parent, "--run", "first", "--root", "bus-ucml=x"), "bus-uclm"),
+        (("train", "--out", tmp_path, *options), "resnet50"),
+        (("train", "--out", tmp_path, *options, "--data", "bussi"), "busi"),
+        (("train", "--out", tmp_path, "--set", "lr=1"), "train.lr"),
+    ):
+        assert f"did you mean {meant}?" in ended(invoke(*arguments), 1)
 
 
 def test_only_settings_that_change_a_result_count_as_different():

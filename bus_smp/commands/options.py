@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from bus_smp.errors import ConfigError
+from bus_smp.text import did_you_mean
 
 Root = Path | dict[str, Path] | None
 
@@ -49,7 +50,8 @@ def check_root(root: Root, datasets: list[str], also: Sequence[str] = ()) -> Roo
     unknown = [name for name in root if name not in known] if isinstance(root, dict) else []
     if unknown:
         raise ConfigError(
-            f"--root {unknown[0]}=...: no such data set here", hint=f"there are {', '.join(known)}"
+            f"--root {unknown[0]}=...: no such data set here",
+            hint=did_you_mean(unknown[0], known) or f"there are {', '.join(known)}",
         )
     if isinstance(root, Path) and len(datasets) > 1:
         example = " ".join(f"--root {name}=FOLDER" for name in datasets)

@@ -29,6 +29,14 @@ DEFAULT_CONFIG = Path("configs/default.yaml")
     help="Change one setting, e.g. train.lr=3e-4. Repeatable.",
 )
 @click.option(
+    "--data",
+    "data",
+    multiple=True,
+    metavar="NAME",
+    help="Manifest to train on, by name or path; repeatable. The same as --set data.train=[NAME,...].",
+)
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="The same as --set train.epochs=N.")
+@click.option(
     "--start-from",
     metavar="RUN",
     help="Fine-tune, or train longer: start from the weights of a run; the same as --set model.init=RUN.",
@@ -52,16 +60,24 @@ DEFAULT_CONFIG = Path("configs/default.yaml")
     metavar="A,B,...",
     help="Repeat with each of these seeds, e.g. 42,43,44; with --folds every seed with every fold.",
 )
+@click.option(
+    "--show-settings",
+    is_flag=True,
+    help="Print all settings with their meaning and type, as YAML for --config, and train nothing.",
+)
 @out_option
 @root_option
 def command(
     config: Path | None,
     overrides: tuple[str, ...],
+    data: tuple[str, ...],
+    epochs: int | None,
     start_from: str | None,
     name: str | None,
     fold: int | None,
     folds: int | None,
     seeds: tuple[int, ...],
+    show_settings: bool,
     out: Path,
     root: Root,
 ) -> None:
@@ -86,9 +102,16 @@ def command(
         config = DEFAULT_CONFIG
     if fold is not None:
         overrides = (*overrides, f"data.fold={fold}")
+    if data:
+        overrides = (*overrides, setting("data.train", list(data)))
+    if epochs is not None:
+        overrides = (*overrides, f"train.epochs={epochs}")
     if start_from is not None:
         overrides = (*overrides, setting("model.init", start_from))
     settings = load_settings(config, overrides)
+    if show_settings:
+        click.echo(settings.describe(), nl=False)
+        return
 
     from bus_smp.data.manifest import combine, manifest_path, read_manifest
     from bus_smp.errors import ConfigError

@@ -15,7 +15,6 @@ manifest cannot set one. The sidecar names the root unless ``--root`` does. The 
 decoded as images, so no other file's content can be seen through a manifest.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from bus_smp.data.manifest_csv import header_names, read_cells, to_csv
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import ManifestError
 from bus_smp.system.files import open_regular, replacing
+from bus_smp.text import did_you_mean
 
 __all__ = [
     "COLUMNS", "SPLITS", "Manifest", "check", "combine", "list_manifests", "manifest_hash", "manifest_path",
@@ -380,8 +380,8 @@ def manifest_path(name_or_path: str | Path, folder: Path) -> Path:
     if path.is_file():
         return path
     present = [manifest.stem for manifest in list_manifests(folder)]
-    near = difflib.get_close_matches(path.stem, present, n=1)
     found = f"{folder} has {', '.join(present)}" if present else f"{folder} has none"
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = did_you_mean(path.stem, present)
+    hint = f"{near} " if near else ""
     make = "bus-smp make-manifest" if is_path else f"bus-smp make-manifest --dataset {given}"
     raise ManifestError(f"{path}: no such manifest; {found}", hint=f"{hint}make it with: {make}")

@@ -15,6 +15,7 @@ from bus_smp.errors import CheckpointError, ConfigError
 from bus_smp.model.pretrained import RANDOM_WEIGHTS, download_encoder
 from bus_smp.model.tensor_files import load_tensors
 from bus_smp.system.files import open_regular
+from bus_smp.text import did_you_mean
 
 _WAYS_OUT = f"{RANDOM_WEIGHTS}, or from a local file: --set model.encoder_weights=path/to/file"
 
@@ -33,7 +34,8 @@ def check_encoder(name: str) -> None:
         timm.is_model(name.removeprefix("tu-")) if name.startswith("tu-") else name in encoders
     )
     if not is_known:
-        raise ConfigError(f"model.encoder_name={name} is unknown", hint=hint)
+        near = did_you_mean(str(name), [*encoders, *(f"tu-{one}" for one in timm.list_models())])
+        raise ConfigError(f"model.encoder_name={name} is unknown", hint=f"{near} {hint}".strip())
     # Neither multiple of 32 nor square: some networks work with multiples only.
     size = (75, 101)
     try:

@@ -1,11 +1,13 @@
 """Finding runs and experiments by their names, or all of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.runs.experiment import Experiment, is_experiment, read_experiment
 from bus_smp.runs.layout import BEST, EXPERIMENT, list_evaluations
 from bus_smp.runs.run import Run
+from bus_smp.text import did_you_mean
 
 
 def find_folder(name: str | None, out: Path) -> Path:
@@ -25,10 +27,15 @@ def find_folder(name: str | None, out: Path) -> Path:
         run = Run(folder)
         if run.has_weights() or is_experiment(folder) or run.exists() or list_evaluations(folder):
             return folder
-    names = {path.parent.name for file in (BEST, EXPERIMENT) for path in Path(out).glob(f"*/{file}")}
-    raise CheckpointError(
-        f"no trained run {name}; {out} has: {', '.join(sorted(names)) or 'none'}",
-        hint="bus-smp train --run NAME",
+    raise _no_run(name, out, (BEST, EXPERIMENT))
+
+
+def _no_run(name: str | None, out: Path, files: Sequence[str]) -> CheckpointError:
+    names = sorted({path.parent.name for file in files for path in Path(out).glob(f"*/{file}")})
+    near = did_you_mean(Path(str(name)).name, names)
+    return CheckpointError(
+        f"no trained run {name}; {out} has: {', '.join(names) or 'none'}",
+        hint=near or "bus-smp train --run NAME",
     )
 
 
@@ -46,8 +53,7 @@ def find_run(name: str | None, out: Path) -> Run:
         raise CheckpointError(
             f"{run.folder} is an experiment of several runs", hint=f"name one of them: {members}"
         )
-    names = ", ".join(sorted(path.parent.name for path in Path(out).glob(f"*/{BEST}"))) or "none"
-    raise CheckpointError(f"no trained run {name}; {out} has: {names}", hint="bus-smp train --run NAME")
+    raise _no_run(name, out, (BEST,))
 
 
 def find_trained(name: str | None, out: Path) -> Run | Experiment:
