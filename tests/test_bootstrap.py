@@ -1,6 +1,7 @@
 """Intervals against plain loops, against scipy, and against samples whose truth is known."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -98,6 +99,33 @@ def test_the_percentile_interval_is_that_of_scipy_where_every_image_is_a_group()
     assert percentile_interval(ours.drawn, 0.025) == pytest.approx(
         _scipys((sample,), np.mean, "percentile", ours.drawn)
     )
+
+
+def test_five_groups_are_drawn_in_all_126_ways_so_that_no_seed_matters():
+    values = np.random.default_rng(3).random(12)
+    group = np.array([0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4])
+    one, other = (
+        bootstrap({"mean": Ratio.mean(values)}, group, np.zeros(5, int), 5000, seed)["mean"]
+        for seed in (1, 2)
+    )
+    assert len(one.drawn) == 126 and one.counts.sum() == 5**5
+    assert (one.drawn == other.drawn).all()
+    # every draw in every order
+    ordered = [
+        np.concatenate([values[group == g] for g in draw]).mean()
+        for draw in itertools.product(range(5), repeat=5)
+    ]
+    assert np.sort(np.repeat(one.drawn, one.counts)) == pytest.approx(np.sort(ordered), abs=1e-12)
+    for share in (0.025, 0.0031, 0.0, 0.3):
+        found = percentile_interval(one.drawn, share, one.counts)
+        assert found == pytest.approx(percentile_interval(np.array(ordered), share), abs=1e-12)
+
+
+@pytest.mark.parametrize(("groups", "draws"), [(7, 1716), (8, 2000), (5, 100)])
+def test_more_groups_or_fewer_draws_are_drawn_at_random(groups, draws):
+    values = {"mean": Ratio.mean(np.arange(groups, dtype=float))}
+    found = bootstrap(values, np.arange(groups), np.zeros(groups, int), draws, 0)["mean"]
+    assert len(found.drawn) == draws and (found.counts is not None) == (groups == 7)
 
 
 def test_few_groups_widen_the_percentiles_as_students_t_does():

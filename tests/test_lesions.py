@@ -11,6 +11,8 @@ from skimage.measure import label
 
 from bus_smp.errors import EvaluationError
 from bus_smp.measures.lesions import COMPONENT_COLUMNS, DETECTION_COLUMNS, froc, match_lesions
+from bus_smp.measures.shape import lesion_shape
+from bus_smp.measures.surfaces import surface_metrics, surface_row
 
 
 def _lesions(mask):
@@ -116,6 +118,39 @@ def test_the_best_overlap_goes_first_even_where_two_worse_ones_were_possible():
     assert (table >= 0.1).tolist() == [[True, True], [False, True]]
     assert table[0, 1] == table.max()
     assert _counts(truth, prediction)[:2] == (1, 1)
+
+
+def test_of_equal_overlaps_the_same_class_is_taken_whichever_side_it_lies_on():
+    truth, prediction = np.array([[1, 1, 1, 1, 1]], np.uint8), np.array([[1, 1, 0, 2, 2]], np.uint8)
+    for turned in (slice(None), slice(None, None, -1)):
+        row, _ = match_lesions(truth[:, turned].copy(), prediction[:, turned].copy())
+        assert (row["hits_iou10"], row["right_class_iou10"]) == (1, 1)
+
+
+def test_no_count_depends_on_how_the_image_is_turned():
+    """Small masks of noise: many overlaps are equal, and pairs that exclude one another."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        truth, prediction = rng.choice(3, (2, 7, 9), p=[0.6, 0.2, 0.2]).astype(np.uint8)
+        rows = [
+            match_lesions(turn(truth).copy(), turn(prediction).copy())[0]
+            for turn in (np.asarray, np.fliplr, np.flipud, np.rot90, np.transpose)
+        ]
+        assert all(row == rows[0] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda mask: match_lesions(mask, mask),
+        lesion_shape,
+        lambda mask: surface_row(mask, mask),
+        lambda mask: surface_metrics(mask > 0, mask > 0),
+    ],
+)
+def test_a_mask_with_three_dimensions_is_an_error_that_names_its_shape(measure):
+    with pytest.raises(ValueError, match=r"two dimensions, \(H, W\); this one has the shape \(2, 8, 9\)"):
+        measure(np.ones((2, 8, 9), np.uint8))
 
 
 def test_corners_that_touch_are_one_lesion():

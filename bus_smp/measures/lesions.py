@@ -1,10 +1,14 @@
 """Lesions as things to be found: predicted components matched to reference components, and the FROC curve."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from bus_smp.classes import BENIGN, MALIGNANT
 from bus_smp.errors import EvaluationError
@@ -31,7 +35,9 @@ def match_lesions(
     """Match predicted lesions to reference lesions, one to one.
 
     A lesion is an 8-connected component of lesion pixels of either class; its class is that of most of its
-    pixels, malignant on a tie. Pairs are taken by falling IoU as long as both are free and IoU >= .1.
+    pixels, malignant on a tie. Pairs are taken by falling IoU as long as both are free and IoU >= .1. Of pairs with exactly the same IoU
+    that exclude one another, those are taken that make most pairs, then most of the same class, then the highest scores: so
+    no number depends on the way the image is turned.
 
     At IoU >= .5 no other way is possible: two components of one mask cannot both overlap a third by that
     much (Kirillov et al., CVPR 2019; at exactly .5 they would fill it, and so touch), so each has at most one partner. At .1
@@ -55,7 +61,9 @@ def match_lesions(
     malignant_true = _mostly_malignant(truth, labels_true, stats_true[:, 4])
     malignant = _mostly_malignant(prediction, labels, stats[:, 4])
     scores = _scores(labels, stats[:, 4], lesion_probability)
-    matches = _match(labels_true, stats_true[:, 4], labels, stats[:, 4])
+    pairs = _pairs(labels_true, stats_true[:, 4], labels, stats[:, 4])
+    reference, candidate, _ = pairs
+    matches = _match(*pairs, malignant_true[reference] == malignant[candidate], scores[candidate])
 
     components: list[dict[str, Any]] = []
     for index, (area, score, is_malignant) in enumerate(zip(stats[:, 4], scores, malignant, strict=True)):
@@ -98,27 +106,59 @@ def _scores(labels: np.ndarray, areas: np.ndarray, lesion_probability: np.ndarra
     return np.clip(sums / areas, 0, 1)
 
 
-def _match(
+def _pairs(
     labels_true: np.ndarray, areas_true: np.ndarray, labels: np.ndarray, areas: np.ndarray
-) -> dict[int, tuple[int, float]]:
-    """Predicted component -> (reference component, IoU), both counted from 0."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reference component, predicted component, both counted from 0, and IoU of each two that share a pixel."""
     both = (labels_true > 0) & (labels > 0)
     # Pairs that occur, not a table of all: noise can have thousands of components in each mask.
     pairs, shared = np.unique(
         (labels_true[both] - 1).astype(np.int64) * len(areas) + (labels[both] - 1), return_counts=True
     )
     reference, candidate = np.divmod(pairs, max(len(areas), 1))
-    iou = shared / (areas_true[reference] + areas[candidate] - shared)
+    return reference, candidate, shared / (areas_true[reference] + areas[candidate] - shared)
+
+
+def _match(
+    reference: np.ndarray, candidate: np.ndarray, iou: np.ndarray, same_class: np.ndarray, score: np.ndarray
+) -> dict[int, tuple[int, float]]:
+    """Predicted component -> (reference component, IoU); arguments: float or int (pairs,)."""
     taken: set[int] = set()
     matches: dict[int, tuple[int, float]] = {}
-    for place in np.argsort(-iou, kind="stable"):
-        if iou[place] < LEAST_IOU:
-            break
-        lesion, found = int(reference[place]), int(candidate[place])
-        if lesion not in taken and found not in matches:
-            taken.add(lesion)
-            matches[found] = lesion, float(iou[place])
+    # one more pair is worth more than all classes, and one more class more than all scores
+    most = len(iou) + 1
+    worth = most * (most + same_class) + score
+    order = np.argsort(-iou, kind="stable")
+    order = order[iou[order] >= LEAST_IOU]
+    for equal in np.split(order, np.flatnonzero(np.diff(iou[order])) + 1):
+        free = [i for i in equal if reference[i] not in taken and candidate[i] not in matches]
+        for place in _most_worth(np.array(free, int), reference, candidate, worth):
+            taken.add(int(reference[place]))
+            matches[int(candidate[place])] = int(reference[place]), float(iou[place])
     return matches
+
+
+def _most_worth(
+    places: np.ndarray, reference: np.ndarray, candidate: np.ndarray, worth: np.ndarray
+) -> Iterator[int]:
+    """The pairs at ``places`` that can stand together, a component in one pair only, and are worth most."""
+    rows, row = np.unique(reference[places], return_inverse=True)
+    columns, column = np.unique(candidate[places], return_inverse=True)
+    if len(rows) == len(columns) == len(places):
+        yield from places
+        return
+    ends = row, column + len(rows)
+    side = len(rows) + len(columns)
+    _, part = connected_components(
+        coo_array((np.ones(len(places)), ends), shape=(side, side)), directed=False
+    )
+    for number in np.unique(part):
+        own = np.flatnonzero(part[row] == number)
+        at = tuple(np.unique(ends[own], return_inverse=True)[1] for ends in (row, column))
+        table = np.zeros([cells.max() + 1 for cells in at])
+        table[at] = worth[places[own]]
+        chosen = set(zip(*linear_sum_assignment(table, maximize=True), strict=True))
+        yield from (place for place, *cell in zip(places[own], *at, strict=True) if tuple(cell) in chosen)
 
 
 def froc(

@@ -14,7 +14,8 @@ def brier_score(probabilities: np.ndarray, truth: np.ndarray) -> float:
 
     Args:
         probabilities: float (3, S, S), summing to 1.
-        truth: uint8 (S, S) of class indices.
+        truth: uint8 (S, S) of class indices. Where it was made smaller by its nearest pixels, the score depends a little on which
+            is taken of two that are as near (``resize_mask``: the right and lower one).
     """
     squares = np.einsum("chw,chw->", probabilities, probabilities, dtype=np.float64)
     # The probability of the true class: that of background, except in the few pixels that are not background.

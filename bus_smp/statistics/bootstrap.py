@@ -7,10 +7,11 @@ narrow (Field & Welsh, JRSS B 2007); so whole groups are drawn with replacement.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import factorial, ndtr, stdtrit
 
 from bus_smp.statistics.estimators import Estimator, Weighted
 from bus_smp.system.threads import read_ahead
@@ -44,14 +45,16 @@ class Resampled:
     Attributes:
         point: of all images; NaN where undefined.
         drawn: float (draws,), NaN where undefined in the draw.
+        counts: int (draws,), how often each draw counts; None: once.
     """
 
     point: float
     drawn: np.ndarray
+    counts: np.ndarray | None = None
 
     def __sub__(self, other: "Resampled") -> "Resampled":
         """The difference of two estimates from the same draws."""
-        return Resampled(self.point - other.point, self.drawn - other.drawn)
+        return Resampled(self.point - other.point, self.drawn - other.drawn, self.counts)
 
 
 def rare_labels(severity: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -95,10 +98,24 @@ def draw_groups(stratum: np.ndarray, draws: int, random: np.random.Generator) ->
     return np.bincount(picks.reshape(-1), minlength=draws * groups).reshape(draws, groups).astype(float)
 
 
+def all_draws(groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every different draw of so many groups: float (draws, groups) as from ``draw_groups``, and in how many orders it occurs.
+
+    There are (2n - 1)! / (n! (n - 1)!) of n groups, 126 of 5; together they occur in n^n orders.
+    """
+    picks = np.array(list(combinations_with_replacement(range(groups), groups)))
+    weights = (picks[:, :, None] == np.arange(groups)).sum(axis=1)
+    orders = math.factorial(groups) // factorial(weights, exact=True).prod(axis=1)
+    return weights.astype(float), orders
+
+
 def bootstrap(
     estimators: Mapping[Any, Estimator], group: np.ndarray, stratum: np.ndarray, draws: int, seed: int
 ) -> dict[Any, Resampled]:
     """Every estimate in every draw of whole groups.
+
+    Where so few groups have no more than ``draws`` different draws (7 groups or fewer have 1,716 at most), all of them are
+    taken instead of random ones: the ends of an interval then depend on no seed.
 
     Memory does not grow with draws x images or draws x groups; time goes with draws x (groups x estimators + images of each
     AUC).
@@ -113,6 +130,10 @@ def bootstrap(
     block = max(LEAST_BLOCK, BLOCK_CELLS // groups)
     random = np.random.default_rng(seed)
     point = weighted.of(np.ones((1, groups)))[0]
+    if len(np.unique(stratum)) == 1 and 1 < math.comb(2 * groups - 1, groups) <= draws:
+        weights, counts = all_draws(groups)
+        drawn = weighted.of(weights)
+        return {name: Resampled(float(point[i]), drawn[:, i], counts) for i, name in enumerate(estimators)}
     blocks = (draw_groups(stratum, min(block, draws - start), random) for start in range(0, draws, block))
     # Drawn in turn, counted side by side: numpy leaves the interpreter's lock.
     counted = read_ahead(weighted.of, blocks, threads=THREADS, ahead=THREADS + 1)
@@ -157,9 +178,24 @@ def effective_groups(kind: np.ndarray, group: np.ndarray, stratum: np.ndarray) -
     return float(n), float(n - len(np.unique(stratum[size > 0])))
 
 
-def percentile_interval(drawn: np.ndarray, tail: float) -> tuple[float, float]:
-    """Quantiles of the draws, float (draws,) without NaN (Efron, Annals of Statistics 1979), linearly interpolated."""
-    low, high = np.quantile(drawn, [tail, 1 - tail])
+def percentile_interval(
+    drawn: np.ndarray, tail: float, counts: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Quantiles of the draws, float (draws,) without NaN (Efron, Annals of Statistics 1979), linearly interpolated.
+
+    Args:
+        counts: int (draws,), how often each draw counts; None: once.
+    """
+    if counts is not None:
+        order = np.argsort(drawn, kind="stable")
+        last = np.cumsum(counts[order])
+        place = np.array([tail, 1 - tail]) * (last[-1] - 1)
+        below, above = (
+            drawn[order][np.searchsorted(last, of(place), side="right")] for of in (np.floor, np.ceil)
+        )
+        low, high = below + (above - below) * (place % 1)
+    else:
+        low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -180,8 +216,13 @@ def estimate(
         unreliable: why draws would say nothing about this estimate, if they would not.
     """
     used = np.any([kind > 0 for kind in kinds], axis=0)
-    drawn = resampled.drawn[~np.isnan(resampled.drawn)]
+    defined = ~np.isnan(resampled.drawn)
+    drawn = resampled.drawn[defined]
+    counts = None if resampled.counts is None else resampled.counts[defined]
     undefined = len(resampled.drawn) - len(drawn)
+    share = undefined / max(len(resampled.drawn), 1)
+    if resampled.counts is not None and counts is not None:
+        share = 1 - counts.sum() / resampled.counts.sum()
     fewest = min(_groups_of(kind > 0, group, len(stratum)) for kind in kinds)
     low = high = None
     why = ""
@@ -193,13 +234,13 @@ def estimate(
         why = f"{NO_INTERVAL}only {counted(fewest, 'group')}"
     elif len(resampled.drawn) == 0:
         why = f"{NO_INTERVAL}no draws"
-    elif undefined > MAX_UNDEFINED_DRAWS * len(resampled.drawn):
-        why = f"{NO_INTERVAL}undefined in {undefined / len(resampled.drawn):.0%} of the draws"
+    elif share > MAX_UNDEFINED_DRAWS:
+        why = f"{NO_INTERVAL}undefined in {share:.0%} of the draws"
     elif np.ptp(drawn) < 1e-12:
         # [0, 0] for "0 of 12 missed" would claim a certainty that 12 images do not give.
         why = f"{NO_INTERVAL}{SAME}"
     else:
-        low, high = percentile_interval(drawn, tail(kinds, group, stratum, confidence))
+        low, high = percentile_interval(drawn, tail(kinds, group, stratum, confidence), counts)
     return {
         "mean": None if math.isnan(resampled.point) else resampled.point,
         "low": low,

@@ -61,7 +61,9 @@ def compare(
     stacked = pd.concat([a, b], ignore_index=True)
     both = estimators(stacked, COMPARED)
     kept = {name: np.tile(_used(paired[0][name]), 2) for name in COMPARED}
-    of_both = {name: _ranked(both[name].within(kept[name])) for name in COMPARED}
+    of_both = {name: both[name].within(kept[name]) for name in COMPARED}
+    if not exact:
+        of_both = {name: _ranked(estimator) for name, estimator in of_both.items()}
     changed = _differences(of_both, group, swaps)
 
     metrics = {}
@@ -88,7 +90,12 @@ def compare(
         "groups": len(stratum),
         "primary": PRIMARY,
         "metrics": metrics,
-        "bootstrap": {"unit": "group", "draws": draws, "seed": seed, "confidence": confidence},
+        "bootstrap": {
+            "unit": "group",
+            "draws": len(resampled[0][PRIMARY].drawn),
+            "seed": seed,
+            "confidence": confidence,
+        },
         "permutation": {"unit": "group", "number": len(swaps), "exact": exact, "seed": seed},
     }
 
@@ -121,7 +128,8 @@ def _ranked(of_both: Estimator) -> Estimator:
     """An AUC of A's images and then B's, each run's scores as ranks among its own (Venkatraman & Begg, Biometrika 1996).
 
     A swap puts both runs' scores into one ROC: on scales of their own (another temperature) the mixture of scales
-    would drown the difference. Ranks leave each run's AUC as it is.
+    would drown the difference. Ranks leave each run's AUC as it is. A rank depends on the other images, so that the swaps are
+    not quite exchangeable: with few groups, where this matters, the scores themselves are swapped and the p is exact.
     """
     if not isinstance(of_both, Auc):
         return of_both

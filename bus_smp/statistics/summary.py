@@ -112,7 +112,8 @@ def summarise(
 
     Args:
         per_image: the table of ``per_image.csv``, one row per image.
-        draws: number of bootstrap samples of whole groups, drawn with replacement; 0: no intervals.
+        draws: number of bootstrap samples of whole groups, drawn with replacement; 0: no intervals. Few groups have fewer
+            different ones, which are all taken (see ``bootstrap``).
         confidence: coverage of the intervals.
 
     Returns:
@@ -167,6 +168,7 @@ def summarise(
         if metric.key in of_all:
             found[metric.part][metric.key] = estimated((metric.key,), len(table))
 
+    exact = " of all possible draws" if next(iter(resampled.values())).counts is not None else ""
     label, seen = table["label"].to_numpy(), table["predicted_label"].to_numpy()
     pixels = pixel_counts(table)
     predicted = pixels.sum(axis=(0, 1))
@@ -190,10 +192,10 @@ def summarise(
         "never_predicted": [c.name for c in CLASSES if predicted[c.index] == 0],
         "bootstrap": {
             "unit": "group",
-            "draws": draws,
+            "draws": len(next(iter(resampled.values())).drawn),
             "seed": seed,
             "confidence": confidence,
-            "interval": "percentile, widened for few groups",
+            "interval": f"percentile{exact}, widened for few groups",
             "stratified_by": [LABELS[severity] for severity in rare],
         },
     }
