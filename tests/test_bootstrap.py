@@ -108,24 +108,14 @@ def test_five_groups_are_drawn_in_all_126_ways_so_that_no_seed_matters():
         bootstrap({"mean": Ratio.mean(values)}, group, np.zeros(5, int), 5000, seed)["mean"]
         for seed in (1, 2)
     )
-    assert len(one.drawn) == 126 and one.counts.sum() == 5**5
-    assert (one.drawn == other.drawn).all()
-    # every draw in every order
-    ordered = [
+    assert (one.drawn == other.drawn).all() and len(np.unique(one.drawn.round(12))) <= 126
+    in_order = [
         np.concatenate([values[group == g] for g in draw]).mean()
         for draw in itertools.product(range(5), repeat=5)
     ]
-    assert np.sort(np.repeat(one.drawn, one.counts)) == pytest.approx(np.sort(ordered), abs=1e-12)
-    for share in (0.025, 0.0031, 0.0, 0.3):
-        found = percentile_interval(one.drawn, share, one.counts)
-        assert found == pytest.approx(percentile_interval(np.array(ordered), share), abs=1e-12)
-
-
-@pytest.mark.parametrize(("groups", "draws"), [(7, 1716), (8, 2000), (5, 100)])
-def test_more_groups_or_fewer_draws_are_drawn_at_random(groups, draws):
-    values = {"mean": Ratio.mean(np.arange(groups, dtype=float))}
-    found = bootstrap(values, np.arange(groups), np.zeros(groups, int), draws, 0)["mean"]
-    assert len(found.drawn) == draws and (found.counts is not None) == (groups == 7)
+    assert np.sort(one.drawn) == pytest.approx(np.sort(in_order), abs=1e-12)
+    many = bootstrap({"mean": Ratio.mean(np.arange(7.0))}, np.arange(7), np.zeros(7, int), 5000, 0)["mean"]
+    assert len(many.drawn) == 5000
 
 
 def test_few_groups_widen_the_percentiles_as_students_t_does():

@@ -28,6 +28,9 @@ MIN_GROUPS = 5
 # A label that fewer groups show is given its share in every draw.
 RARE = 10
 
+# Up to how many groups all possible draws are taken. Their number, n^n, is 46,656 of 6 and 823,543 of 7.
+MOST_ENUMERATED = 6
+
 NO_INTERVAL = "no interval: "
 SAME = "the same in every image"
 
@@ -45,16 +48,14 @@ class Resampled:
     Attributes:
         point: of all images; NaN where undefined.
         drawn: float (draws,), NaN where undefined in the draw.
-        counts: int (draws,), how often each draw counts; None: once.
     """
 
     point: float
     drawn: np.ndarray
-    counts: np.ndarray | None = None
 
     def __sub__(self, other: "Resampled") -> "Resampled":
         """The difference of two estimates from the same draws."""
-        return Resampled(self.point - other.point, self.drawn - other.drawn, self.counts)
+        return Resampled(self.point - other.point, self.drawn - other.drawn)
 
 
 def rare_labels(severity: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -114,8 +115,8 @@ def bootstrap(
 ) -> dict[Any, Resampled]:
     """Every estimate in every draw of whole groups.
 
-    Where so few groups have no more than ``draws`` different draws (7 groups or fewer have 1,716 at most), all of them are
-    taken instead of random ones: the ends of an interval then depend on no seed.
+    Of up to ``MOST_ENUMERATED`` groups all possible draws are taken, each in all of its orders (3,125 of 5 groups), instead of
+    random ones: their interval goes far into the tails, where its ends would depend on the seed.
 
     Memory does not grow with draws x images or draws x groups; time goes with draws x (groups x estimators + images of each
     AUC).
@@ -130,10 +131,10 @@ def bootstrap(
     block = max(LEAST_BLOCK, BLOCK_CELLS // groups)
     random = np.random.default_rng(seed)
     point = weighted.of(np.ones((1, groups)))[0]
-    if len(np.unique(stratum)) == 1 and 1 < math.comb(2 * groups - 1, groups) <= draws:
-        weights, counts = all_draws(groups)
-        drawn = weighted.of(weights)
-        return {name: Resampled(float(point[i]), drawn[:, i], counts) for i, name in enumerate(estimators)}
+    if draws and groups <= MOST_ENUMERATED:
+        weights, orders = all_draws(groups)
+        drawn = np.repeat(weighted.of(weights), orders, axis=0)
+        return {name: Resampled(float(point[i]), drawn[:, i]) for i, name in enumerate(estimators)}
     blocks = (draw_groups(stratum, min(block, draws - start), random) for start in range(0, draws, block))
     # Drawn in turn, counted side by side: numpy leaves the interpreter's lock.
     counted = read_ahead(weighted.of, blocks, threads=THREADS, ahead=THREADS + 1)
@@ -178,24 +179,9 @@ def effective_groups(kind: np.ndarray, group: np.ndarray, stratum: np.ndarray) -
     return float(n), float(n - len(np.unique(stratum[size > 0])))
 
 
-def percentile_interval(
-    drawn: np.ndarray, tail: float, counts: np.ndarray | None = None
-) -> tuple[float, float]:
-    """Quantiles of the draws, float (draws,) without NaN (Efron, Annals of Statistics 1979), linearly interpolated.
-
-    Args:
-        counts: int (draws,), how often each draw counts; None: once.
-    """
-    if counts is not None:
-        order = np.argsort(drawn, kind="stable")
-        last = np.cumsum(counts[order])
-        place = np.array([tail, 1 - tail]) * (last[-1] - 1)
-        below, above = (
-            drawn[order][np.searchsorted(last, of(place), side="right")] for of in (np.floor, np.ceil)
-        )
-        low, high = below + (above - below) * (place % 1)
-    else:
-        low, high = np.quantile(drawn, [tail, 1 - tail])
+def percentile_interval(drawn: np.ndarray, tail: float) -> tuple[float, float]:
+    """Quantiles of the draws, float (draws,) without NaN (Efron, Annals of Statistics 1979), linearly interpolated."""
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -216,13 +202,8 @@ def estimate(
         unreliable: why draws would say nothing about this estimate, if they would not.
     """
     used = np.any([kind > 0 for kind in kinds], axis=0)
-    defined = ~np.isnan(resampled.drawn)
-    drawn = resampled.drawn[defined]
-    counts = None if resampled.counts is None else resampled.counts[defined]
+    drawn = resampled.drawn[~np.isnan(resampled.drawn)]
     undefined = len(resampled.drawn) - len(drawn)
-    share = undefined / max(len(resampled.drawn), 1)
-    if resampled.counts is not None and counts is not None:
-        share = 1 - counts.sum() / resampled.counts.sum()
     fewest = min(_groups_of(kind > 0, group, len(stratum)) for kind in kinds)
     low = high = None
     why = ""
@@ -234,13 +215,13 @@ def estimate(
         why = f"{NO_INTERVAL}only {counted(fewest, 'group')}"
     elif len(resampled.drawn) == 0:
         why = f"{NO_INTERVAL}no draws"
-    elif share > MAX_UNDEFINED_DRAWS:
-        why = f"{NO_INTERVAL}undefined in {share:.0%} of the draws"
+    elif undefined > MAX_UNDEFINED_DRAWS * len(resampled.drawn):
+        why = f"{NO_INTERVAL}undefined in {undefined / len(resampled.drawn):.0%} of the draws"
     elif np.ptp(drawn) < 1e-12:
         # [0, 0] for "0 of 12 missed" would claim a certainty that 12 images do not give.
         why = f"{NO_INTERVAL}{SAME}"
     else:
-        low, high = percentile_interval(drawn, tail(kinds, group, stratum, confidence), counts)
+        low, high = percentile_interval(drawn, tail(kinds, group, stratum, confidence))
     return {
         "mean": None if math.isnan(resampled.point) else resampled.point,
         "low": low,

@@ -13,7 +13,14 @@ from bus_smp.errors import EvaluationError
 from bus_smp.measures.lesions import DETECTION_COLUMNS
 from bus_smp.measures.overlap import PIXEL_COLUMNS, TARGETS
 from bus_smp.measures.shape import SHAPE_COLUMNS, SHAPES, agreement
-from bus_smp.statistics.bootstrap import MIN_GROUPS, Resampled, bootstrap, estimate, rare_labels
+from bus_smp.statistics.bootstrap import (
+    MIN_GROUPS,
+    MOST_ENUMERATED,
+    Resampled,
+    bootstrap,
+    estimate,
+    rare_labels,
+)
 from bus_smp.statistics.estimators import Estimator, Unresampled
 from bus_smp.statistics.metrics import HEADLINES, METRICS, estimators, pixel_counts
 from bus_smp.statistics.subgroups import levels
@@ -112,8 +119,8 @@ def summarise(
 
     Args:
         per_image: the table of ``per_image.csv``, one row per image.
-        draws: number of bootstrap samples of whole groups, drawn with replacement; 0: no intervals. Few groups have fewer
-            different ones, which are all taken (see ``bootstrap``).
+        draws: number of bootstrap samples of whole groups, drawn with replacement; 0: no intervals. Of few groups all are
+            taken (see ``bootstrap``).
         confidence: coverage of the intervals.
 
     Returns:
@@ -168,7 +175,7 @@ def summarise(
         if metric.key in of_all:
             found[metric.part][metric.key] = estimated((metric.key,), len(table))
 
-    exact = " of all possible draws" if next(iter(resampled.values())).counts is not None else ""
+    exact = " of all possible draws" if draws and len(stratum) <= MOST_ENUMERATED else ""
     label, seen = table["label"].to_numpy(), table["predicted_label"].to_numpy()
     pixels = pixel_counts(table)
     predicted = pixels.sum(axis=(0, 1))
