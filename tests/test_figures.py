@@ -1,9 +1,12 @@
 """Figures are read back as pixels, and tested for what a reader sees in them."""
 
+import contextlib
 import math
 import os
+import re
 import subprocess
 import sys
+import zlib
 
 import cv2
 import matplotlib
@@ -274,6 +277,20 @@ def test_truth_benign_and_malignant_are_distinguished_without_colour(tmp_path):
     assert solid == 1 and dashed > 10 and dotted > 2 * dashed
 
 
+def test_outlines_lie_on_the_page_of_the_pdf_too(tmp_path):
+    write_qualitative(cases(), tmp_path / "qual.png", "title")
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", (tmp_path / "qual.pdf").read_bytes(), re.DOTALL)
+    texts = []
+    for stream in streams:
+        with contextlib.suppress(zlib.error):
+            texts.append(zlib.decompress(stream))
+    points = re.findall(
+        rb"^([\d.]+) ([\d.]+) l$", max(texts, key=lambda text: text.count(b" l\n")), re.MULTILINE
+    )
+    assert len(points) > 100
+    assert max(float(x) for x, _ in points) <= 72 * PAGE
+
+
 def test_a_lesion_of_one_pixel_has_an_outline(tmp_path):
     one = np.zeros((120, 160), np.uint8)
     one[20, 30] = BENIGN.index
@@ -300,7 +317,7 @@ def test_the_same_figure_has_the_same_bytes_whatever_the_user_set_in_matplotlib(
     first = write_all(tmp_path / "a")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.bbox": "tight"}):
         assert write_all(tmp_path / "b") == first
-    assert len(first) == 5, "no temporary file is left"
+    assert len(first) == 5 + 3, "the curves of a training have no PDF; no temporary file is left"
 
 
 def test_figures_need_no_torch_no_pyplot_no_display_and_no_home():

@@ -63,12 +63,13 @@ def _place(figure: Figure, picture: np.ndarray, left: float, top: float) -> tupl
 
 def _draw_line(figure: Figure, points: np.ndarray, look: tuple) -> None:
     """A line through float (n, 2) pixels of the figure, with a dark edge that keeps it visible on bright tissue."""
+    # In inches: a PDF has pixels of another size.
     _, color, dashes, width = look
     edge = [Stroke(linewidth=width + 1, foreground="black", alpha=0.75), Normal()]
     figure.add_artist(
         Line2D(
-            *points.T, color=color, linestyle=dashes, linewidth=width, dash_capstyle="round" if width > 2 else "butt",
-            path_effects=edge, transform=None, clip_on=False,
+            *(points / DPI).T, color=color, linestyle=dashes, linewidth=width, dash_capstyle="round" if width > 2 else "butt",
+            path_effects=edge, transform=figure.dpi_scale_trans, clip_on=False,
         )
     )  # fmt: skip
 
