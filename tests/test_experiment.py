@@ -326,6 +326,10 @@ def test_crosseval_of_an_experiment_is_mean_and_sd_over_its_runs_and_each_with_i
     assert max(map(len, lines)) <= 80
     for run, one in zip(summary["runs"], models, strict=True):
         assert f"{one['mean']:.2f} [{one['low']:.2f} {one['high']:.2f}]" in lines[lines.index(run) + 1]
+    written = repeats / "eval-busi-all" / "summary.json"
+    before = written.stat().st_mtime_ns
+    assert invoke(*command, "busi").exit_code == 0
+    assert written.stat().st_mtime_ns == before, "or a comparison would look older than what it compared"
     own = invoke(*command, "bus-uclm")
     assert own.exit_code == 1
     assert "was used in training" in own.stderr

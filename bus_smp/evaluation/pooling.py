@@ -5,6 +5,8 @@ deviation over runs shows how much the number changes when the training is repea
 patients (folds). Neither includes the other.
 """
 
+import contextlib
+import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from bus_smp.runs.evaluations import (
     MODEL,
     Tables,
     mask_path,
+    read_summary,
     read_tables,
     write_data,
     write_paper_tables,
@@ -148,6 +151,10 @@ def write_members(
         "members": spread(models.values()),
         "summaries": models | {name: one for name, one in first["summaries"].items() if name != MODEL},
     }
+    with contextlib.suppress(EvaluationError):
+        # left alone, so that a comparison does not look older than what it compared
+        if read_summary(folder) == json.loads(json.dumps(document)) and (folder / layout.TABLE_TEX).is_file():
+            return document
     write_table(table, folder / layout.MEMBERS)
     write_paper_tables(folder, columns_of(document), document)
     write_data(folder, describe_data(manifest))

@@ -105,7 +105,7 @@ class Scorer:
         folder = evaluation_folder(trained.folder, dataset, "all", self.network)
         about = {"run": trained.name, "dataset": dataset, "split": "all", "external": externality.external}
         summary = write_members(folder, members, about, target)
-        self.say(f"Written: {folder}")
+        self.say(f"Mean of the runs: {folder}")
         return summary
 
     def _score_members(
@@ -136,7 +136,7 @@ class Scorer:
                 yield results[experiment.name]
                 continue
             summary = write_members(folder, results, about, manifest)
-            self.say(f"Written: {folder}")
+            self.say(f"Mean of the runs: {folder}")
             yield summary
 
     def _pool(
