@@ -417,3 +417,8 @@ def test_a_comparison_replaces_only_a_comparison(runs):
     (runs / "compare-one-two" / "config.yaml").write_text("", encoding="utf-8")
     refused = invoke("compare", "one", "two", "--out", runs)
     assert (refused.exit_code, "something else" in refused.stderr) == (1, True)
+    (runs / "compare-one-two" / "config.yaml").unlink()
+    path = runs / "compare-one-two" / "comparison.json"
+    path.write_text(path.read_text().replace('"a": "one"', '"a": "on"'))
+    refused = invoke("compare", "one", "two", "--out", runs)
+    assert (refused.exit_code, "comparison of on and two" in refused.stderr) == (1, True)

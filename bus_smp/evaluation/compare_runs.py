@@ -3,6 +3,7 @@
 Only tables are read.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 from bus_smp import __version__
 from bus_smp.errors import BusSmpError, EvaluationError
 from bus_smp.runs import layout
-from bus_smp.runs.comparisons import write_comparison
+from bus_smp.runs.comparisons import read_comparison, write_comparison
 from bus_smp.runs.evaluations import read_summary, write_table
 from bus_smp.runs.experiment import is_experiment, read_experiment
 from bus_smp.runs.layout import PER_IMAGE, evaluation_folder
@@ -266,7 +267,7 @@ def write_comparison_folder(
         names: of A and B.
 
     Raises:
-        EvaluationError: if the folder holds something else than a comparison.
+        BusSmpError: if the folder holds something else than a comparison of these two.
     """
     found = {path.name for path in folder.glob("*") if not path.name.startswith(".")}
     if found - {layout.COMPARISON, layout.TABLE_CSV, layout.TABLE_TEX}:
@@ -274,6 +275,14 @@ def write_comparison_folder(
             f"{folder}: holds something else than a comparison ({', '.join(sorted(found)[:3])})",
             hint="rename it, or write elsewhere: --out FOLDER",
         )
+    with contextlib.suppress(EvaluationError):
+        before = read_comparison(folder)
+        # a-b with c, and a with b-c, have one folder
+        if [before["a"], before["b"]] != list(names):
+            raise BusSmpError(
+                f"{folder}: holds the comparison of {before['a']} and {before['b']}",
+                hint="rename it, or write elsewhere: --out FOLDER",
+            )
     document = {"bus_smp": __version__, "a": names[0], "b": names[1], "comparisons": list(comparisons)}
     write_table(comparison_frame(comparisons), folder / layout.TABLE_CSV)
     write_text(folder / layout.TABLE_TEX, comparison_latex(comparisons, names))
