@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from bus_smp.data.copies import find_named_copies
 from bus_smp.data.images import read_image
 from bus_smp.data.near_duplicates import search
 from bus_smp.data.near_duplicates.registration import texture_of
@@ -312,3 +313,35 @@ def test_the_known_duplicates_of_busi_and_bus_uclm_are_found_and_no_patients_els
     assert across == {
         ("CHCO_000", "CHVI_005"), ("CHCO_001", "CHVI_008"), ("CHCO_002", "CHVI_009"), ("CHCO_003", "CHVI_013"),
     }  # fmt: skip
+
+
+def test_names_that_call_an_image_a_copy_are_a_finding_unless_the_two_are_in_one_group():
+    names = [
+        "a",
+        "a_rot5",
+        "aug_b",
+        "b",
+        "c",
+        "c (1)",
+        "d_png.rf.0a1b2c",
+        "d_png.rf.99ff00",
+        "e_hflip_rot90",
+        "e",
+    ]
+    found = dict(find_named_copies({name: name for name in names}))
+    assert found == {
+        "a_rot5": "a", "aug_b": "b", "c (1)": "c", "d_png.rf.99ff00": "d_png.rf.0a1b2c", "e_hflip_rot90": "e",
+    }  # fmt: skip
+    assert find_named_copies({"a": "one", "a_rot5": "one", "benign (1)": "x", "benign (2)": "y"}) == []
+    others = [
+        "case001",
+        "case002",
+        "bus_0001-l",
+        "bus_0001-r",
+        "ANAT_000",
+        "ANAT_001",
+        "x_copy",
+        "rot",
+        "flip",
+    ]
+    assert find_named_copies({name: name for name in others}) == []

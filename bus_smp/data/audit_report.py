@@ -7,6 +7,7 @@ import pandas as pd
 
 from bus_smp.classes import LABELS
 from bus_smp.data.audit import FLAGS
+from bus_smp.data.copies import find_named_copies
 from bus_smp.data.exclusions import describe_code, exclusion_code
 from bus_smp.data.near_duplicates.search import DISGUISES
 from bus_smp.data.rows import DatasetRows
@@ -56,7 +57,7 @@ def describe_audit(rows: DatasetRows, frame: pd.DataFrame, notes: Sequence[str])
         "merged_groups": merged.to_dict(),
         "other_datasets": rows.others,
         "pairs": [list(pair) for pair in rows.pairs],
-        "notes": [*notes, *_spelling_note(spellings)],
+        "notes": [*notes, *_spelling_note(spellings), *_named_copies_note(frame)],
         **({"spellings": spellings} if spellings else {}),
     }
 
@@ -82,6 +83,18 @@ def _spelling_note(spellings: Sequence[Sequence[str]]) -> list[str]:
     return [
         f"taken for one patient each, in one group, as only the spelling differs: {shown}{more}. Write one spelling; "
         "if they are different patients, give them ids that differ in letters or numbers"
+    ]
+
+
+def _named_copies_note(frame: pd.DataFrame) -> list[str]:
+    found = find_named_copies(dict(zip(frame["image_id"], frame["group_id"], strict=True)))
+    if not found:
+        return []
+    shown = ", ".join(f"{image} of {other}" for image, other in found[:_NAMED])
+    images = "1 image is named" if len(found) == 1 else f"{len(found):,} images are named"
+    return [
+        f"{images} like a changed copy of another, which the search did not confirm: {shown}{', ...' if len(found) > _NAMED else ''}. "
+        "If they are copies, give both one patient_id in a table of your own (--csv), so that no split divides them"
     ]
 
 

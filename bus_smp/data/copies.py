@@ -5,7 +5,8 @@ near-duplicate was verified; a chain of copies is a cluster. Patients belong to 
 copy joins them. A group is never divided over splits, so no copy can leak.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+import re
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby, pairwise
 
@@ -111,6 +112,36 @@ def _pair_spellings(folders: Sequence[AuditedFolder]) -> list[tuple[str, str]]:
                 group = patient_group(folder, image)
                 pairs.append((first.setdefault((folder.dataset, image.record.normalised_id), group), group))
     return pairs
+
+
+# What programs that augment images add to a name: Roboflow's ".rf.<hash>", "aug_", "_rot5", "-flipped", " (1)", "_copy".
+_CHANGE = r"(?:aug(?:mented)?|rot(?:at(?:e|ed|ion))?|[hv]?flip(?:ped)?|mirror(?:ed)?|zoom(?:ed)?|copy|bright(?:er|ness)?|noisy?|blur(?:red)?)"
+_ADDED = re.compile(
+    rf"^{_CHANGE}[ _-]?\d*[ _-]|\.rf\.[0-9a-f]+$|[ _.-]+{_CHANGE}[ _-]?-?\d*$| \(\d+\)$", re.IGNORECASE
+)
+
+
+def find_named_copies(groups: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Images whose names call them a changed copy of another, although they are in another group: (copy, other).
+
+    Args:
+        groups: image id -> group id.
+    """
+    first: dict[str, str] = {}
+    found = []
+    for image in sorted(groups, key=lambda name: (len(name), natural_key(name))):
+        stem = image
+        while (shorter := _ADDED.sub("", stem)) not in (stem, ""):
+            stem = shorter
+        # "benign (1)" and "benign (2)" are no copies of each other
+        other = (
+            first.setdefault(stem, image)
+            if stem == image or not image.endswith(")")
+            else first.get(stem, image)
+        )
+        if groups[other] != groups[image]:
+            found.append((image, other))
+    return found
 
 
 def proven_label(label: str, flags: Collection[str]) -> str:
