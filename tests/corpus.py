@@ -348,11 +348,12 @@ class MaskKind:
 
 
 def lesion(name: str, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """An ellipse, bool (H, W), at another place for each name."""
+    """An ellipse, bool (H, W), of another place and size for each name."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     mask = np.zeros(size[::-1], np.uint8)
     centre = (int(rng.integers(14, size[0] - 14)), int(rng.integers(12, size[1] - 12)))
-    cv2.ellipse(mask, centre, (8, 6), 0, 0, 360, 1, -1)
+    axes = (int(rng.integers(6, 10)), int(rng.integers(5, 8)))
+    cv2.ellipse(mask, centre, axes, int(rng.integers(0, 90)), 0, 360, 1, -1)
     return mask.astype(bool)
 
 

@@ -320,7 +320,7 @@ def named(tmp_path):
     for name, _ in [("ABCD_000", True), *corpus.NAMES.values()]:  # the first is what the data set is known by
         for part, content in (
             ("images", corpus.saved(corpus.picture(name.encode("utf-8", "surrogateescape").hex()), "PNG")),
-            ("masks", corpus.saved(color_mask(corpus.lesion("x").astype(np.uint8)), "PNG")),
+            ("masks", corpus.saved(color_mask(corpus.lesion(repr(name)).astype(np.uint8)), "PNG")),
         ):
             (root / part).mkdir(parents=True, exist_ok=True)
             (root / part / f"{name}.png").write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -34,7 +35,7 @@ _NAMED_SPLITS = ("official", "test")
     metavar="FILE",
     help="A table of your own instead: image, masks, label, patient_id, and if you like split, mask_format, "
     "dataset, image_id, flags. Paths start from --root or the table's folder; several masks are joined by |. "
-    "No mask_format: color if a pixel is not grey, else binary if values are 0 and 255 (or 0 and 1), else index.",
+    "No mask_format: color if a pixel is not grey, index if values are 0, 1 and 2, else binary (0 and 255, or 0 and 1).",
 )
 @click.option("--name", metavar="NAME", help="Data set name for --csv.  [default: the table's file name]")
 @click.option(
@@ -93,6 +94,26 @@ _NAMED_SPLITS = ("official", "test")
     default="",
     help="Leave out images with these flags, e.g. doppler,combined,marks,duplicate.",
 )
+@click.option(
+    "--mask-values",
+    metavar="WORD,...",
+    default="",
+    help="How to read masks that the audit doubts. any: all that is not 0 is the lesion of the label (lesion "
+    "numbers, unlisted colours). half: from half brightness on (soft edges, JPEG). alpha: the opaque pixels. swapped: "
+    "benign and malignant exchanged.",
+)
+@click.option("--invert-masks", is_flag=True, help="Invert the masks that the audit finds inverted.")
+@click.option(
+    "--mask-orientation",
+    type=click.Choice(["stored", "shown"]),
+    help="Pictures that their EXIF turns: masks fit the pixels as stored and are turned too, or fit what viewers show.",
+)
+@click.option(
+    "--accept",
+    metavar="CODE,...",
+    default="",
+    help="Masks that the audit doubts are right: inverted-mask, large-lesion, both-classes, same-mask.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the tables.")
 def command(
     datasets: tuple[str, ...],
@@ -109,6 +130,10 @@ def command(
     on_mismatch: str,
     duplicates: str | None,
     exclude: str,
+    mask_values: str,
+    invert_masks: bool,
+    mask_orientation: str | None,
+    accept: str,
     as_json: bool,
 ) -> None:
     """Turn data sets as downloaded into audited, patient-level CSV manifests.
@@ -133,20 +158,28 @@ def command(
     from bus_smp.commands.quoting import setting, typed
     from bus_smp.data.audit import audit_known
     from bus_smp.data.audit_report import audit_text
+    from bus_smp.data.exclusions import ACCEPTABLE
     from bus_smp.data.make_manifests import SplitPlan
     from bus_smp.data.manifest_folder import create_manifests
+    from bus_smp.data.mask_doubts import MASK_VALUES, MaskAnswers
     from bus_smp.data.own_table import OPTIONAL, REQUIRED, Words, audit_own_table
     from bus_smp.data.rows import Policy
     from bus_smp.system.console import note, with_progress
 
+    answers = MaskAnswers(
+        _choices(mask_values, MASK_VALUES, "--mask-values"),
+        invert_masks,
+        mask_orientation or "",
+        _choices(accept, ACCEPTABLE, "--accept"),
+    )
     if table is not None:
         words = Words(
             _pairs(columns, "--columns", (*REQUIRED, *OPTIONAL)),
             {theirs.casefold(): ours for theirs, ours in _pairs(labels, "--labels").items()},
         )
-        folders = audit_own_table(table, root, name, out, with_progress, note, words)
+        folders = audit_own_table(table, root, name, out, with_progress, note, words, answers)
     else:
-        folders = audit_known(datasets, root or Path("data"), out, with_progress, note)
+        folders = audit_known(datasets, root or Path("data"), out, with_progress, note, answers)
     policy = Policy(on_mismatch, duplicates, tuple(_words(exclude)))
     plan = SplitPlan(
         fractions or (0.70, 0.15, 0.15), split == "official", tuple(_words(test_patients)), folds or 0, seed,
@@ -188,6 +221,13 @@ def _pairs(text: str, option: str, known: tuple[str, ...] = ()) -> dict[str, str
         expected = f"use {', '.join(known)}, each with = and your name" if known else "use YOURS=LABEL"
         raise click.BadParameter(f"{', '.join(wrong)}: {expected}", param_hint=option)
     return {key.strip(): value.strip() for key, value in pairs.items()}
+
+
+def _choices(text: str, allowed: Sequence[str], option: str) -> tuple[str, ...]:
+    words = _words(text)
+    if unknown := [word for word in words if word not in allowed]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(allowed)}", param_hint=option)
+    return tuple(words)
 
 
 def _fractions(text: str) -> tuple[float, float, float] | None:

@@ -12,10 +12,21 @@ from typing import Any
 import numpy as np
 
 from bus_smp.classes import LABELS
-from bus_smp.data.exclusions import Problem
-from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask
+from bus_smp.data.exclusions import ANSWERS, CODES, Problem
+from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask, read_turned_image, turn
 from bus_smp.data.manifest import record_root
 from bus_smp.data.manifest_checks import CLIMBING
+from bus_smp.data.mask_doubts import (
+    NO_ANSWERS,
+    TENTATIVE,
+    Marks,
+    MaskAnswers,
+    doubt_transparency,
+    doubt_values,
+    find_doubts,
+    is_picture,
+    measure_marks,
+)
 from bus_smp.data.near_duplicates.search import Fingerprint, fingerprint
 from bus_smp.data.sources import Record, find_known, find_root, load_source, packed, source_names
 from bus_smp.data.sources._tree import natural_key
@@ -25,6 +36,9 @@ from bus_smp.text import printable
 
 # Decoding, resizing and hashing leave the interpreter lock; more threads than this only queue.
 THREADS = 4
+
+# The flag of a row whose masks are turned as EXIF turns the image, because they were drawn on the stored pixels.
+MASK_TURNED = "mask_turned"
 
 # What a flag means, in the order in which a report lists them. The flag `duplicate:<id>` carries a name.
 FLAGS = {
@@ -36,6 +50,12 @@ FLAGS = {
     "label_mismatch": "labels that contradict the mask",
     "empty_mask": "lesion labels with an empty mask",
     "full_mask": "masks that mark every pixel",
+    **{
+        code.replace("-", "_"): CODES[code]
+        for code in ANSWERS
+        if code not in ("size-mismatch", "mask-colours")
+    },
+    MASK_TURNED: "masks turned like their pictures (--mask-orientation stored)",
     "several_masks": "images with several masks, OR-ed",
     "copy": "download copies such as ' (1).png'",
     "label_from_mask": "labels taken from the mask, because no table has them",
@@ -54,6 +74,8 @@ class AuditedImage:
     """One record after all its files were decoded.
 
     ``width``, ``height`` in pixels, 0 where there is no readable image. ``sha256`` of the decoded pixels.
+    ``orientation``: what EXIF says, 1 for nothing. ``is_picture``: it has the greys of a picture. ``marks``: what the
+    masks mark, None where they cannot be read.
     ``problems``: those of the record, then those found here; the first that the policy does not waive excludes
     the image.
     """
@@ -66,6 +88,9 @@ class AuditedImage:
     fingerprint: Fingerprint | None = None
     flags: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    orientation: int = 1
+    is_picture: bool = True
+    marks: Marks | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +98,7 @@ class AuditedFolder:
     """All images of one data set, in natural order of their ids.
 
     ``split_given``: what gives every image its split ("the table", "the folders"); "" for nothing. ``about``: title, licence and so on, for the sidecar.
+    ``answers``: what the user says about masks in doubt.
     """
 
     dataset: str
@@ -80,6 +106,7 @@ class AuditedFolder:
     images: list[AuditedImage]
     split_given: str = ""
     about: dict = field(default_factory=dict)
+    answers: MaskAnswers = NO_ANSWERS
 
 
 def no_progress(items: Iterable, total: int, text: str) -> Iterable:
@@ -88,9 +115,14 @@ def no_progress(items: Iterable, total: int, text: str) -> Iterable:
 
 
 def audit_folder(
-    dataset: str, records: Iterable[Record], root: Path, progress: Progress = no_progress, **facts: Any
+    dataset: str,
+    records: Iterable[Record],
+    root: Path,
+    progress: Progress = no_progress,
+    answers: MaskAnswers = NO_ANSWERS,
+    **facts: Any,
 ) -> AuditedFolder:
-    """Decode every image and mask of ``records`` once, in a few threads.
+    """Decode every image and mask of ``records`` once, in a few threads, and doubt masks that look wrong.
 
     The result does not depend on the order of ``records``. ``facts``: further fields of the result.
 
@@ -98,8 +130,14 @@ def audit_folder(
         DataError: what the source raises while it lists the records.
     """
     ordered = sorted(records, key=lambda r: (natural_key(r.image_id), r.image, r.masks))
-    images = read_ahead(lambda record: _audit_record(record, root), ordered, threads=THREADS)
-    return AuditedFolder(dataset, root, list(progress(images, len(ordered), dataset)), **facts)
+
+    def one(record: Record) -> tuple[AuditedImage, AuditedImage]:
+        image = _audit_image(record, root)
+        return image, _audit_masks(image, root, answers)
+
+    read = list(progress(read_ahead(one, ordered, threads=THREADS), len(ordered), dataset))
+    images = _doubt_masks([image for image, _ in read], [image for _, image in read], root, answers)
+    return AuditedFolder(dataset, root, images, answers=answers, **facts)
 
 
 def audit_known(
@@ -108,6 +146,7 @@ def audit_known(
     out: Path,
     progress: Progress = no_progress,
     announce: Callable[[str], object] = lambda text: None,
+    answers: MaskAnswers = NO_ANSWERS,
 ) -> list[AuditedFolder]:
     """Find and audit known data sets in ``root`` or below it.
 
@@ -115,6 +154,7 @@ def audit_known(
         names: the data sets to find; none for all that are there.
         out: folder of the manifests, which must be able to record the data sets' folders.
         announce: called with a line for each data set that is found.
+        answers: what the user says about masks in doubt.
 
     Raises:
         DataError: if none is found, a named one is missing, or one is there twice.
@@ -149,7 +189,9 @@ def audit_known(
             "name": source.NAME, "title": source.TITLE, "cite": source.CITE,
             "licence": source.LICENCE, "url": source.URL,
         }  # fmt: skip
-        audited.append(audit_folder(source.NAME, source.records(place), place, progress, about=about))
+        audited.append(
+            audit_folder(source.NAME, source.records(place), place, progress, answers, about=about)
+        )
     return audited
 
 
@@ -168,7 +210,8 @@ def fingerprint_files(
     return list(progress(read_ahead(one, paths, threads=THREADS), len(paths), text))
 
 
-def _audit_record(record: Record, root: Path) -> AuditedImage:
+def _audit_image(record: Record, root: Path) -> AuditedImage:
+    """The record's image; nothing of its masks is read yet."""
     if wrong := [name for name in (record.image, *record.masks) if not _can_be_listed(name)]:
         # The row is kept without paths: a path in a manifest must name a file exactly.
         listed = replace(record, image="", masks=(), mask_format="", image_id=printable(record.image_id))
@@ -186,9 +229,9 @@ def _audit_record(record: Record, root: Path) -> AuditedImage:
         image = _found(image, "several_masks")
     if record.image:
         try:
-            pixels = read_image(root / record.image)
+            pixels, orientation = read_turned_image(root / record.image)
         except ImageError as error:
-            image = _found(image, "unreadable", Problem("unreadable", _named(error, root, record.image)))
+            image = _found(image, "unreadable", Problem("unreadable", _named(error.what, root, record.image)))
         else:
             image = replace(
                 image,
@@ -196,57 +239,161 @@ def _audit_record(record: Record, root: Path) -> AuditedImage:
                 width=pixels.shape[1],
                 sha256=pixel_sha256(pixels),
                 fingerprint=fingerprint(pixels),
+                orientation=orientation,
+                is_picture=is_picture(pixels),
             )
-    return _audit_masks(image, root)
+    return image
 
 
 def _can_be_listed(name: str) -> bool:
     return printable(name) == name and "|" not in name and not re.search(CLIMBING, name)
 
 
-def _audit_masks(image: AuditedImage, root: Path) -> AuditedImage:
+def _audit_masks(image: AuditedImage, root: Path, answers: MaskAnswers) -> AuditedImage:
     record = image.record
     paths = [root / mask for mask in record.masks]
-    # the worst class that any mask marks
-    worst = 0
-    full = False
-    sizes = []
     if not image.mask_format:
         try:
             image = replace(image, mask_format=guess_mask_format(paths))
         except ImageError as error:
-            problem = Problem("unreadable", _named(error, root, *record.masks))
+            problem = Problem("unreadable", _named(error.what, root, *record.masks))
             return _found(image, "unreadable", problem)
-    for path in paths:
-        try:
-            # A lesion on a normal image is a finding here, not an error.
-            label = "benign" if record.label not in LABELS[1:] else record.label
-            mask = read_mask([path], image.mask_format, label)
-        except ImageError as error:
-            words = _named(error, root, *record.masks)
-            if _decodes(path):
-                image = _found(image, "mask_colours", Problem("mask-colours", words))
-            else:
-                image = _found(image, "unreadable", Problem("unreadable", words))
-            continue
-        sizes.append(mask.shape)
-        full = full or bool(mask.all())
-        worst = max(worst, int(mask.max(initial=0)))
-    # What cannot be read cannot be compared.
-    if len(sizes) < len(paths):
-        return image
+    # A lesion on a normal image is a finding here, not an error.
+    label = "benign" if record.label not in LABELS[1:] else record.label
+    numbered = False
+    masks, doubt = _read_masks(paths, image.mask_format, label, image.is_picture)
+    if doubt is None and record.label != LABELS[0] and not any(mask.any() for mask in masks):
+        doubt = next(filter(None, map(doubt_transparency, paths)), None)
+    elif doubt is None and image.width and not image.is_picture and _shows_mask(root / record.image, masks):
+        doubt = Problem("exchanged", f"{record.image}: holds the mask where the picture should be")
+    if doubt is not None and doubt.code != "unreadable":
+        numbered = doubt.code == "lesion-numbers"
+        if answer := answers.mask_format(doubt.code, image.mask_format):
+            image = replace(_found(image, _flag(doubt)), mask_format=answer)
+            masks, doubt = _read_masks(paths, answer, label, image.is_picture)
+    if doubt is not None:
+        image = _found(image, _flag(doubt), Problem(doubt.code, _named(doubt.words, root, *record.masks)))
+        if doubt.code not in TENTATIVE:
+            return image
+        # It is not used; what it seems to mark still tells whether it is inverted too.
+        masks, other = _read_masks(paths, TENTATIVE[doubt.code], label, image.is_picture)
+        if other is not None:
+            return image
+    if image.width and masks and image.orientation != 1:
+        image, masks = _orient(image, masks, answers)
 
+    sizes = [mask.shape for mask in masks]
     wrong = [size for size in sizes if size != (image.height, image.width)] if image.width else []
     if wrong:
         image = _found(image, "size_mismatch")
+    if sizes and len(set(sizes)) == 1:
+        marked = np.maximum.reduce(masks)
+        phash = image.fingerprint.phash if image.fingerprint else ""
+        facts = {
+            "label": record.label,
+            "mask_format": image.mask_format,
+            "phash": phash,
+            "numbered": numbered,
+        }
+        image = replace(image, marks=measure_marks(marked, **facts))
+    # What cannot be read cannot be compared.
+    if doubt is not None:
+        return image
     if sizes and record.label in LABELS:
-        image = _compare_label(image, worst, full)
+        worst = max(int(mask.max(initial=0)) for mask in masks)
+        image = _compare_label(image, worst, any(bool(mask.all()) for mask in masks))
     if wrong:
         # Last, because it excludes only where nothing else does: --on-mismatch resize waives it.
         height, width = wrong[0]
         words = f"mask {width}x{height}, image {image.width}x{image.height}"
         image = _found(image, "size_mismatch", Problem("size-mismatch", words))
     return image
+
+
+def _shows_mask(path: Path, masks: Sequence[np.ndarray]) -> bool:
+    """Whether an image file holds the very mask that belongs to it."""
+    try:
+        shown = read_mask([path], guess_mask_format([path]), "benign") > 0
+    except ImageError:
+        return False
+    same = [mask > 0 for mask in masks if mask.shape == shown.shape]
+    return bool(same) and bool(shown.any()) and bool((np.any(same, axis=0) == shown).all())
+
+
+def _read_masks(
+    paths: Sequence[Path], mask_format: str, label: str, image_is_picture: bool
+) -> tuple[list[np.ndarray], Problem | None]:
+    """The masks, and the first reason why one of them cannot be read as ``mask_format``."""
+    masks: list[np.ndarray] = []
+    for path in paths:
+        try:
+            masks.append(read_mask([path], mask_format, label))
+        except ImageError as error:
+            return masks, (
+                doubt_values(path, error.what, image_is_picture)
+                if _decodes(path)
+                else Problem("unreadable", error.what)
+            )
+    return masks, None
+
+
+def _orient(
+    image: AuditedImage, masks: list[np.ndarray], answers: MaskAnswers
+) -> tuple[AuditedImage, list[np.ndarray]]:
+    """Turn masks like their picture, doubt them, or leave them where their shape shows that they fit."""
+    height, width = masks[0].shape
+    if image.orientation >= 5 and width != height and (width > height) == (image.width > image.height):
+        return image, masks
+    if answers.orientation == "shown":
+        return _found(image, "orientation"), masks
+    if answers.orientation == "stored":
+        return _found(image, MASK_TURNED), [turn(mask, image.orientation) for mask in masks]
+    words = f"EXIF orientation {image.orientation} turns the picture; the mask may be drawn on the picture before that"
+    return _found(image, "orientation", Problem("orientation", words)), masks
+
+
+def _doubt_masks(
+    opened: Sequence[AuditedImage], images: list[AuditedImage], root: Path, answers: MaskAnswers
+) -> list[AuditedImage]:
+    """Compare the masks of a data set with each other; read those again that the user has answered for.
+
+    Args:
+        opened: the same images as ``images``, before their masks were read.
+    """
+    answered: set[tuple[int, str]] = set()
+    while True:
+        again = {}
+        doubts = find_doubts([image.marks for image in images])
+        for j, found in doubts.items():
+            for problem in found:
+                mask_format = answers.mask_format(problem.code, images[j].mask_format)
+                if mask_format and (j, problem.code) not in answered:
+                    again[j] = (problem, mask_format)
+                    break
+        if not again:
+            break
+        for j, (problem, mask_format) in again.items():
+            answered.add((j, problem.code))
+            flags = [flag for flag in images[j].flags if flag.replace("_", "-") in ANSWERS]
+            image = _audit_masks(replace(opened[j], mask_format=mask_format), root, answers)
+            for flag in (*flags, _flag(problem)):
+                image = _found(image, flag)
+            images[j] = image
+    for j, found in doubts.items():
+        known = len(opened[j].problems)
+        for problem in found:
+            image = _found(images[j], _flag(problem))
+            if problem.code not in answers.accept:
+                # In front of what a wrong mask says about its label, behind what the file itself says.
+                behind = known + sum(p.code in TENTATIVE for p in image.problems[known:])
+                problems = (*image.problems[:behind], problem, *image.problems[behind:])
+                image = replace(image, problems=problems)
+            images[j] = image
+    return images
+
+
+def _flag(problem: Problem) -> str:
+    return problem.code.replace("-", "_")
 
 
 def _compare_label(image: AuditedImage, worst: int, full: bool) -> AuditedImage:
@@ -267,8 +414,8 @@ def _compare_label(image: AuditedImage, worst: int, full: bool) -> AuditedImage:
 def guess_mask_format(paths: Sequence[Path]) -> str:
     """Format of an image's masks, by their pixels.
 
-    ``color`` if any pixel is not grey; else ``binary`` if the values are 0 and 255 (or 0 and 1);
-    else ``index``.
+    ``color`` if any pixel is not grey; ``index`` if the values are 0, 1 and 2; else ``binary``, which only 0 and 255
+    (or 0 and 1) are.
     """
     values: set[int] = set()
     for path in paths:
@@ -276,7 +423,7 @@ def guess_mask_format(paths: Sequence[Path]) -> str:
         if (rgb != rgb[..., :1]).any():
             return "color"
         values |= set(np.flatnonzero(np.bincount(rgb[..., 0].reshape(-1))).tolist())
-    return "binary" if values <= {0, 255} or values <= {0, 1} else "index"
+    return "index" if 2 in values and values <= {0, 1, 2} else "binary"
 
 
 def _found(image: AuditedImage, flag: str, problem: Problem | None = None) -> AuditedImage:
@@ -294,9 +441,8 @@ def _decodes(path: Path) -> bool:
     return True
 
 
-def _named(error: ImageError, root: Path, *files: str) -> str:
-    """The error's text with file names as in the manifest, so that it is the same on every machine."""
-    text = error.what
+def _named(text: str, root: Path, *files: str) -> str:
+    """An error's text with file names as in the manifest, so that it is the same on every machine."""
     for file in files:
         text = text.replace(printable(str(root / file)), file)
     return " ".join(text.split())

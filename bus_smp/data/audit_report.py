@@ -8,7 +8,7 @@ import pandas as pd
 from bus_smp.classes import LABELS
 from bus_smp.data.audit import FLAGS
 from bus_smp.data.copies import find_named_copies
-from bus_smp.data.exclusions import describe_code, exclusion_code
+from bus_smp.data.exclusions import ANSWERS, describe_code, exclusion_code
 from bus_smp.data.near_duplicates.search import DISGUISES
 from bus_smp.data.rows import DatasetRows
 from bus_smp.data.sources._tree import natural_key
@@ -111,6 +111,8 @@ def audit_text(about: Mapping) -> str:
     lines = [f"  {audit['rows']} images of {whose}, {_labels(audit['labels'])}; {audit['used']} used"]
     for code, same in audit["excluded"].items():
         lines.append(f"  excluded {same['count']:5}  {describe_code(code):<56} {_names(same['images'])}")
+        if code in ANSWERS:
+            lines.append(f"                  answer: {ANSWERS[code]}")
     for name, finding in audit["findings"].items():
         what = finding["what"] if finding["what"] == name else f"{finding['what']} [{name}]"
         lines.append(f"  found    {finding['count']:5}  {what:<56} {_names(finding['images'])}")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from bus_smp.classes import LABELS
-from bus_smp.data.images import pixel_sha256, read_image, read_mask
+from bus_smp.data.images import pixel_sha256, read_mask, read_turned_image, turn
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import ImageError, ManifestError
 
@@ -29,8 +29,8 @@ def read_example(manifest: Manifest, row: Row, *, checked: bool = False) -> tupl
 
     Returns:
         image uint8 (H, W, 3) RGB, and mask uint8 (H, W) of class indices 0 background, 1 benign,
-        2 malignant. The masks of one image are OR-ed. Where the row has the flag
-        ``size_mismatch`` they are first stretched to the image (nearest, so no class is invented).
+        2 malignant. The masks of one image are OR-ed. Where the row has the flag ``mask_turned`` they are turned as
+        the image's EXIF demands; with ``size_mismatch`` stretched to the image (nearest, so no class is invented).
 
     Raises:
         ImageError: naming the file, if one is missing or damaged, if the image is no longer of
@@ -40,7 +40,7 @@ def read_example(manifest: Manifest, row: Row, *, checked: bool = False) -> tupl
     """
     row = row._asdict() if hasattr(row, "_asdict") else row
     path = manifest.image_path(row)
-    image = read_image(path)
+    image, orientation = read_turned_image(path)
     height, width = image.shape[:2]
     if str(row["width"]) and (int(row["width"]), int(row["height"])) != (width, height):
         raise ImageError(
@@ -52,7 +52,7 @@ def read_example(manifest: Manifest, row: Row, *, checked: bool = False) -> tupl
             f"{path}: the image has changed since the manifest was made",
             hint="run bus-smp make-manifest again",
         )
-    mask = _read_mask(manifest, row, (height, width))
+    mask = _read_mask(manifest, row, (height, width), orientation)
     marked = row["label"] if checked else LABELS[int(mask.max(initial=0))]
     if marked != row["label"]:
         raise ImageError(
@@ -103,13 +103,20 @@ class ExampleReader:
         return example
 
 
-def _read_mask(manifest: Manifest, row: Mapping, shape: tuple[int, int]) -> np.ndarray:
+def _read_mask(manifest: Manifest, row: Mapping, shape: tuple[int, int], orientation: int) -> np.ndarray:
     height, width = shape
     masks = manifest.mask_paths(row)
-    if "size_mismatch" not in str(row["flags"]).split("|"):
+    flags = str(row["flags"]).split("|")
+    if "size_mismatch" not in flags and "mask_turned" not in flags:
         return read_mask(masks, row["mask_format"], row["label"], (height, width))
     mask = np.zeros((height, width), np.uint8)
     for one in masks:
         part = read_mask([one], row["mask_format"], row["label"])
+        part = turn(part, orientation if "mask_turned" in flags else 1)
+        if part.shape != shape and "size_mismatch" not in flags:
+            raise ImageError(
+                f"{one}: does not fit its image any more",
+                hint="make the manifest again: bus-smp make-manifest",
+            )
         mask = np.maximum(mask, cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
     return mask

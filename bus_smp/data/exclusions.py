@@ -1,4 +1,4 @@
-"""Why an image is not used: one table of codes, and the cell ``excluded`` of a manifest.
+"""Why an image is not used: one table of codes, the options that answer them, and the cell ``excluded`` of a manifest.
 
 The cell is empty where the image is used. Otherwise it holds a code of ``CODES`` and words about this image:
 ``size-mismatch: mask 856x606, image 608x468``. Sources and the audit only report ``Problem``s;
@@ -18,6 +18,16 @@ CODES = {
     "wrong-folder": "the file name has another label than its folder",
     "copy": "download copy of a file that is there too",
     "mask-colours": "mask with unlisted colours or values",
+    "exchanged": "a picture in place of the mask, or a mask in place of the picture",
+    "alpha-mask": "mask whose lesion is in the transparency only",
+    "soft-mask": "mask with values between black and white (soft edges, JPEG)",
+    "lesion-numbers": "mask that numbers its lesions or regions",
+    "inverted-mask": "mask that marks what surrounds the lesion",
+    "large-lesion": "lesion over most of the picture, as in most masks of the set",
+    "swapped-classes": "mask of the other class than the label, as in most of the set",
+    "both-classes": "benign and malignant pixels in one mask",
+    "same-mask": "the same mask as other pictures",
+    "orientation": "picture turned by its EXIF, mask perhaps not",
     "size-mismatch": "mask of another size than its image",
     "empty-mask": "lesion label with an empty mask",
     "full-mask": "mask that marks every pixel",
@@ -29,6 +39,25 @@ CODES = {
     "near-duplicate": "nearly the same picture as a kept image",
     "other": "another reason, in words",
 }
+
+# What answers a doubt. Until the user types it, the images are not used.
+ANSWERS = {
+    "size-mismatch": "--on-mismatch resize stretches the mask to its image",
+    "mask-colours": "--mask-values any takes all that is not black for the lesion",
+    "exchanged": "exchange the two files, or the two cells of the table",
+    "alpha-mask": "--mask-values alpha takes what is opaque for the lesion",
+    "soft-mask": "--mask-values half takes what is at least half bright for the lesion",
+    "lesion-numbers": "--mask-values any takes all numbers but 0 for the lesion that the label names",
+    "inverted-mask": "--invert-masks, or --accept inverted-mask if they are right",
+    "large-lesion": "--accept large-lesion if they are right",
+    "swapped-classes": "--mask-values swapped exchanges the classes of the masks; or correct the labels",
+    "both-classes": "--mask-values any gives all lesions the label; --accept both-classes if both are there",
+    "same-mask": "--accept same-mask if they are right",
+    "orientation": "--mask-orientation stored turns the masks too; shown if they fit the picture as viewers show it",
+}
+
+# Doubts that --accept takes back.
+ACCEPTABLE = ("inverted-mask", "large-lesion", "both-classes", "same-mask")
 
 
 class Problem(NamedTuple):

@@ -3,13 +3,13 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bus_smp.classes import BENIGN, CLASSES, LABELS, MALIGNANT
 from bus_smp.data.png import lacks_lines
@@ -17,7 +17,12 @@ from bus_smp.errors import ImageError
 from bus_smp.system.files import open_regular, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MASK_FORMATS = ("binary", "color", "index")
+# The first three are how masks should be. The others are read only where the user says so, by an option of
+# make-manifest: see ``read_mask``.
+MASK_FORMATS = (
+    "binary", "color", "index", "any", "half", "alpha",
+    "swapped-color", "swapped-index", "inverted-any", "inverted-half", "inverted-alpha",
+)  # fmt: skip
 
 # What is decoded, whatever a file is called. Pillow knows more, of which some starts other programs (EPS).
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
@@ -25,6 +30,18 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
 # A declared size above these is a damaged or hostile header, not an ultrasound image.
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 32_767
+
+# What EXIF's orientations demand of an array (H, W, ...), so that it is shown upright.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda a: a[::-1, ::-1],
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.swapaxes(a[::-1, ::-1], 0, 1),
+    8: lambda a: np.rot90(a),
+}
+_ORIENTATION = "EXIF orientation that was undone"
 
 # cv2 would start a pool of threads per process, which would compete with the loader's workers.
 cv2.setNumThreads(1)
@@ -80,7 +97,10 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
         raise ImageError(f"{path}: is cut short: lines are missing")
     if image.mode in ("LAB", "HSV"):  # some versions of Pillow convert them, and not alike
         raise ImageError(f"{path}: colours are stored as {image.mode}; save it as RGB or grey")
-    return ImageOps.exif_transpose(image)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = ImageOps.exif_transpose(image)
+    turned.info[_ORIENTATION] = orientation if orientation in _TURNS else 1
+    return turned
 
 
 def _verify_png(path: Path, image: Image.Image, file: BinaryIO) -> None:
@@ -116,6 +136,8 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
     try:
+        # Pillow warns where a palette holds several transparent colours, unless it may keep the transparency.
+        image = image.convert("RGBA") if "transparency" in image.info and image.mode == "P" else image
         return image.convert("RGB")
     except ValueError:
         raise ImageError(f"{path}: colours are stored as {image.mode}; save it as RGB or grey") from None
@@ -132,9 +154,24 @@ def read_image(path: str | Path) -> np.ndarray:
         ImageError: if the file is missing, no file, truncated, damaged, too large, an animation, or of
             floating-point pixels.
     """
+    return read_turned_image(path)[0]
+
+
+def read_turned_image(path: str | Path) -> tuple[np.ndarray, int]:
+    """Like ``read_image``, with the EXIF orientation that was undone: 2 to 8, and 1 for none."""
     path = Path(path)
-    image = _eight_bit(_open(path), path)
-    return np.array(_rgb(image, path))
+    image = _open(path)
+    return np.array(_rgb(_eight_bit(image, path), path)), image.info[_ORIENTATION]
+
+
+def turn(mask: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn a mask (H, W) that was drawn on the stored pixels as EXIF's orientation 1 to 8 turns its image."""
+    return np.ascontiguousarray(_TURNS[orientation](mask)) if orientation in _TURNS else mask
+
+
+def read_alpha(path: Path) -> np.ndarray | None:
+    """Opacity of the pixels, uint8 (H, W), 255 for opaque; None for an image without transparency."""
+    return _opacity(_open(path), path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -150,8 +187,12 @@ def read_mask(
     Args:
         paths: zero or more mask files; several are OR-ed, malignant over benign.
         mask_format: ``binary`` (0 and one other value; the lesion has the image's label),
-            ``color`` (black, green benign, red malignant) or ``index`` (0, 1, 2).
-        label: the image's label; gives the class of a binary mask.
+            ``color`` (black, green benign, red malignant) or ``index`` (0, 1, 2). Where the user says so:
+            ``any`` (all that is not 0 is the lesion), ``half`` (each channel counts from 128 on, so soft edges
+            and what JPEG adds disappear; white has the image's label), ``alpha`` (the lesion is what is at least
+            half opaque), ``swapped-color`` and ``swapped-index`` (benign and malignant exchanged),
+            ``inverted-any``, ``inverted-half`` and ``inverted-alpha`` (the lesion is what these do not mark).
+        label: the image's label; gives the class of a mask that has no classes.
         shape: (H, W) of the image; needed where ``paths`` is empty, checked where it is not.
 
     Returns:
@@ -181,46 +222,99 @@ def read_mask(
 
 
 def _read_one_mask(path: Path, mask_format: str, label: str) -> np.ndarray:
+    if mask_format not in MASK_FORMATS:
+        raise ValueError(f"mask_format {mask_format!r} is none of {MASK_FORMATS}")
+    change, _, base = mask_format.rpartition("-")
     image = _open(path)
-    clear = _clear(image, path)
-    if mask_format == "index":
-        values = _indices(image, path)
-        wrong = values[(values < 0) | (values >= len(CLASSES))]
-        if wrong.size:
-            raise ImageError(f"{path}: class index {wrong.flat[0]} in mask; expected 0, 1 or 2")
-        return _seen(values.astype(np.uint8), clear, path)
+    opacity = _opacity(image, path)
+    if base in _CLASSES_OF:
+        mask = _CLASSES_OF[base](image, path)
+        mask = np.array([0, MALIGNANT.index, BENIGN.index], np.uint8)[mask] if change == "swapped" else mask
+        return _seen(mask, opacity, path)
+    if base != "alpha":
+        marked = _LESION_OF[base](image, path)
+    elif opacity is None:
+        raise ImageError(f"{path}: has no transparency that could hold the lesion")
+    else:
+        marked, opacity = (opacity >= 128).astype(np.uint8) * 3, None
+    if change == "inverted":
+        marked, opacity = np.where(marked, 0, 3), None
+    # 3: a lesion of the class that the label names
+    marks = int((marked == 3).sum())
+    if label == "normal" and marks:
+        raise ImageError(f"{path}: marks {marks} pixels, but its image is labelled normal")
+    mask = np.array([0, BENIGN.index, MALIGNANT.index, LABELS.index(label)], np.uint8)[marked]
+    return _seen(mask, opacity, path)
 
+
+def _rgb_array(image: Image.Image, path: Path) -> np.ndarray:
+    """uint8 (H, W, 3), or (H, W, 1) of a grey image, so that it is looked at once and not three times."""
     image = _eight_bit(image, path)
-    # a grey mask is looked at once, not three times
-    rgb = np.array(image)[..., None] if image.mode == "L" else np.array(_rgb(image, path))
-    if mask_format == "color":
-        rgb = np.broadcast_to(rgb, (*rgb.shape[:2], 3))
-        red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-        mask = np.zeros(rgb.shape[:2], np.uint8)
-        mask[(green == 255) & (red == 0) & (blue == 0)] = BENIGN.index
-        mask[(red == 255) & (green == 0) & (blue == 0)] = MALIGNANT.index
-        stray = (mask == 0) & rgb.any(axis=2)
-        if stray.any():
-            colour = tuple(int(v) for v in rgb[stray][0])
-            raise ImageError(
-                f"{path}: colour {colour} in {int(stray.sum())} pixels of the mask; "
-                f"expected black, (0, 255, 0) benign or (255, 0, 0) malignant{_lossy(path)}"
-            )
-        return _seen(mask, clear, path)
+    return np.array(image)[..., None] if image.mode == "L" else np.array(_rgb(image, path))
 
-    if mask_format == "binary":
-        values = np.flatnonzero(np.bincount(rgb.reshape(-1), minlength=256))
-        grey = bool((rgb == rgb[..., :1]).all())
-        if not grey or not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
-            found = ", ".join(str(v) for v in values[:6])
-            raise ImageError(
-                f"{path}: values {found} in a binary mask; expected 0 and 255 (or 0 and 1){_lossy(path)}"
-            )
-        lesion = (rgb[..., 0] > 0).astype(np.uint8)
-        if label == "normal" and lesion.any():
-            raise ImageError(f"{path}: marks {int(lesion.sum())} pixels, but its image is labelled normal")
-        return _seen(lesion * LABELS.index(label), clear, path)
-    raise ValueError(f"mask_format {mask_format!r} is none of {MASK_FORMATS}")
+
+def _read_index(image: Image.Image, path: Path) -> np.ndarray:
+    values = _indices(image, path)
+    wrong = values[(values < 0) | (values >= len(CLASSES))]
+    if wrong.size:
+        raise ImageError(f"{path}: class index {wrong.flat[0]} in mask; expected 0, 1 or 2")
+    return values.astype(np.uint8)
+
+
+def _read_colours(image: Image.Image, path: Path) -> np.ndarray:
+    rgb = _rgb_array(image, path)
+    rgb = np.broadcast_to(rgb, (*rgb.shape[:2], 3))
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    mask = np.zeros(rgb.shape[:2], np.uint8)
+    mask[(green == 255) & (red == 0) & (blue == 0)] = BENIGN.index
+    mask[(red == 255) & (green == 0) & (blue == 0)] = MALIGNANT.index
+    stray = (mask == 0) & rgb.any(axis=2)
+    if stray.any():
+        colour = tuple(int(v) for v in rgb[stray][0])
+        raise ImageError(
+            f"{path}: colour {colour} in {int(stray.sum())} pixels of the mask; "
+            f"expected black, (0, 255, 0) benign or (255, 0, 0) malignant{_lossy(path)}"
+        )
+    return mask
+
+
+def _read_binary(image: Image.Image, path: Path) -> np.ndarray:
+    rgb = _rgb_array(image, path)
+    values = np.flatnonzero(np.bincount(rgb.reshape(-1), minlength=256))
+    grey = bool((rgb == rgb[..., :1]).all())
+    if not grey or not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
+        found = ", ".join(str(v) for v in values[:6])
+        raise ImageError(
+            f"{path}: values {found} in a binary mask; expected 0 and 255 (or 0 and 1){_lossy(path)}"
+        )
+    return (rgb[..., 0] > 0).astype(np.uint8) * 3
+
+
+def _read_any(image: Image.Image, path: Path) -> np.ndarray:
+    values = np.array(image)[..., None] if image.mode.startswith("I") else _rgb_array(image, path)
+    marked: np.ndarray = np.any(values, axis=2)
+    return marked * np.uint8(3)
+
+
+def _read_half(image: Image.Image, path: Path) -> np.ndarray:
+    rgb = _rgb_array(image, path)
+    if int(rgb.max()) <= 1 and not is_lossy(path):
+        return _read_binary(image, path)
+    bright = np.broadcast_to(rgb >= 128, (*rgb.shape[:2], 3))
+    # red, green and blue as the bits 4, 2 and 1
+    which = bright @ np.array([4, 2, 1], np.uint8)
+    marked = np.array([0, 9, BENIGN.index, 9, MALIGNANT.index, 9, 9, 3], np.uint8)[which]
+    if (marked == 9).any():
+        colour = tuple(int(v) for v in rgb[marked == 9][0])
+        raise ImageError(
+            f"{path}: colour {colour} in {int((marked == 9).sum())} pixels of the mask is neither white, red nor green"
+        )
+    return marked
+
+
+# How the pixels of a format become class indices; or 0, the class indices and 3 for a lesion without a class.
+_CLASSES_OF = {"index": _read_index, "color": _read_colours}
+_LESION_OF = {"binary": _read_binary, "any": _read_any, "half": _read_half}
 
 
 def _indices(image: Image.Image, path: Path) -> np.ndarray:
@@ -233,28 +327,32 @@ def _indices(image: Image.Image, path: Path) -> np.ndarray:
     return rgb[..., 0]
 
 
-def _clear(image: Image.Image, path: Path) -> np.ndarray | None:
-    """Where the image is wholly transparent, bool (H, W); None for an image without transparency."""
+def _opacity(image: Image.Image, path: Path) -> np.ndarray | None:
     if not image.has_transparency_data:
         return None
     try:
-        return np.array(image.convert("RGBA").getchannel("A")) == 0
+        return np.array(image.convert("RGBA").getchannel("A"))
     except ValueError:
         raise ImageError(f"{path}: transparency in {image.mode} pixels; save it as grey or RGB") from None
 
 
-def _seen(mask: np.ndarray, clear: np.ndarray | None, path: Path) -> np.ndarray:
+def _seen(mask: np.ndarray, opacity: np.ndarray | None, path: Path) -> np.ndarray:
     """Refuse a mask that marks what a viewer does not show: its lesion may be in the transparency instead."""
-    if clear is not None and (mask[clear] > 0).any():
+    if opacity is not None and (hidden := int((mask[opacity == 0] > 0).sum())):
         raise ImageError(
-            f"{path}: marks {int((mask[clear] > 0).sum())} pixels that are transparent; "
+            f"{path}: marks {hidden} pixels that are transparent; "
             "save the mask without transparency, the lesion white or coloured on black"
         )
     return mask
 
 
+def is_lossy(path: Path) -> bool:
+    """Whether a file of this name holds colours that its mask did not have."""
+    return path.suffix.lower() in (".jpg", ".jpeg", ".jfif", ".webp")
+
+
 def _lossy(path: Path) -> str:
-    return "; JPEG changes colours, masks need PNG" if path.suffix.lower() in (".jpg", ".jpeg") else ""
+    return "; JPEG changes colours, masks need PNG" if is_lossy(path) else ""
 
 
 def pixel_sha256(image: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from bus_smp.classes import LABELS
 from bus_smp.data.audit import AuditedFolder, Progress, no_progress
 from bus_smp.data.audit_report import describe_audit
 from bus_smp.data.copies import ComparedImage, Place
-from bus_smp.data.exclusions import count_exclusions
+from bus_smp.data.exclusions import ANSWERS, count_exclusions
 from bus_smp.data.manifest import SPLITS, Manifest
 from bus_smp.data.rows import DatasetRows, Policy, make_rows
 from bus_smp.data.splits import (
@@ -91,6 +91,7 @@ def make_manifests(
                 "test_patients": sorted(plan.test_patients),
                 "folds": plan.folds,
                 "seed": plan.seed,
+                **rows.folder.answers.options(),
             },
             "audit": describe_audit(rows, frame, notes),
             "splits": splits,
@@ -228,9 +229,11 @@ def _refuse_empty(rows: DatasetRows) -> None:
     if (frame["excluded"] != "").all():
         reasons = ", ".join(f"{n} {code}" for code, n in count_exclusions(frame["excluded"]).items())
         fresh = "; for a fresh start choose an empty folder with --out" if "shared-group" in reasons else ""
+        answers = [ANSWERS[code] for code in count_exclusions(frame["excluded"]) if code in ANSWERS]
+        answer = "".join(f"\nanswer: {text}" for text in answers)
         raise DataError(
             f"{dataset}: all {len(frame)} images are excluded ({reasons}); no manifest was written",
-            hint=f"the first: {frame['image_id'].iloc[0]}: {frame['excluded'].iloc[0]}{fresh}",
+            hint=f"the first: {frame['image_id'].iloc[0]}: {frame['excluded'].iloc[0]}{fresh}{answer}",
         )
 
 

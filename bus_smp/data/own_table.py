@@ -13,6 +13,7 @@ from bus_smp.data.audit import AuditedFolder, Progress, audit_folder, no_progres
 from bus_smp.data.images import MASK_FORMATS
 from bus_smp.data.manifest import record_root
 from bus_smp.data.manifest_checks import LEAST_PIXEL_MM, MOST_PIXEL_MM, is_pixel_mm
+from bus_smp.data.mask_doubts import NO_ANSWERS, MaskAnswers
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import key, natural_key
 from bus_smp.data.splits import parse_split
@@ -49,11 +50,13 @@ def audit_own_table(
     progress: Progress = no_progress,
     announce: Callable[[str], object] = lambda text: None,
     words: Words | None = None,
+    answers: MaskAnswers = NO_ANSWERS,
 ) -> list[AuditedFolder]:
     """Read the table and audit the images of each data set in it; further arguments as in ``read_own_table``.
 
     Args:
         out: folder of the manifests, which must be able to record the images' folder.
+        answers: what the user says about masks in doubt.
 
     Raises:
         ManifestError: if the name of the images' folder is not UTF-8; and as ``read_own_table`` does.
@@ -63,7 +66,7 @@ def audit_own_table(
     record_root(folder, out)
     return [
         audit_folder(
-            dataset, own, folder, progress,
+            dataset, own, folder, progress, answers,
             split_given="the table" if all(record.split for record in own) else "",
             about={"name": dataset, "title": dataset},
         )

@@ -78,6 +78,13 @@ def _make_manifests(run: RunRecord) -> list[str]:
             words += ["--seed", str(options["seed"])]
         if options.get("on_mismatch", "exclude") != "exclude":
             words += ["--on-mismatch", str(options["on_mismatch"])]
+        for name in ("mask_values", "accept"):
+            if options.get(name):
+                words += [f"--{name.replace('_', '-')}", ",".join(options[name])]
+        if options.get("invert_masks"):
+            words.append("--invert-masks")
+        if options.get("mask_orientation"):
+            words += ["--mask-orientation", str(options["mask_orientation"])]
         if options.get("exclude"):
             words += ["--exclude", ",".join(options["exclude"])]
         if options.get("duplicates"):
