@@ -6,20 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bus_smp.figures.style import (
-    BLACK,
-    BLUE,
-    COLUMN,
-    GREEN,
-    VERMILLION,
-    add_legend,
-    save,
-    square,
-    style,
-    wrap,
-)
+from bus_smp.figures.style import BLUE, COLUMN, VERMILLION, add_legend, save, square, style, wrap
 
-_LOOKS = ((BLUE, "-", "o"), (VERMILLION, (0, (5, 1.5)), "s"), (GREEN, "-.", "^"), (BLACK, (0, (1, 1)), "D"))
+_LOOKS = ((BLUE, "-", "o"), (VERMILLION, (0, (5, 1.5)), "s"))
 # False lesions per image: the rates at which detection is compared (LUNA16: Setio et al., Medical Image Analysis 42, 2017).
 _RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 _NAMES = ("1/8", "1/4", "1/2", "1", "2", "4", "8")
