@@ -23,8 +23,6 @@ _PROSE = 60
 
 # Pixels per inch of figures in a page: enough for the screen, small enough to send. The folders hold all 300.
 _DPI_OF_LINES, _DPI_OF_TISSUE = 150, 120
-# Colours of a figure of lines, which has few.
-_COLOURS = 32
 _JPEG_QUALITY = 60
 
 
@@ -97,7 +95,9 @@ def _embedded(path: Path) -> tuple[str, int]:
     picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=1.5)
     data = io.BytesIO()
     if is_lines:
-        picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
+        # a palette: a third of the bytes
+        palette = picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        palette.save(data, "PNG", optimize=True)
     else:
         picture.save(data, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return (
