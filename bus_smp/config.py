@@ -141,6 +141,8 @@ class TrainSettings(_Section):
     """Batch norm over the whole batch, where several GPUs share it."""
     deterministic: bool = True
     """The same bits each time on the same machine."""
+    save_every: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds between two writes of last.ckpt, 0: after every epoch; may change between two starts of one run."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Decides everything random: weights, order, augmentation."""
 
@@ -256,12 +258,12 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
 
 
 def differing_keys(old: Settings, new: Settings) -> list[tuple[str, Any, Any]]:
-    """``(key, old value, new value)`` of every setting that changes a result (``runtime`` does not)."""
+    """``(key, old value, new value)`` of every setting that changes a result (``runtime`` and ``train.save_every`` do not)."""
     before, after = old.flat(), new.flat()
     return [
         (key, before[key], after[key])
         for key in before
-        if before[key] != after[key] and not key.startswith("runtime.")
+        if before[key] != after[key] and not key.startswith("runtime.") and key != "train.save_every"
     ]
 
 

@@ -89,6 +89,7 @@ TINY = (
     "data.size=64",
     "train.lr=1e-3",
     "train.epochs=2",
+    "train.save_every=0",
     "runtime.workers=0",
 )
 

@@ -13,7 +13,7 @@ from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import CheckpointError
 from bus_smp.model.checkpoint import load_model, read_header, weights_sha256
 from bus_smp.runs.run import Run
-from bus_smp.training.loop import train
+from bus_smp.training.start import train
 
 EPOCH = "train.epochs=1"
 

@@ -15,8 +15,9 @@ from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.errors import CheckpointError, ConfigError, EvaluationError, ManifestError, TrainingError
 from bus_smp.evaluation.evaluate import is_current
 from bus_smp.evaluation.pooling import cells, pool_folds, spread
+from bus_smp.model.checkpoint import load_model, write_checkpoint
 from bus_smp.runs.experiment import Experiment, Member, begin_experiment, plan_experiment, read_experiment
-from bus_smp.runs.find import find_run, find_trained
+from bus_smp.runs.find import find_folder, find_run, find_trained, list_trained
 from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import read_per_image, summarise
 from bus_smp.system.files import file_sha256
@@ -344,14 +345,40 @@ def test_repeats_without_folds_are_compared_on_the_test_split(out, repeats):
     assert "mean of 2 runs" in scored.stdout
 
 
-def test_without_a_name_the_newest_run_is_taken_and_no_experiment(out):
-    found = find_trained(None, out)
-    assert isinstance(found, Run)
+def test_without_a_name_the_newest_that_is_finished_is_taken(out, tmp_path):
+    runs, said = _copy(out, tmp_path / "outputs"), []
+    found = find_trained(None, runs, said.append)
+    assert isinstance(found, Experiment) and found.name == "x", "not one of its runs"
+    newest = max(path.stat().st_mtime_ns for path in runs.glob("*/best.safetensors"))
+    assert find_run(None, runs, said.append).best_path.stat().st_mtime_ns == newest
+    assert said == []
+
+    later = shutil.copytree(runs / "x-seed42-fold0", runs / "later")
+    model, header = load_model(later / "best.safetensors")
+    for name in ("config.yaml", "metrics.csv"):
+        os.utime(later / name)
+    write_checkpoint(later / "best.safetensors", model, header)
+    assert find_trained(None, runs, said.append).name == "later" and said == []
+    header["settings"]["train"]["epochs"] = 30
+    write_checkpoint(later / "best.safetensors", model, header | {"calibration": None})
+    assert find_trained(None, runs, said.append).name == "x"
+    assert find_run(None, runs, said.append).name.startswith("x-seed42-fold")
+    assert find_trained("later", runs, said.append).name == "later"
+    words = "is unfinished, epoch 1 of 30"
+    assert said[0] == f"Note: the newest, {later}, {words}; {runs / 'x'} is taken"
+    assert said[1].startswith(f"Note: the newest, {later}, {words}; ")
+    assert said[2:] == [f"Note: {later} {words}"]
+    assert list_trained(runs)[1] == [f"{later} {words}"]
+    only = tmp_path / "only"
+    shutil.copytree(later, only / "later")
+    assert find_folder(None, only, said.append).name == "later"
+    assert said[3:] == [f"Note: the newest, {only / 'later'}, {words}"]
+
+
+def test_the_run_of_a_name_is_no_experiment(out):
     with pytest.raises(CheckpointError, match="x is an experiment") as refused:
         find_run(str(out / "x"), Path("elsewhere"))
     assert refused.value.hint.startswith("name one of them: x-seed42-fold0, ")
-    newest = max(path.stat().st_mtime_ns for path in out.glob("*/best.safetensors"))
-    assert found.best_path.stat().st_mtime_ns == newest
 
 
 def test_names_of_members_say_what_was_asked_for():

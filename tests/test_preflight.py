@@ -30,8 +30,8 @@ from bus_smp.figures.training_curves import write_loss_curves
 from bus_smp.model.checkpoint import write_checkpoint
 from bus_smp.runs.run import Run
 from bus_smp.system.files import replacing
-from bus_smp.training.loop import train
 from bus_smp.training.resume import write_state
+from bus_smp.training.start import train
 from bus_smp.training.tensorboard import EventFile
 
 SETTINGS = (*TINY, "train.epochs=2", "train.precision=fp32", "train.batch_size=16")

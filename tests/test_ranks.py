@@ -162,9 +162,6 @@ def test_a_restart_continues_a_job_of_which_a_process_died_to_the_same_bits(mani
     assert "Continuing" in shown[1]
     for name in ("best.safetensors", "metrics.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    engine = make_engine("cpu", "fp32")
-    states = [read_state(Run(tmp_path / run).state_path, engine)["model"] for run in ("killed", "whole")]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 @pytest.mark.parametrize(

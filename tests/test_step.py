@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
-from conftest import invoke, settings_options
+from conftest import settings_options
 
 from bus_smp.config import Settings, load_settings
+from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import TrainingError
 from bus_smp.model.checkpoint import weights_sha256
 from bus_smp.runs.run import Run
@@ -16,6 +17,7 @@ from bus_smp.system.engine import make_engine, set_determinism
 from bus_smp.training.average import WeightAverage
 from bus_smp.training.preflight import explained_compile
 from bus_smp.training.resume import read_state
+from bus_smp.training.start import train
 from bus_smp.training.step import TrainingStep
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
@@ -113,12 +115,22 @@ def test_a_step_restored_from_its_state_goes_on_bit_for_bit():
 
 def test_a_run_with_an_average_keeps_the_average_as_its_best_weights(manifests, tmp_path):
     options = settings_options(manifests, "train.ema=0.5", "train.accumulate=3", "train.epochs=1")
-    result = invoke("train", "--out", tmp_path, "--run", "x", *options)
-    assert result.exit_code == 0, result.stderr
-    run = Run(tmp_path / "x")
+    run, settings = Run(tmp_path / "x"), load_settings(None, options[1::2])
+
+    def stop_before_the_end(text: str) -> None:
+        if text.startswith("Calibrating"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            settings,
+            read_manifest(manifests / "data_manifests" / "bus-uclm.csv"),
+            run.folder,
+            say=stop_before_the_end,
+        )
     engine = make_engine("cpu", "fp32")
     state = read_state(run.state_path, engine)
-    step = TrainingStep(load_settings(tmp_path / "x" / "config.yaml"), engine)
+    step = TrainingStep(settings, engine)
     step.restore(state)
     steps = -(-_batches(run) // 3)
     assert state["average"]["updates"] == steps, (

@@ -1,7 +1,10 @@
 """Training: continues bit for bit, refuses what cannot be right, writes what it promises."""
 
+import contextlib
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,15 +17,16 @@ from conftest import invoke, settings_options
 
 from bus_smp.config import load_settings
 from bus_smp.data.examples import ExampleReader, read_example
-from bus_smp.data.manifest import Manifest, read_manifest
-from bus_smp.errors import ImageError, TrainingError
-from bus_smp.model.checkpoint import load_model, read_header, write_checkpoint
+from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
+from bus_smp.errors import BusSmpError, ImageError, TrainingError
+from bus_smp.model.checkpoint import load_model, read_header, weights_sha256, write_checkpoint
 from bus_smp.runs.run import Run
 from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.engine import make_engine
 from bus_smp.training.loop import cosine_rate
 from bus_smp.training.preflight import check_disk, check_trainable, explained_memory
-from bus_smp.training.resume import read_state, write_state
+from bus_smp.training.resume import StateWriter, read_state, write_state
+from bus_smp.training.start import train
 
 
 def _sha256(path):
@@ -33,23 +37,16 @@ def _state(run):
     return read_state(Run(run).state_path, make_engine("cpu", "fp32"))
 
 
-def _weights(run):
-    return _state(run)["model"]
-
-
-def _same_weights(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def test_a_run_folder_holds_what_is_promised(trained):
     names = {path.name for path in trained.iterdir()}
     assert names >= {
         "config.yaml", "manifest.csv", "manifest.json", "environment.json", "metrics.csv", "best.safetensors",
-        "last.ckpt", "loss_curves.png", "dice_curve.png",
+        "loss_curves.png", "dice_curve.png",
     }  # fmt: skip
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert not [name for name in names if name.startswith(".") and name != ".lock"], (
-        "no temporary file is left"
+    assert not [name for name in names if name.startswith(".")], "neither a temporary file nor a lock is left"
+    assert "last.ckpt" not in names, (
+        "a finished run needs no state, which is four times as large as its weights"
     )
     metrics = pd.read_csv(trained / "metrics.csv")
     assert metrics["epoch"].tolist() == [1, 2]
@@ -59,8 +56,25 @@ def test_a_run_folder_holds_what_is_promised(trained):
     assert str(trained.parent) not in (trained / "environment.json").read_text()
 
 
-def _history(run):
-    return _state(run)["history"]
+def _train_until(manifests, run, words, *more):
+    """Train in ``run`` until the line that begins with ``words``, where the user presses Ctrl-C; None: to the end."""
+
+    def say(text):
+        if words and text.startswith(words):
+            raise KeyboardInterrupt
+
+    settings = load_settings(None, settings_options(manifests, *more)[1::2])
+    manifest = read_manifest(manifests / "data_manifests" / "bus-uclm.csv")
+    with pytest.raises(KeyboardInterrupt) if words else contextlib.nullcontext():
+        return train(settings, manifest, run, say=say)
+
+
+@pytest.fixture(scope="module")
+def stopped(manifests, tmp_path_factory):
+    """``trained`` as it was after its first epoch; do not change it."""
+    run = tmp_path_factory.mktemp("stopped") / "first"
+    _train_until(manifests, run, "epoch 1/2")
+    return run
 
 
 def test_another_seed_gives_another_run(manifests, trained, tmp_path):
@@ -73,7 +87,8 @@ def test_another_seed_gives_another_run(manifests, trained, tmp_path):
         *settings_options(manifests, "train.seed=43", "train.epochs=1"),
     )
     assert other.exit_code == 0, other.stderr
-    assert not _same_weights(_weights(tmp_path / "x"), _weights(trained))
+    theirs, ours = (weights_sha256(run / "best.safetensors") for run in (tmp_path / "x", trained))
+    assert theirs != ours
 
 
 def test_a_finished_run_is_left_as_it_is(manifests, trained):
@@ -81,6 +96,7 @@ def test_a_finished_run_is_left_as_it_is(manifests, trained):
     result = invoke("train", "--out", trained.parent, "--run", "first", *settings_options(manifests))
     assert result.exit_code == 0
     assert "2 of 2 epochs" in result.stdout
+    assert "Warning" not in result.stderr, "where a finished run was computed does not matter"
     assert before == {path.name: path.stat().st_mtime_ns for path in trained.glob("*.*")}
 
 
@@ -105,7 +121,11 @@ def test_changed_data_in_the_same_folder_are_refused(manifests, trained):
     used = frame.index[(frame["excluded"] == "") & (frame["split"] == "train")]
     frame.loc[used[0], ["excluded", "split"]] = ["by hand", ""]
     settings = load_settings(trained / "config.yaml")
-    with pytest.raises(TrainingError, match="changed since"):
+    with pytest.raises(TrainingError, match="changed since .* 1 image is gone"):
+        Run(trained).check_same(settings, Manifest(frame, manifest.roots))
+    frame = manifest.frame.copy()
+    frame.loc[used[1:3], "group_id"] += "x"
+    with pytest.raises(TrainingError, match="2 images have another group_id"):
         Run(trained).check_same(settings, Manifest(frame, manifest.roots))
 
 
@@ -115,7 +135,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(manifests, tmp_path):
     result = invoke("train", "--out", tmp_path, "--run", "mine", *settings_options(manifests))
     assert result.exit_code == 1
     assert "thesis.txt" in result.stderr
-    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != ".lock"] == ["thesis.txt"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_two_trainings_in_one_folder_are_refused(manifests, trained):
@@ -184,8 +204,8 @@ def test_a_damaged_state_is_named_and_nothing_in_it_is_run(trained, tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"model": {}}, {"history": 3}, {"optimizer": {"state": 1}}, {"best_score": None}]
 )
-def test_a_state_of_something_else_is_one_clear_error(manifests, trained, tmp_path, wrong):
-    run = shutil.copytree(trained, tmp_path / "first")
+def test_a_state_of_something_else_is_one_clear_error(manifests, stopped, tmp_path, wrong):
+    run = shutil.copytree(stopped, tmp_path / "first")
     write_state(Run(run).state_path, _state(run) | wrong)
     result = invoke("train", "--out", tmp_path, "--run", "first", *settings_options(manifests))
     assert result.exit_code == 1, result.output
@@ -202,16 +222,17 @@ def other_run(manifests, tmp_path_factory):
     return out / "other"
 
 
-def test_files_of_another_run_are_refused(manifests, trained, other_run, tmp_path):
+def test_files_of_another_run_are_refused(manifests, stopped, other_run, tmp_path):
     def train(name, exchange):
-        folder = shutil.copytree(trained, tmp_path / name)
+        folder = shutil.copytree(stopped, tmp_path / name)
         exchange(folder)
         result = invoke("train", "--out", tmp_path, "--run", name, *settings_options(manifests))
         assert result.exit_code == 1, result.output
         assert "bus-smp train --run NAME" in result.stderr or "or use --run NAME" in result.stderr
         return result.stderr
 
-    said = train("state", lambda run: shutil.copyfile(other_run / "last.ckpt", run / "last.ckpt"))
+    theirs = _state(stopped) | {"manifest_sha256": "0" * 64}
+    said = train("state", lambda run: write_state(run / "last.ckpt", theirs))
     assert "last.ckpt does not hold the state of this run" in said
     said = train(
         "weights", lambda run: shutil.copyfile(other_run / "best.safetensors", run / "best.safetensors")
@@ -219,6 +240,12 @@ def test_files_of_another_run_are_refused(manifests, trained, other_run, tmp_pat
     assert "these weights were not trained on the manifest.csv next to them" in said
     said = train("gone", lambda run: (run / "best.safetensors").unlink())
     assert "best.safetensors is gone: it held this run's weights of epoch" in said
+
+    def without_state(run):
+        (run / "best.safetensors").unlink()
+        (run / "last.ckpt").unlink()
+
+    assert "best.safetensors is gone; it held the weights of this run" in train("both", without_state)
 
     def of_another_seed(run):
         header = read_header(run / "best.safetensors")
@@ -337,9 +364,8 @@ def test_the_weights_of_a_run_are_refused_as_encoder_weights(manifests, trained,
 
 def test_a_run_goes_on_in_another_precision_with_a_warning(manifests, tmp_path):
     options = settings_options(manifests, "train.precision=auto")
-    assert invoke("train", "--out", tmp_path, "--run", "x", *options).exit_code == 0
+    _train_until(manifests, tmp_path / "x", "epoch 1/2", "train.precision=auto")
     state = _state(tmp_path / "x")
-    state["history"] = state["history"][:1]
     write_state(
         Run(tmp_path / "x").state_path,
         state | {"place": state["place"] | {"precision": "fp16", "threads": "64"}},
@@ -352,11 +378,171 @@ def test_a_run_goes_on_in_another_precision_with_a_warning(manifests, tmp_path):
 
 def test_what_a_killed_write_left_behind_is_removed(manifests, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "first")
+    (run / "last.ckpt").write_bytes(b"of a version that kept it")
     (run / ".last.0123abcd.ckpt").write_bytes(b"half")
     (run / ".notes").write_text("the user's own")
     assert invoke("train", "--out", tmp_path, "--run", "first", *settings_options(manifests)).exit_code == 0
     assert not (run / ".last.0123abcd.ckpt").exists()
     assert (run / ".notes").exists()
+    assert not (run / "last.ckpt").exists() and not (run / ".lock").exists()
+
+
+def _bytes(run):
+    names = ("best.safetensors", "metrics.csv", "loss_curves.png", "dice_curve.png", "manifest.csv")
+    return {name: (run / name).read_bytes() for name in names}
+
+
+def test_a_state_that_is_behind_leads_to_the_same_bytes(manifests, tmp_path):
+    """``last.ckpt`` is written now and then only: a kill leaves one of an earlier epoch, or none."""
+    rare = ("train.epochs=4", "train.save_every=1000")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    _train_until(manifests, whole, None, *rare)
+    _train_until(manifests, run, "epoch 1/4", *rare)
+    assert len(_state(run)["history"]) == 1, "Ctrl-C writes the state of the last finished epoch"
+    first = (run / "last.ckpt").read_bytes()
+    _train_until(manifests, run, "epoch 3/4", *rare)
+    assert len(_state(run)["history"]) == 3
+    (run / "last.ckpt").write_bytes(first)
+    assert _train_until(manifests, run, None, *rare) == _train_until(manifests, whole, None, *rare)
+    assert _bytes(run) == _bytes(whole)
+
+    none = tmp_path / "none"
+    _train_until(manifests, none, "epoch 3/4", *rare)
+    (none / "last.ckpt").unlink()
+    _train_until(manifests, none, None, *rare)
+    assert _bytes(none) == _bytes(whole)
+
+
+def test_a_state_that_cannot_be_written_ends_the_training_with_its_error(tmp_path):
+    (tmp_path / "last.ckpt").mkdir()
+    with (
+        pytest.raises(BusSmpError, match="cannot be written"),
+        StateWriter(tmp_path / "last.ckpt", 0) as states,
+    ):
+        states.keep({"history": []})
+    with (
+        pytest.raises(BusSmpError, match="cannot be written"),
+        StateWriter(tmp_path / "last.ckpt", 99) as states,
+    ):
+        states.keep({"history": []})
+    with pytest.raises(KeyboardInterrupt), StateWriter(tmp_path / "last.ckpt", 99) as states:
+        states.keep({"history": []})
+        raise KeyboardInterrupt
+
+
+def test_a_kept_state_is_that_of_its_moment(tmp_path):
+    weights = torch.zeros(3)
+    with StateWriter(tmp_path / "last.ckpt", 99) as states:
+        states.keep({"format": 2, "model": {"a": [weights]}})
+        weights += 1
+    assert read_state(tmp_path / "last.ckpt", make_engine("cpu", "fp32"))["model"]["a"][0].tolist() == [
+        0,
+        0,
+        0,
+    ]
+
+
+FAILED_STARTS = {
+    "encoder weights that are not there": (("model.encoder_weights=none/x.pth",), "no such file of encoder weights"),
+    "encoder weights that are none": (("model.encoder_weights={tmp}/bad.pth",), "cannot be read"),
+    "a device that is not there": (("runtime.device=cuda:7",), "no CUDA device|does not exist"),
+    "images that are not there": (("data.manifests={tmp}/gone",), r"no such file \(and \d+ more of \d+ files\)"),
+    "an image that is damaged": (("data.manifests={tmp}/damaged",), "cannot be read|is damaged|truncated"),
+    "one image at a time": (("train.batch_size=1", "data.size=32"), "one value per channel"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FAILED_STARTS)
+def test_a_start_that_fails_leaves_nothing(manifests, tmp_path, bus_uclm_tree, kind):
+    if kind == "encoder weights that are none":
+        (tmp_path / "bad.pth").write_bytes(b"no weights")
+    if "image" in kind and "batch" not in FAILED_STARTS[kind][0][0]:
+        tree = shutil.copytree(bus_uclm_tree, tmp_path / "tree")
+        name = FAILED_STARTS[kind][0][0].rpartition("/")[2]
+        shutil.copytree(manifests / "data_manifests", tmp_path / name)
+        manifest = read_manifest(tmp_path / name / "bus-uclm.csv", tree)
+        write_manifest(manifest, tmp_path / name / "bus-uclm.csv")
+        row = manifest.used("train").iloc[3]
+        if name == "gone":
+            shutil.rmtree(manifest.image_path(row).parent)
+        else:
+            manifest.image_path(row).write_bytes(manifest.image_path(row).read_bytes()[:200])
+    before = sorted(tmp_path.rglob("*"))
+    settings, words = FAILED_STARTS[kind]
+    changed = [setting.format(tmp=tmp_path) for setting in (*settings, "runtime.cache={tmp}/outputs/.cache")]
+    result = invoke("train", "--out", tmp_path / "outputs", *settings_options(manifests, *changed))
+    assert result.exit_code == 1 and re.search(words, result.stderr), result.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "works"),
+    [
+        # the network's features are 1/32 of the image's size
+        (("data.size=32", "train.batch_size=1"), ["train.batch_size=2", "data.size=64"]),
+        # its pooled branch is a single value at any size
+        (("data.size=64", "train.batch_size=1", "model.bottleneck=aspp"), ["train.batch_size=2"]),
+    ],
+)
+def test_a_batch_that_batch_norm_cannot_use_is_refused_with_settings_that_work(
+    manifests, tmp_path, settings, works
+):
+    own = (*settings, "train.epochs=1")
+    result = invoke("train", "--out", tmp_path, *settings_options(manifests, *own))
+    assert result.exit_code == 1 and result.stderr.count("Error: ") == 1
+    assert re.findall(r"--set (\S+?)(?=[,\s])", result.stderr.split("one value per channel")[1]) == works
+    follow = invoke("train", "--out", tmp_path, *settings_options(manifests, *own, works[-1]))
+    assert follow.exit_code == 0, follow.stderr
+
+
+def test_files_are_looked_for_before_pytorch_is_loaded(manifests, trained, tmp_path):
+    """Both what is missing and what is finished are known in a second."""
+    code = (
+        "import sys\nfrom bus_smp.cli import main\n"
+        "try: main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    )
+
+    def train(*arguments):
+        command = [sys.executable, "-c", code, "train", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    missing = train("--out", tmp_path, "--root", tmp_path, *settings_options(manifests))
+    assert missing.returncode == 1 and "no such file" in missing.stderr and missing.stdout == "False\n"
+    assert "--root FOLDER" in missing.stderr and missing.stderr.startswith("Settings: ")
+    finished = train("--out", trained.parent, "--run", "first", *settings_options(manifests))
+    assert finished.returncode == 0 and finished.stdout.endswith("False\n"), finished.stderr
+    assert "2 of 2 epochs" in finished.stdout
+
+
+def test_folds_numbered_after_a_training_do_not_change_its_run(manifests, stopped, trained, tmp_path):
+    """Nor do other words for why an image is left out; the run goes on with its own manifest."""
+    run = shutil.copytree(stopped, tmp_path / "first")
+    (tmp_path / "data_manifests").mkdir()
+    path = tmp_path / "data_manifests" / "bus-uclm.csv"
+    manifest = read_manifest(manifests / "data_manifests" / "bus-uclm.csv")
+    frame = manifest.frame.copy()
+    used = frame["excluded"] == ""
+    frame.loc[used, "fold"] = frame.loc[used, "group_id"].rank(method="dense").astype("Int64") % 3
+    frame.loc[~used, "excluded"] += "; in other words"
+    write_manifest(Manifest(frame, manifest.roots, manifest.about), path)
+    assert read_manifest(path).sha256 != manifest.sha256
+    changed = settings_options(manifests, f"data.manifests={path.parent}")
+    refused = invoke("train", "--out", tmp_path, "--run", "first", *changed)
+    assert refused.exit_code == 1 and "data.manifests" in refused.stderr
+    changed = load_settings(None, settings_options(manifests)[1::2])
+    train(changed, read_manifest(path), run, say=lambda text: None)
+    assert _bytes(run) == _bytes(trained)
+
+
+def test_a_run_of_a_version_with_fewer_settings_goes_on(manifests, stopped, trained, tmp_path):
+    run = shutil.copytree(stopped, tmp_path / "first")
+    state = _state(run)
+    settings = json.loads(state["settings"])
+    del settings["train"]["save_every"], settings["model"]["bottleneck"]
+    write_state(run / "last.ckpt", state | {"settings": json.dumps(settings, sort_keys=True)})
+    result = invoke("train", "--out", tmp_path, "--run", "first", *settings_options(manifests))
+    assert result.exit_code == 0, result.stderr
+    assert _bytes(run) == _bytes(trained)
 
 
 def test_too_little_memory_is_explained_and_anything_else_passes():

@@ -10,7 +10,7 @@ from bus_smp.commands.quoting import command_line
 
 if TYPE_CHECKING:
     from bus_smp.config import Settings
-    from bus_smp.training.loop import Outcome
+    from bus_smp.training.progress import Outcome
 
 DEFAULT_CONFIG = Path("configs/default.yaml")
 
@@ -86,7 +86,7 @@ def command(
     \b
     Writes outputs/<run>/:
       best.safetensors    weights of the epoch with the best validation lesion Dice
-      last.ckpt           the state after the last epoch, to continue from
+      last.ckpt           the state to continue from, until the run is finished
       metrics.csv         one row per epoch; also loss_curves.png, dice_curve.png, TensorBoard events
       config.yaml, manifest.csv, environment.json
 
@@ -112,10 +112,11 @@ def command(
     if show_settings:
         click.echo(settings.describe(), nl=False)
         return
+    click.echo(f"Settings: {config or 'built-in defaults'}", err=True)
 
     from bus_smp.data.manifest import combine, manifest_path, read_manifest
     from bus_smp.errors import ConfigError
-    from bus_smp.runs.experiment import Experiment, begin_experiment, plan_experiment
+    from bus_smp.runs.experiment import Experiment, begin_experiment, check_experiment, plan_experiment
     from bus_smp.system.console import note
     from bus_smp.training.cross_validation import count_folds, train_experiment
 
@@ -143,9 +144,9 @@ def command(
         if len(members) == 1
         else f"Experiment of {len(members)} runs: {out / name}"
     )
-    click.echo(
-        f"Settings: {config or 'built-in defaults'}. Data: {', '.join(map(str, paths))}. {what}", err=True
-    )
+    click.echo(f"Data: {', '.join(map(str, paths))}. {what}", err=True)
+    if experiment:
+        check_experiment(experiment)
     for member, outcome in train_experiment(
         settings,
         manifest,

@@ -5,7 +5,7 @@ from that manifest's files; so no caller can fit on the images that are scored.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -115,10 +115,28 @@ def _sample(
 
 def negative_log_likelihood(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
     """Mean of -log softmax(logits / temperature)[truth] in nats; float (N, C), integer (N,)."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    chosen = np.take_along_axis(scaled, truth[:, None].astype(np.intp), axis=1)[:, 0]
-    return float((np.log(np.exp(scaled).sum(axis=1)) - chosen).mean())
+    below, chosen = _below_the_highest(logits, truth)
+
+    def total(part: np.ndarray) -> float:
+        return float(np.log(np.exp(part / temperature).sum(axis=0)).sum())
+
+    return sum(map(total, _blocks(below))) / len(truth) - chosen / temperature
+
+
+def _below_the_highest(logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, float]:
+    """Each logit less the highest of its pixel, float64 (C, N), and the mean of the true classes'.
+
+    So no power of e overflows, and a sum over classes adds long rows.
+    """
+    below = np.ascontiguousarray(logits.T, dtype=np.float64)
+    below -= below.max(axis=0)
+    return below, float(np.take_along_axis(below, truth[None].astype(np.intp), axis=0).mean())
+
+
+def _blocks(below: np.ndarray) -> Iterator[np.ndarray]:
+    """Pixels in blocks that fit the processor's cache."""
+    for start in range(0, below.shape[1], 1 << 14):
+        yield below[:, start : start + (1 << 14)]
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
@@ -132,17 +150,17 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
         logits: float (N, C).
         truth: integer (N,), 0..C-1.
     """
-    logits = logits.astype(np.float64)
-    chosen = np.take_along_axis(logits, truth[:, None].astype(np.intp), axis=1)[:, 0]
+    below, chosen = _below_the_highest(logits, truth)
 
     def slope(log_b: float) -> float:
-        scaled = logits * math.exp(log_b)
-        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        expected = (weights * logits).sum(axis=1) / weights.sum(axis=1)
-        return float((expected - chosen).mean())
+        total = 0.0
+        for part in _blocks(below):
+            weights = np.exp(part * math.exp(log_b))
+            total += float(((weights * part).sum(axis=0) / weights.sum(axis=0)).sum())
+        return total / len(truth) - chosen
 
     low, high = -math.log(MOST_TEMPERATURE), -math.log(LEAST_TEMPERATURE)
-    if np.ptp(logits, axis=1).max(initial=0) == 0:
+    if below.min(initial=0) == 0:
         return 1.0
     if slope(low) >= 0:
         return MOST_TEMPERATURE
@@ -166,12 +184,14 @@ def fit_thresholds(scores: np.ndarray, malignant: np.ndarray) -> dict[str, Any]:
     for kind, name in ((malignant, "malignant"), (~malignant, "other than malignant")):
         if not kind.any():
             return {**none, "reason": f"the validation split has no image {name}"}
-    # Not at the top: a start of train or evaluate would wait for it.
-    from sklearn.metrics import roc_curve
+    # each score, and one above all of them, which calls no image
+    cuts = np.append(np.unique(scores), np.nextafter(scores.max(), 2))
 
-    # From the lowest threshold up; the last one, above every score, calls no image.
-    false, sensitivity, cuts = (of[::-1] for of in roc_curve(malignant, scores, drop_intermediate=False))
-    cuts[-1] = np.nextafter(scores.max(), 2)
+    def called(kind: np.ndarray) -> np.ndarray:
+        ordered = np.sort(scores[kind])
+        return (len(ordered) - np.searchsorted(ordered, cuts)) / len(ordered)
+
+    false, sensitivity = called(~malignant), called(malignant)
     # Rounded, so that rounding errors do not break ties.
     specificity, youden = np.round(1 - false, 12), np.round(sensitivity - false, 12)
     kept = {name: float(cuts[np.argmax(specificity >= least)]) for name, least in SPECIFICITIES.items()}

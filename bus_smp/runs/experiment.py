@@ -109,8 +109,8 @@ def plan_experiment(
 
 
 @ranks.by_first
-def begin_experiment(experiment: Experiment) -> None:
-    """Write ``experiment.json``, or check that it is this one; more members may join an experiment.
+def check_experiment(experiment: Experiment) -> None:
+    """Check that the folder is free, or holds this experiment; more members may join it.
 
     Raises:
         TrainingError: if the folder holds something else: a run, files, or an experiment with other members.
@@ -132,6 +132,12 @@ def begin_experiment(experiment: Experiment) -> None:
             f"{folder} is another experiment ({', '.join(member.run for member in before)})",
             hint="start another with --run NAME, or continue this one with its own folds and seeds",
         )
+
+
+@ranks.by_first
+def begin_experiment(experiment: Experiment) -> None:
+    """Write ``experiment.json``; errors as ``check_experiment``."""
+    check_experiment(experiment)
     about = {
         "bus_smp": __version__,
         "kind": experiment.kind,
@@ -139,7 +145,7 @@ def begin_experiment(experiment: Experiment) -> None:
         "seeds": experiment.seeds,
         "members": [asdict(member) for member in experiment.members],
     }
-    write_text(folder / EXPERIMENT, json.dumps(about, indent=2) + "\n")
+    write_text(experiment.folder / EXPERIMENT, json.dumps(about, indent=2) + "\n")
 
 
 def is_experiment(folder: Path) -> bool:

@@ -1,31 +1,36 @@
-"""Finding runs and experiments by their names, or all of them."""
+"""Finding runs and experiments by their names, the newest, or all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.runs.experiment import Experiment, is_experiment, read_experiment
 from bus_smp.runs.layout import BEST, EXPERIMENT, list_evaluations
 from bus_smp.runs.run import Run
+from bus_smp.system.console import note
 from bus_smp.text import did_you_mean
 
+Say = Callable[[str], None]
 
-def find_folder(name: str | None, out: Path) -> Path:
-    """Folder of the run or experiment called ``name`` (below ``out``, or a path); None: of the newest run with weights.
 
-    A run without weights counts too: its settings and evaluations can still be read.
+def find_folder(name: str | None, out: Path, say: Say = note) -> Path:
+    """Folder of the run or experiment called ``name`` (below ``out``, or a path); None: of the newest that is trained.
+
+    A run without weights counts too if it is named: its settings and evaluations can still be read.
+
+    Args:
+        say: receives a line where the run is unfinished, or where a newer one is.
 
     Raises:
         CheckpointError: if there is none; lists those that there are.
     """
     if name is None:
-        weights = sorted(Path(out).glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime)
-        if not weights:
-            raise CheckpointError(f"{out} holds no trained run", hint="train one first: bus-smp train")
-        return weights[-1].parent
+        return _find_newest(out, say).folder
     for folder in (Path(out) / name, Path(name)):
         run = Run(folder)
         if run.has_weights() or is_experiment(folder) or run.exists() or list_evaluations(folder):
+            if run.has_weights() and (words := _describe(run)):
+                say(f"Note: {folder} is {words}")
             return folder
     raise _no_run(name, out, (BEST, EXPERIMENT))
 
@@ -39,13 +44,15 @@ def _no_run(name: str | None, out: Path, files: Sequence[str]) -> CheckpointErro
     )
 
 
-def find_run(name: str | None, out: Path) -> Run:
-    """The run called ``name`` (below ``out``, or a folder), or the newest; it has weights.
+def find_run(name: str | None, out: Path, say: Say = note) -> Run:
+    """The run called ``name`` (below ``out``, or a folder), or the newest, also of an experiment; it has weights.
 
     Raises:
         CheckpointError: if there is none, or it is an experiment; lists the runs that there are.
     """
-    run = Run(find_folder(name, out))
+    if name is None:
+        return _choose_newest(_list_runs(out), out, say)
+    run = Run(find_folder(name, out, say))
     if run.has_weights():
         return run
     if is_experiment(run.folder):
@@ -56,37 +63,80 @@ def find_run(name: str | None, out: Path) -> Run:
     raise _no_run(name, out, (BEST,))
 
 
-def find_trained(name: str | None, out: Path) -> Run | Experiment:
-    """The experiment or run called ``name`` (below ``out``, or a folder); None: the newest run.
+def find_trained(name: str | None, out: Path, say: Say = note) -> Run | Experiment:
+    """The experiment or run called ``name`` (below ``out``, or a folder); None: the newest of both.
 
     Raises:
         CheckpointError: as ``find_run``.
     """
-    folder = find_folder(name, out)
-    return read_experiment(folder) if is_experiment(folder) else find_run(name, out)
+    if name is None:
+        return _find_newest(out, say)
+    folder = find_folder(name, out, say)
+    return read_experiment(folder) if is_experiment(folder) else find_run(name, out, lambda text: None)
 
 
 def list_trained(out: Path) -> tuple[list[Run | Experiment], list[str]]:
     """The finished experiments and runs in ``out`` by name, without the runs of experiments; and why others are left out."""
-    found: dict[str, Run | Experiment] = {}
-    reasons, members = [], set()
+    found, reasons = _list_all(out)
+    for one in found:
+        if words := _describe(one):
+            reasons.append(f"{one.folder} is {words}")
+    finished = [one for one in found if not _describe(one)]
+    return sorted(finished, key=lambda one: one.name), sorted(reasons)
+
+
+def _list_runs(out: Path) -> list[Run]:
+    return [Run(path.parent) for path in Path(out).glob(f"*/{BEST}")]
+
+
+def _list_all(out: Path) -> tuple[list[Run | Experiment], list[str]]:
+    """The experiments, and the runs that belong to none; and why experiments cannot be read."""
+    experiments, reasons = [], []
     for path in Path(out).glob(f"*/{EXPERIMENT}"):
-        experiment = read_experiment(path.parent)
-        members |= {member.run for member in experiment.members}
         try:
-            experiment.trained_runs()
-            found[experiment.name] = experiment
+            experiments.append(read_experiment(path.parent))
         except TrainingError as error:
             reasons.append(error.what)
-    for path in Path(out).glob(f"*/{BEST}"):
-        run = Run(path.parent)
-        if run.name in members:
-            continue
+    members = {member.run for experiment in experiments for member in experiment.members}
+    return [*experiments, *(run for run in _list_runs(out) if run.name not in members)], reasons
+
+
+def _find_newest(out: Path, say: Say) -> Run | Experiment:
+    return _choose_newest(_list_all(out)[0], out, say)
+
+
+def _choose_newest(among: list, out: Path, say: Say):
+    """The newest that is finished; only where none is, the newest.
+
+    Raises:
+        CheckpointError: if none has weights.
+    """
+    ages = [(max(times), one) for one in among if (times := _weights_times(one))]
+    newest = [one for _, one in sorted(ages, key=lambda pair: pair[0], reverse=True)]
+    if not newest:
+        raise CheckpointError(f"{out} holds no trained run", hint="train one first: bus-smp train")
+    words = _describe(newest[0])
+    if not words:
+        return newest[0]
+    chosen = next((one for one in newest[1:] if not _describe(one)), newest[0])
+    taken = "" if chosen is newest[0] else f"; {chosen.folder} is taken"
+    say(f"Note: the newest, {newest[0].folder}, is {words}{taken}")
+    return chosen
+
+
+def _weights_times(one: Run | Experiment) -> list[float]:
+    """When the weights of the run, or of the experiment's runs, were written; those that there are."""
+    runs = [one] if isinstance(one, Run) else one.runs()
+    return [run.best_path.stat().st_mtime for run in runs if run.has_weights()]
+
+
+def _describe(one: Run | Experiment) -> str:
+    """``unfinished, epoch 3 of 50``, or ``damaged``; "" if there is nothing to say."""
+    if isinstance(one, Run):
         try:
-            if run.is_finished():
-                found[run.name] = run
-            else:
-                reasons.append(f"{run.folder} is not trained to the end")
-        except CheckpointError as error:
-            reasons.append(error.what)
-    return [found[name] for name in sorted(found)], sorted(reasons)
+            return one.describe_unfinished()
+        except CheckpointError:
+            return "damaged"
+    lacking = [run for run in one.runs() if not run.has_weights() or _describe(run)]
+    total = len(one.members)
+    return f"unfinished, {total - len(lacking)} of {total} runs are trained to the end" if lacking else ""

@@ -95,6 +95,20 @@ class Run:
         """
         return self.has_weights() and bool(self.header().get("calibration"))
 
+    def describe_unfinished(self) -> str:
+        """``unfinished, epoch 3 of 50`` of a run with weights; "" for a finished one.
+
+        Raises:
+            CheckpointError: if the weights are damaged.
+        """
+        header = self.header()
+        if header.get("calibration"):
+            return ""
+        with contextlib.suppress(OSError, ValueError):
+            done = len(self.metrics_path.read_text(encoding="utf-8").splitlines()) - 1
+            return f"unfinished, epoch {done} of {header['settings']['train']['epochs']}"
+        return f"unfinished, after epoch {header['epoch']}"
+
     def header(self) -> dict[str, Any]:
         """Header of the best weights; errors as ``read_header``."""
         return read_header(self.best_path)
@@ -220,8 +234,14 @@ class Run:
         write_manifest(manifest, self.manifest_path)
         write_text(self.settings_path, settings.to_yaml())
 
-    def check_same(self, settings: "Settings", manifest: "Manifest") -> None:
+    def check_same(self, settings: "Settings", manifest: "Manifest") -> "Manifest":
         """Refuse to continue this run with other settings or other data.
+
+        Folds may have been numbered since, or images described in other words: only what a training or its splits
+        depend on must be the same.
+
+        Returns:
+            The manifest to continue with: the run's own, with the images where ``manifest`` has them.
 
         Raises:
             TrainingError: showing every key that differs, or that the manifest changed.
@@ -236,19 +256,18 @@ class Run:
                 f"{self.folder} was started with other settings:{lines}",
                 hint="start another run with --run NAME, or continue this one with its own settings",
             )
-        if not self._is_manifest(manifest):
-            raise TrainingError(
-                f"the manifests of {', '.join(manifest.datasets)} changed since {self.folder} was started",
-                hint="start another run with --run NAME",
-            )
-        self.check_weights(manifest)
-
-    def _is_manifest(self, manifest: "Manifest") -> bool:
-        """Whether the run was started with ``manifest``. The same bytes were checked when ``manifest`` was read."""
-        if self.manifest_path.is_file() and file_sha256(self.manifest_path) == manifest.sha256:
-            return True
-        # a spreadsheet may have saved the same rows in another form
-        return self.manifest().sha256 == manifest.sha256
+        own = manifest
+        # the same bytes were checked when ``manifest`` was read
+        if not self.manifest_path.is_file() or file_sha256(self.manifest_path) != manifest.sha256:
+            own = self.manifest()
+            if changes := _find_changes(own, manifest):
+                raise TrainingError(
+                    f"the manifests of {', '.join(manifest.datasets)} changed since {self.folder} was started: {changes}",
+                    hint="start another run with --run NAME",
+                )
+            own = own.at(manifest.roots)
+        self.check_weights(own)
+        return own
 
     def write_metrics(self, rows: list[dict[str, float]]) -> "pd.DataFrame":
         """Replace ``metrics.csv`` by one row per finished epoch; return it as a table."""
@@ -258,6 +277,13 @@ class Run:
         with replacing(self.metrics_path) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
         return table
+
+    def discard_start(self) -> None:
+        """Remove what a start that failed has written; the folder holds no run then."""
+        if not self.exists():
+            known = (layout.MANIFEST, layout.MANIFEST_SIDECAR, layout.ANCESTORS)
+            for path in [*map(self.folder.joinpath, known), *self.folder.glob("ancestor-*")]:
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -279,3 +305,23 @@ class Run:
                 stack.enter_context(hold_lock(self.folder / layout.LOCK, refuse))
             remove_leftovers(self.folder)
             yield
+
+
+# Of each used image, what a training, its splits, and the search for what it has seen depend on.
+_DECISIVE = ("patient_id", "group_id", "label", "split", "image", "masks", "mask_format", "sha256")
+
+
+def _find_changes(before: "Manifest", now: "Manifest") -> str:
+    """In what the used images of two manifests differ, for people; "" if in nothing that matters."""
+    keys = ["dataset", "image_id"]
+    old, new = (of.used().set_index(keys).sort_index() for of in (before, now))
+    both = old.index.intersection(new.index)
+    parts = [
+        f"{len(index)} {'image is' if len(index) == 1 else 'images are'} {word}"
+        for index, word in ((new.index.difference(both), "new"), (old.index.difference(both), "gone"))
+        if len(index)
+    ]
+    for column in _DECISIVE:
+        if count := int((old.loc[both, column] != new.loc[both, column]).sum()):
+            parts.append(f"{count} {'image has' if count == 1 else 'images have'} another {column}")
+    return ", ".join(parts)

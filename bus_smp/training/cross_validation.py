@@ -11,8 +11,9 @@ from bus_smp.data.manifest import Manifest
 from bus_smp.errors import ConfigError, ManifestError, TrainingError
 from bus_smp.runs.experiment import Member
 from bus_smp.runs.run import Run
-from bus_smp.training.loop import Outcome, train
 from bus_smp.training.preflight import check_trainable
+from bus_smp.training.progress import Outcome
+from bus_smp.training.start import train
 
 
 def member_settings(settings: Settings, member: Member) -> Settings:
@@ -106,7 +107,7 @@ def train_experiment(
     All members are checked before the first is trained.
 
     Args:
-        begin: called after the checks.
+        begin: called each time a run has begun.
 
     Raises:
         TrainingError, ManifestError, ConfigError: as ``train`` and ``fold_manifest``.
@@ -125,8 +126,7 @@ def train_experiment(
                 check_trainable(part)
             except TrainingError as error:
                 raise TrainingError(f"{member.run}: {error.what}", hint=error.hint) from None
-    begin()
     for number, (member, (own, part)) in enumerate(runs.items(), start=1):
         if len(members) > 1:
             say(f"Run {number} of {len(members)}: {out / member.run}")
-        yield member, train(own, part, out / member.run, say=say, bar=bar)
+        yield member, train(own, part, out / member.run, begin=begin, say=say, bar=bar)

@@ -10,7 +10,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,91 +30,54 @@ from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork, load_predictor
 from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
-from bus_smp.runs.ancestry import Ancestry, trace_ancestry
+from bus_smp.runs.ancestry import Ancestry
 from bus_smp.runs.describe import calibration_warnings
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
 from bus_smp.system.console import Progress as Shown
-from bus_smp.system.console import duration, note, show_progress
+from bus_smp.system.console import duration, show_progress
 from bus_smp.system.engine import Engine, make_engine, set_determinism
 from bus_smp.system.environment import describe_environment, git_commit, package_versions
 from bus_smp.system.files import write_text
 from bus_smp.training.preflight import (
-    check_disk,
-    check_processes,
-    check_trainable,
+    check_batch,
     explained_compile,
     explained_memory,
 )
-from bus_smp.training.progress import SCORE, Progress
-from bus_smp.training.resume import check_best, describe_place, read_state, run_identity, write_state
+from bus_smp.training.progress import SCORE, Outcome, Progress
+from bus_smp.training.resume import (
+    StateWriter,
+    check_best,
+    describe_place,
+    is_same_run,
+    read_state,
+    run_identity,
+)
 from bus_smp.training.step import TrainingStep
 from bus_smp.training.tensorboard import EventFile
 
 HEADS = ("main", "aux_2", "aux_4", "aux_8")
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """Progress of a run: its best epoch (from 1), the score of that epoch, and the finished epochs."""
-
-    best_epoch: int
-    best_score: float
-    epochs: int
-    stopped_early: bool
+# Seconds between two drawings of the curves, each of which takes half a second.
+_DRAW_EVERY = 20.0
 
 
-def train(
+def run_training(
     settings: Settings,
     manifest: Manifest,
-    folder: Path,
-    *,
-    say: Callable[[str], None] = note,
-    bar: bool = False,
+    run: Run,
+    ancestry: Ancestry,
+    begin: Callable[[], None],
+    say: Callable[[str], None],
+    bar: bool,
 ) -> Outcome:
-    """Train in ``folder``, or continue after the last finished epoch.
-
-    Args:
-        settings: all settings; only ``runtime`` may differ from those the run was started with.
-        manifest: the combined manifest of ``settings.data.train``.
-        folder: the run folder; it is created if it is missing.
-        say: receives one line per event.
-        bar: show progress on stderr.
-
-    Raises:
-        TrainingError: if the data cannot be trained on, the folder's run has other settings or data, a loss is not
-            finite, or memory or disk is too small.
-    """
-    run = Run(folder)
-    if not ranks.is_first():
-        say, bar = (lambda text: None), False
-    for warning in check_trainable(manifest):
-        say(f"Warning: {warning}")
-    check_processes(settings, len(manifest.used("train")))
-    with contextlib.ExitStack() as stack:
-
-        def lock() -> None:
-            stack.enter_context(run.locked())
-
-        ranks.on_first(lock)
-        begun = ranks.on_first(lambda: _check_folder(run, settings, manifest))
-        ancestry = trace_ancestry(run, settings, manifest)
-        with explained_memory(settings), explained_workers(), explained_compile(settings):
-            training = _Training(settings, manifest, run, ancestry, say, bar)
-            # not earlier: a start that failed must not bind the next one to its settings
-            if not begun:
-                ranks.on_first(lambda: _begin(run, settings, manifest, ancestry))
-            return training.finish()
-
-
-def _check_folder(run: Run, settings: Settings, manifest: Manifest) -> bool:
-    """True if the folder already holds this run; errors as for ``train``."""
-    if run.exists():
-        run.check_same(settings, manifest)
-        return True
-    run.check_unused()
-    check_disk(run.folder)
-    return False
+    """Train a run that is checked and locked, to its end; arguments and errors as for ``train``."""
+    with explained_memory(settings), explained_workers(), explained_compile(settings):
+        training = _Training(settings, manifest, run, ancestry, say, bar)
+        # not earlier: a start that failed must not bind the next one to its settings
+        ranks.on_first(lambda: None if run.exists() else _begin(run, settings, manifest, ancestry))
+        begin()
+        return training.finish()
 
 
 def _begin(run: Run, settings: Settings, manifest: Manifest, ancestry: Ancestry) -> None:
@@ -141,7 +103,16 @@ class _Training:
         set_determinism(plan.deterministic)
         self.engine = make_engine(settings.runtime.device, plan.precision)
 
+        torch.manual_seed(plan.seed)
+        # a state holds all weights, and so does a run
+        resuming = run.state_path.exists()
+        weights = None if resuming or settings.model.init else settings.model.encoder_weights
+        self.step = TrainingStep(settings, self.engine, weights, ancestry.weights)
         self.rows = manifest.used("train")
+        smallest = min(plan.batch_size, len(self.rows))
+        shared = 1 if plan.sync_batchnorm else ranks.count()
+        check_batch(self.step.model, settings.data.size, smallest // shared)
+
         cache = ranks.after_first(self._open_cache)
         self.sampler: EpochSampler | RankSampler = EpochSampler(
             list(self.rows["label"]), plan.seed, plan.balanced_sampling
@@ -157,11 +128,6 @@ class _Training:
         )
         self.steps = len(self.loader)
 
-        torch.manual_seed(plan.seed)
-        resuming = run.state_path.exists()
-        # a state holds all weights, and so does a run
-        weights = None if resuming or settings.model.init else settings.model.encoder_weights
-        self.step = TrainingStep(settings, self.engine, weights, ancestry.weights)
         network = TorchNetwork(self.step.best_model, self.engine, IMAGENET_MEAN, IMAGENET_STD)
         self.predictor = NetworkPredictor(
             network, network.computed_in, size=settings.data.size, batch_size=plan.batch_size
@@ -171,6 +137,8 @@ class _Training:
         self.progress = Progress()
         # of each epoch of this start
         self.seconds: list[float] = []
+        self.states = StateWriter(run.state_path, plan.save_every)
+        self.draw_due = 0.0
         self.identity, self.place = run_identity(settings, manifest), describe_place(self.engine)
         self._restore()
 
@@ -185,13 +153,18 @@ class _Training:
             )
 
     def finish(self) -> Outcome:
-        """Train until the last epoch or until patience ends; a finished run is not changed."""
-        if not self._is_over():
-            self._announce()
-            with self._steps_bar() as bar, self._tensorboard() as board:
-                while not self._is_over():
-                    self._one_epoch(bar, board)
-        ranks.on_first(self._calibrate)
+        """Train until the last epoch or until patience ends, and calibrate."""
+        with self.states:
+            if not self._is_over():
+                self._announce()
+                with self._tensorboard() as board, self._steps_bar() as bar:
+                    while not self._is_over():
+                        self._one_epoch(bar, board)
+            # calibrating continues from it after a kill
+            self.states.begin_write()
+            ranks.on_first(self._calibrate)
+        # the run is finished: nothing will continue it
+        ranks.on_first(lambda: self.run.state_path.unlink(missing_ok=True))
         made = self.progress
         return Outcome(made.best_epoch, made.best_score, made.done, made.done < self.settings.train.epochs)
 
@@ -201,10 +174,9 @@ class _Training:
     def _calibrate(self) -> None:
         """Fit temperature and thresholds of the best weights on the validation split, and write them into the header.
 
-        This is done once, after the last epoch. If the run was killed before, the next start of the same command does it.
+        This is done once, after the last epoch, and finishes the run. If it was killed before, the next start of the
+        same command does it.
         """
-        if self.run.header().get("calibration"):
-            return
         self.say("Calibrating on the validation split")
         predictor, header = load_predictor(self.run.best_path, self.engine, self.settings.train.batch_size)
         calibration = calibrate(predictor, self.manifest, self.read_validation)
@@ -314,7 +286,10 @@ class _Training:
         return {f"val_{name}": value for name, value in scores.items()}
 
     def _record(self, row: dict[str, Any], board: Any) -> None:
-        """Write everything of one epoch. The state comes last, so that a kill before it repeats the epoch."""
+        """Write everything of one epoch. The state comes last, so that a kill before it repeats the epoch.
+
+        It may be several epochs behind the other files, which these epochs then write again, with the same bytes.
+        """
         is_best = self.progress.add(row)
         if not ranks.is_first():
             return
@@ -322,14 +297,13 @@ class _Training:
             write_checkpoint(self.run.best_path, self.step.best_model, self._about(row))
             self.progress.best_weights = weights_sha256(self.run.best_path)
         table = self.run.write_metrics(self.progress.history)
-        write_loss_curves(table, self.run.loss_curves_path)
-        write_dice_curve(table, self.run.dice_curve_path)
+        if time.monotonic() >= self.draw_due or self._is_over():
+            write_loss_curves(table, self.run.loss_curves_path)
+            write_dice_curve(table, self.run.dice_curve_path)
+            self.draw_due = time.monotonic() + _DRAW_EVERY
         values = {name.replace("_", "/", 1): value for name, value in row.items() if name != "epoch"}
         board.add(values, row["epoch"])
-        write_state(
-            self.run.state_path,
-            {**self.step.state(), **self.progress.state(), "place": self.place, **self.identity},
-        )
+        self.states.keep({**self.step.state(), **self.progress.state(), "place": self.place, **self.identity})
 
     def _about(self, row: dict[str, Any]) -> dict[str, Any]:
         """The checkpoint's header: what is needed to use the weights and to know where they come from."""
@@ -356,6 +330,11 @@ class _Training:
     def _restore(self) -> None:
         state = read_state(self.run.state_path, self.engine)
         if state is None:
+            if self.run.metrics_path.exists() and not self.run.has_weights():
+                raise CheckpointError(
+                    f"{self.run.best_path} is gone; it held the weights of this run",
+                    hint="put it back, or delete the run folder to start again, or use --run NAME",
+                )
             return
         try:
             self._take_over(state)
@@ -377,7 +356,7 @@ class _Training:
                 f"Warning: the run was computed elsewhere ({'; '.join(changed)}); "
                 "it will not be bit-identical to an uninterrupted run"
             )
-        if {name: state[name] for name in self.identity} != self.identity:
+        if not is_same_run(self.identity, json.loads(state["settings"]), state["manifest_sha256"]):
             raise ValueError("it is of a run with other data or settings")
         self.step.restore(state)
         self.progress = Progress.from_state(state)

@@ -1,19 +1,23 @@
-"""Checks before a training starts, and clear errors for memory and compiler failures during it."""
+"""Checks before a training starts, and clear errors for memory and compiler failures during it.
+
+The module's top level loads no PyTorch, so that a file that is missing is found at once.
+"""
 
 import contextlib
 import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from bus_smp.classes import LABELS
 from bus_smp.config import Settings
 from bus_smp.data.manifest import SPLITS, Manifest
-from bus_smp.errors import ConfigError, TrainingError
+from bus_smp.errors import ConfigError, ManifestError, TrainingError
 from bus_smp.system import ranks
-from bus_smp.system.engine import make_engine
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def check_trainable(manifest: Manifest) -> list[str]:
@@ -66,10 +70,80 @@ def check_processes(settings: Settings, images: int) -> None:
             f"train.batch_size={plan.batch_size}: {count} processes cannot share such batches of {images} images equally",
             hint=f"for example --set train.batch_size={max(1, min(plan.batch_size, images) // count) * count}",
         )
+    from bus_smp.system.engine import make_engine
+
     if plan.sync_batchnorm and make_engine(settings.runtime.device, plan.precision).device.type == "cpu":
         raise ConfigError(
             "train.sync_batchnorm needs GPUs", hint="on CPUs leave it out: --set train.sync_batchnorm=false"
         )
+
+
+def check_files(settings: Settings, manifest: Manifest) -> None:
+    """Look for every file that the training will read, before the first is opened.
+
+    Raises:
+        ManifestError, ConfigError: naming the first that is missing, and how many are.
+    """
+    weights = settings.model.encoder_weights
+    if weights and ("/" in weights or Path(weights).suffix) and not Path(weights).expanduser().exists():
+        raise ConfigError(
+            f"{weights}: no such file of encoder weights",
+            hint="name another one, or start from random weights: --set model.encoder_weights=null",
+        )
+    rows = [row for split in ("train", "val") for row in manifest.used(split).to_dict("records")]
+    files = [path for row in rows for path in (manifest.image_path(row), *manifest.mask_paths(row))]
+    missing = [path for path in files if not path.exists()]
+    if missing:
+        several = f" (and {len(missing) - 1} more of {len(files)} files)" if len(missing) > 1 else ""
+        raise ManifestError(
+            f"{missing[0]}: no such file{several}",
+            hint="say where the images are with --root FOLDER, or make the manifest again: bus-smp make-manifest",
+        )
+
+
+def check_batch(model: "nn.Module", size: int, images: int) -> None:
+    """Refuse batches of one image that leave batch norm with one value per channel, which has no variance.
+
+    Args:
+        model: is run on an empty image, to find how large its features are.
+        size: side of the images, in pixels.
+        images: in the smallest batch that batch norm sees.
+
+    Raises:
+        ConfigError: naming settings that work.
+    """
+    # two images are two values at least
+    if images > 1 or not _narrow_norms(model, size):
+        return
+    larger = next((side for side in (2 * size, 4 * size) if not _narrow_norms(model, side)), None)
+    also = f", or larger images: --set data.size={larger}" if larger else ""
+    raise ConfigError(
+        f"batches of 1 image of {size} px leave batch norm one value per channel: nothing can be trained",
+        hint=f"use larger batches: --set train.batch_size={2 * ranks.count()}{also}",
+    )
+
+
+def _narrow_norms(model: "nn.Module", size: int) -> int:
+    """How many layers of batch norm see a single value per channel in an image of ``size`` px."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    found = []
+
+    def look(_: "nn.Module", inputs: tuple) -> None:
+        found.append(inputs[0][0, 0].numel() == 1)
+
+    hooks = [part.register_forward_pre_hook(look) for part in model.modules() if isinstance(part, _BatchNorm)]
+    trained = model.training
+    try:
+        with torch.no_grad():
+            # changes no statistics and draws no random number
+            model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    finally:
+        model.train(trained)
+        for hook in hooks:
+            hook.remove()
+    return sum(found)
 
 
 def check_disk(folder: Path, needed: int = 1_500_000_000) -> None:
@@ -97,6 +171,8 @@ def explained_memory(settings: Settings) -> Iterator[None]:
     Raises:
         TrainingError: in place of the errors that PyTorch raises then. Any other error passes.
     """
+    import torch
+
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:

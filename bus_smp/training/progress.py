@@ -1,12 +1,44 @@
-"""How far a run has come, as ``last.ckpt`` keeps it."""
+"""How far a run has come, as ``last.ckpt`` keeps it, and how it ended."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bus_smp.errors import CheckpointError
+from bus_smp.runs.run import Run
+
 # The best epoch has the highest value of it.
 SCORE = "val_dice_lesion"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Progress of a run: its best epoch (from 1), the score of that epoch, and the finished epochs."""
+
+    best_epoch: int
+    best_score: float
+    epochs: int
+    stopped_early: bool
+
+
+def finished_outcome(run: Run) -> Outcome | None:
+    """How a finished run ended, read without PyTorch; None of a run that is not finished.
+
+    Raises:
+        CheckpointError: if its weights or its table are damaged.
+    """
+    if not run.exists() or not run.is_finished():
+        return None
+    header = run.header()
+    try:
+        done, score = len(run.metrics()), float(header["score"][SCORE])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{run.metrics_path} is missing or damaged; the run itself is finished, and its weights can be used",
+            hint="to train again, use --run NAME",
+        ) from None
+    return Outcome(header["epoch"], score, done, done < run.settings().train.epochs)
 
 
 @dataclass

@@ -2,15 +2,17 @@
 
 import io
 import json
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bus_smp.config import Settings
+from bus_smp.config import Settings, differing_keys
 from bus_smp.data.manifest import Manifest
-from bus_smp.errors import CheckpointError
+from bus_smp.errors import BusSmpError, CheckpointError
 from bus_smp.model.checkpoint import read_header, weights_sha256
 from bus_smp.model.tensor_files import load_tensors
 from bus_smp.system import ranks
@@ -21,6 +23,76 @@ from bus_smp.training.progress import Progress
 
 # 2: the state names the run that it belongs to
 STATE_FORMAT = 2
+
+
+class StateWriter:
+    """Writes the state of a run next to its steps, at most every so many seconds, and at the end.
+
+    Args:
+        path: of the state file.
+        every: seconds between two writes; 0 writes each state before ``keep`` returns.
+    """
+
+    def __init__(self, path: Path, every: float) -> None:
+        self._path, self._every = path, every
+        self._due = time.monotonic() + every
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future | None = None
+        self._kept: dict[str, Any] | None = None
+
+    def __enter__(self) -> "StateWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            # also after Ctrl-C: what was reached is worth the second it takes
+            self.begin_write()
+            self._wait()
+        except BusSmpError:
+            # the error that ended the training is the one to show
+            if kind is None:
+                raise
+        finally:
+            self._pool.shutdown()
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Take a copy of the state after an epoch, and write it if it is time.
+
+        Raises:
+            BusSmpError: if this write or the one before failed.
+        """
+        if self._writing is not None and self._writing.done():
+            self._wait()
+        self._kept = _copied(state)
+        if time.monotonic() >= self._due:
+            self.begin_write()
+        if not self._every:
+            self._wait()
+
+    def begin_write(self) -> None:
+        """Start to write the newest state, if it is not written yet."""
+        if self._kept is None:
+            return
+        self._wait()
+        self._due = time.monotonic() + self._every
+        self._writing = self._pool.submit(write_state, self._path, self._kept)
+        self._kept = None
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            try:
+                self._writing.result()
+            finally:
+                self._writing = None
+
+
+def _copied(value: Any) -> Any:
+    """The same value, whose tensors no later step changes; on a GPU the copy stays there."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    return type(value)(map(_copied, value)) if isinstance(value, list | tuple) else value
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
@@ -66,6 +138,21 @@ def run_identity(settings: Settings, manifest: Manifest) -> dict[str, str]:
     }
 
 
+def is_same_run(identity: Mapping[str, str], settings: Any, manifest_sha256: Any) -> bool:
+    """Whether settings and manifest that a file records are those of ``identity``.
+
+    Args:
+        settings: a dict; a key that did not exist when it was written has its default.
+    """
+    now = Settings.model_validate(json.loads(identity["settings"]))
+    try:
+        before = Settings.model_validate(settings)
+    # also pydantic's
+    except ValueError:
+        return False
+    return manifest_sha256 == identity["manifest_sha256"] and not differing_keys(before, now)
+
+
 def describe_place(engine: Engine) -> dict[str, str]:
     """What the bits of a result depend on, besides settings and data: device, precision, threads, torch, hardware."""
     return {
@@ -83,7 +170,7 @@ def check_best(path: Path, identity: Mapping[str, str], progress: Progress) -> N
     """Refuse to continue if the file of the best weights does not hold this run's best weights.
 
     Args:
-        path: of the best weights. A kill may leave weights of the epoch after ``progress``; that epoch is repeated.
+        path: of the best weights. A kill may leave weights of an epoch after ``progress``; that epoch is repeated.
         identity: of the run, from ``run_identity``.
 
     Raises:
@@ -94,11 +181,8 @@ def check_best(path: Path, identity: Mapping[str, str], progress: Progress) -> N
     found = "is gone: it held"
     if path.is_file():
         header = read_header(path)
-        theirs = {
-            "settings": json.dumps(header.get("settings"), sort_keys=True),
-            "manifest_sha256": header.get("manifest_sha256"),
-        }
-        is_next = theirs == identity and header["epoch"] > progress.done
+        same = is_same_run(identity, header.get("settings"), header.get("manifest_sha256"))
+        is_next = same and header["epoch"] > progress.done
         if is_next or weights_sha256(path) == progress.best_weights:
             return
         found = "does not hold"

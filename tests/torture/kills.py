@@ -41,11 +41,14 @@ TINY = (
     "model.encoder_weights=null",
     f"data.size={SIZE}",
     "train.lr=1e-3",
+    "train.save_every=0",
 )
 VARIANTS = {
     "fp32": ("train.precision=fp32", "train.ema=0.9", "train.accumulate=3"),
     # bf16, except on a CPU that would have to emulate it many times slower.
     "auto": ("train.precision=auto",),
+    # The state is some epochs behind the other files.
+    "late": ("train.precision=fp32", "train.save_every=3"),
 }
 # About how many seconds a moment lasts: a kill comes at a random time in it.
 _LENGTHS = {
