@@ -80,6 +80,7 @@ def test_a_target_is_not_called_external_where_the_training_images_cannot_be_rea
     assert found.external == UNKNOWN
     assert "whether clinic is external to this run is not known" in found.warnings[0]
     assert "--root bus-uclm=FOLDER" in found.warnings[0]
+    assert str(tmp_path) not in found.warnings[0]
 
 
 def test_nor_where_they_are_exchanged_for_others_of_the_same_names(training, tmp_path):
@@ -160,8 +161,8 @@ def test_crosseval_says_that_external_is_not_known_and_finds_moved_images_where_
     command = ["crosseval", "--out", run.parent, "--manifests", tmp_path, "--target", tmp_path / "clinic.csv"]
     lost = invoke(*command)
     assert lost.exit_code == 0, lost.stderr
-    assert "clinic: not known to be external, all used images" in lost.stdout
-    assert "--root bus-uclm=FOLDER" in lost.stdout
+    assert "clinic: not known to be external" in lost.stdout
+    assert "--root bus-uclm=FOLDER" in " ".join(lost.stdout.split())
     summary = json.loads((run / "eval-clinic-all" / "summary.json").read_text())
     assert summary["external"] == "unknown" and "is not known" in summary["warnings"][0]
     report = invoke("report", run, "--to", tmp_path / "report.html")

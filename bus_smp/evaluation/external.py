@@ -182,14 +182,15 @@ def _fingerprints(
 def _fingerprint(manifest: Manifest, row: Mapping) -> Fingerprint | ImageError:
     """The fingerprint of a row's image; the error if it cannot be read, or has other pixels than when the manifest was made."""
     where = f"say where the images are: --root {row['dataset']}=FOLDER"
+    # without the folders of this machine, as the report is passed on
+    name = f"{row['dataset']}/{row['image']}"
     try:
-        image = read_image(manifest.image_path(row))
+        path = manifest.image_path(row)
+        image = read_image(path)
     except BusSmpError as error:
-        return ImageError(error.what, hint=where)
+        return ImageError(error.what.replace(str(path), name), hint=where)
     if pixel_sha256(image) != row["sha256"]:
-        return ImageError(
-            f"{manifest.image_path(row)}: the image has changed since the manifest was made", hint=where
-        )
+        return ImageError(f"{name}: the image has changed since the manifest was made", hint=where)
     return fingerprint(image)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 from bus_smp import __version__
 from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.errors import BusSmpError, CheckpointError, DataError, EvaluationError, TrainingError
-from bus_smp.evaluation.external import check_external
+from bus_smp.evaluation.external import Externality, check_external
 from bus_smp.evaluation.pooling import MAIN, cells, estimates_by_key, estimates_of, format_lines
 from bus_smp.evaluation.scoring import Scorer
 from bus_smp.runs import layout
@@ -73,10 +73,19 @@ def score_matrix(
             read[path] = read_manifest(path, root)
         except _REASONS as error:
             read[path] = error
+    known: dict[tuple, Externality] = {}
+
+    def check(training: Sequence[Manifest], target: Manifest) -> Externality:
+        # runs that differ by their seeds share their images
+        key = (target.sha256, *((manifest.sha256, str(manifest.roots)) for manifest in training))
+        if key not in known:
+            known[key] = check_external(training, target, store)
+        return known[key]
+
     return [
         cell
         for trained, training in rows
-        for cell in _row(scorer, trained, [manifest.at(root) for manifest in training], read, store)
+        for cell in _row(scorer, trained, [manifest.at(root) for manifest in training], read, check)
     ]
 
 
@@ -85,7 +94,7 @@ def _row(
     trained: Run | Experiment,
     training: Sequence[Manifest],
     targets: Mapping[Path, Manifest | BusSmpError],
-    store: Path | None,
+    check: Callable[[Sequence[Manifest], Manifest], Externality],
 ) -> Iterator[Cell]:
     own = set(training[0].datasets)
     for path, target in targets.items():
@@ -97,7 +106,7 @@ def _row(
                 (summary,) = scorer.score_own(trained, training[0], "test", datasets=target.datasets)
                 kind = IN_DOMAIN
             else:
-                externality = check_external(training, target, store)
+                externality = check(training, target)
                 summary = scorer.score_target(trained, target, externality)
                 kind = EXTERNAL if externality.external is True else NOT_KNOWN
         except _REASONS as error:

@@ -25,7 +25,7 @@ def write_matrix(cells: pd.DataFrame, path: Path, panels: Sequence[tuple[str, st
 
     Args:
         cells: the table of ``matrix.csv``, one row per run and target: ``run, trained_on, target, kind``
-            (``in-domain``, ``external`` or ``refused``), and per measure ``<measure>``, ``<measure>_low``,
+            (``in-domain``, ``external``, ``not known to be external`` or ``refused``), and per measure ``<measure>``, ``<measure>_low``,
             ``<measure>_high`` in 0..1, NaN where not defined; ``<measure>_sd`` where it is the mean of
             several runs. Rows and columns are in the order of their first appearance.
         path: PNG to write.
@@ -109,6 +109,8 @@ def _cell(
             lines = [_number(value), "no interval" if width >= 0.7 else "no int."]
     if kind == "in-domain":
         lines.append("in-domain" if width >= 0.6 else "own")
+    elif kind not in ("external", "refused"):
+        lines.append("external?")
     axes.add_patch(Rectangle(**box, fill=False, edgecolor="white", linewidth=1.5))
     if kind == "in-domain":
         inset = 0.025
