@@ -286,7 +286,8 @@ def test_the_short_answer_states_no_more_than_the_intervals_allow(dice, blob, wo
     [
         ({"auc_malignant": _estimate(0.43, 0.3, 0.6)}, "malignancy below chance.", "better than chance"),
         ({"auc_malignant": _estimate(0.6, 0.45, 0.7)}, "malignancy: chance is not excluded.", "better than chance"),
-        ({"auc_malignant": _estimate(0.8, sd=0.1)}, "malignancy: chance is not excluded.", "better than chance"),
+        ({"auc_malignant": _estimate(0.8, sd=0.1)}, "malignancy above chance in the mean of the runs.", "better than chance"),
+        ({"auc_malignant": _estimate(1.0)}, "malignancy without an interval to exclude chance.", "better than chance"),
         ({"auc_malignant": _estimate(0.8, 0.7, 0.9)}, "malignancy better than chance.", "below"),
         ({}, "malignancy not tested.", "chance"),
         (

@@ -80,7 +80,11 @@ def _on_malignancy(auc: Mapping[str, Any]) -> str:
     if auc["mean"] < 0.5:
         return "malignancy below chance"
     # An sd between runs is no interval.
-    if auc["low"] is None or auc["low"] <= 0.5:
+    if "sd" in auc:
+        return "malignancy above chance in the mean of the runs"
+    if auc["low"] is None:
+        return "malignancy without an interval to exclude chance"
+    if auc["low"] <= 0.5:
         return "malignancy: chance is not excluded"
     return "malignancy better than chance"
 
