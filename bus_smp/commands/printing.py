@@ -37,7 +37,7 @@ def next_command(folder: Path, training: "Manifest", out: Path) -> str:
     run, seen = run_name(folder, out), training.used()
     for path in list_manifests(Path("data_manifests")):
         with contextlib.suppress(BusSmpError):
-            target = read_manifest(path, images=False)
+            target = read_manifest(path)
             new = target.used()
             shared = [set(new[key]) & set(seen[key]) for key in ("dataset", "group_id", "sha256")]
             if len(new) and not any(shared):
