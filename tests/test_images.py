@@ -38,6 +38,18 @@ def test_a_file_cut_short_is_refused_whatever_the_decoder_could_still_show(tmp_p
         read_image(tmp_path / "x.png")
 
 
+def test_a_png_without_pixels_and_one_of_a_transparent_palette_do_not_speak_with_a_library_s_words(tmp_path):
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
+    image.save(tmp_path / "x.png", transparency=bytes(range(64)))
+    data = (tmp_path / "x.png").read_bytes()
+    # Warnings are errors here.
+    assert (read_image(tmp_path / "x.png")[..., 0] == np.arange(64).reshape(8, 8)).all()
+    start, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    (tmp_path / "x.png").write_bytes(data[:start] + data[end:])
+    with pytest.raises(ImageError, match="x.png: is a PNG without pixels"):
+        read_image(tmp_path / "x.png")
+
+
 def test_geometry_there_and_back_keeps_classes_and_size():
     mask = np.zeros((90, 130), np.uint8)
     mask[20:60, 30:100] = 2

@@ -261,6 +261,15 @@ def test_a_mask_of_half_size_is_stretched_once_the_user_says_so(tmp_path):
     assert "is none of any, half" in ended(invoke(*command, "--mask-values", "halb"), 2)
 
 
+def test_an_answer_to_which_nothing_belongs_is_a_note(tmp_path):
+    records, _ = write_set(tmp_path, KINDS["inverted"][0], wrong=(1,))
+    answers = {"invert": True, "values": ("half",), "accept": ("same-mask",), "orientation": "shown"}
+    (manifest,) = make_manifests([audit(tmp_path, records, **answers)])
+    assert [note.partition(" changed nothing")[0] for note in manifest.about["audit"]["notes"]] == [
+        "--mask-values half", "--accept same-mask", "--mask-orientation shown",
+    ]  # fmt: skip
+
+
 def test_no_mask_of_the_known_data_sets_is_doubted(
     bus_uclm_tree, busi_tree, udiat_tree, bus_bra_tree, breast_tree
 ):

@@ -57,7 +57,12 @@ def describe_audit(rows: DatasetRows, frame: pd.DataFrame, notes: Sequence[str])
         "merged_groups": merged.to_dict(),
         "other_datasets": rows.others,
         "pairs": [list(pair) for pair in rows.pairs],
-        "notes": [*notes, *_spelling_note(spellings), *_named_copies_note(frame)],
+        "notes": [
+            *notes,
+            *_spelling_note(spellings),
+            *_named_copies_note(frame),
+            *rows.folder.answers.unused(set().union(*plain)),
+        ],
         **({"spellings": spellings} if spellings else {}),
     }
 

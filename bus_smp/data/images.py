@@ -105,6 +105,8 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
 
 def _verify_png(path: Path, image: Image.Image, file: BinaryIO) -> None:
     """Check all chunks; decoding skips the checksums of pixels and fills up with black what is missing."""
+    if not getattr(image, "tile", True):
+        raise ImageError(f"{path}: is a PNG without pixels")
     try:
         image.verify()
         # Pillow stops before the checksum of the last chunk.

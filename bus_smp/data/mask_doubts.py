@@ -7,7 +7,7 @@ picture and marks at most 7 % of its border, and no two different pictures have 
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,19 @@ class MaskAnswers:
         if code == "swapped-classes" and "swapped" in self.values and current in ("color", "index"):
             return f"swapped-{current}"
         return next((v for v in self.values if v != "swapped" and code in _BY_VALUES[v]), "")
+
+    def unused(self, flags: Collection[str]) -> list[str]:
+        """A sentence for each answer to which no image has the finding; ``flags`` of all images."""
+        asked = {f"--mask-values {value}": _BY_VALUES[value] for value in self.values}
+        asked |= {f"--accept {code}": (code,) for code in self.accept}
+        asked |= {"--invert-masks": ("inverted-mask",)} if self.invert else {}
+        if self.orientation:
+            asked[f"--mask-orientation {self.orientation}"] = ("orientation", "mask-turned")
+        return [
+            f"{option} changed nothing: no mask has that finding"
+            for option, codes in asked.items()
+            if not any(code.replace("-", "_") in flags for code in codes)
+        ]
 
     def options(self) -> dict[str, Any]:
         """For the sidecar: what was answered, and nothing else."""
