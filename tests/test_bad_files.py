@@ -484,7 +484,9 @@ def test_predict_names_each_bad_file_and_predicts_the_others(trained, tree, tmp_
         ignore=lambda *_: ["folder.png"],
         copy_function=lambda a, b: os.link(a, b, follow_symlinks=False),
     )
-    told = ended(invoke("predict", given, "--out", trained.parent, "--to", tmp_path / "p"), 1)
+    # a picture of two colours would be taken for a mask
+    command = ("predict", given, "--include-masks", "--out", trained.parent, "--to", tmp_path / "p")
+    told = ended(invoke(*command), 1)
     table = pd.read_csv(tmp_path / "p" / "predictions.csv", keep_default_na=False)
     table.index = [Path(file).stem for file in table["file"]]
     assert sorted(table.index) == sorted(expected())
@@ -507,7 +509,7 @@ def test_predict_of_odd_names_stays_in_its_folder_and_answers_each(trained, name
     ended(result, 0)
     table = pd.read_csv(tmp_path / "p" / "predictions.csv", keep_default_na=False)
     assert len(table) == len(corpus.NAMES) + 1
-    assert len(list((tmp_path / "p").glob("*_mask.png"))) == len(corpus.NAMES) + 1
+    assert len(list((tmp_path / "p").glob("*_predicted.png"))) == len(corpus.NAMES) + 1
     assert {path.name for path in tmp_path.iterdir()} == {"BUS-UCLM", "p"}
     assert "\x1b" not in result.output and "\u202e" not in (tmp_path / "p" / "predictions.csv").read_text()
 

@@ -20,7 +20,7 @@ from bus_smp.errors import CheckpointError, ConfigError
 from bus_smp.evaluation.evaluate import is_current
 from bus_smp.inference import export as exports
 from bus_smp.inference.backends import check_backend, choose_precision
-from bus_smp.inference.export import export_path, export_run, find_export, record_path
+from bus_smp.inference.export import describe_parity, export_path, export_run, find_export, record_path
 from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.inference.formats.onnx import load_onnx
 from bus_smp.inference.formats.openvino import load_openvino
@@ -234,7 +234,12 @@ def test_a_file_that_predicts_otherwise_is_not_left(scratch, monkeypatch):
 
 
 def test_the_limits_of_the_comparison():
-    good = {"finite": True, "argmax_agreement": 0.9996, "dice_lesion_difference": -0.0009}
+    good = {
+        "finite": True,
+        "argmax_agreement": 0.9996,
+        "dice_lesion_difference": -0.0009,
+        "lesion_overlap": None,
+    }
     assert passes(good)
     for change in (
         {"finite": False},
@@ -242,6 +247,7 @@ def test_the_limits_of_the_comparison():
         {"argmax_agreement": None},
         {"dice_lesion_difference": 0.0011},
         {"dice_lesion_difference": -0.0011},
+        {"dice_lesion_difference": None, "lesion_overlap": 0.9989},
     ):
         assert not passes(good | change)
 
@@ -262,9 +268,11 @@ def test_the_comparison_counts_what_differs():
     assert parity["largest_logit_difference"] == 10
     assert (parity["auc_malignant_reference"], parity["auc_malignant"]) == (1, 1)
     without = compare_networks(lambda _: logits, lambda _: changed, [(image, None) for image, _ in examples])
-    assert without["dice_lesion_reference"] == 1
-    assert without["dice_lesion"] == pytest.approx(2 * 7 / (7 + 8))
-    assert without["auc_malignant"] is None
+    # without truth it is agreement, and never called Dice of lesions
+    assert without["lesion_overlap"] == pytest.approx(2 * 7 / (7 + 8))
+    assert without["dice_lesion"] is without["dice_lesion_reference"] is without["auc_malignant"] is None
+    words = describe_parity(without | {"on": "images of a folder"})
+    assert "overlap of the marked lesions with those of the weights 0.9333" in words and "Dice" not in words
     changed[1, 0, 0, 0] = np.nan
     assert compare_networks(lambda _: logits, lambda _: changed, examples)["finite"] is False
 

@@ -21,7 +21,7 @@ def command(path: Path, as_json: bool) -> None:
 
     kind, about = describe(path)
     if as_json:
-        click.echo(json.dumps({"kind": kind, "path": str(path), **about}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"kind": kind, "path": str(path), **about}, indent=2))
         return
     lines = {"experiment": _experiment_lines, "manifest": _manifest_lines}.get(kind, _checkpoint_lines)
     try:

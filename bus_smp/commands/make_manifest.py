@@ -193,7 +193,7 @@ def command(
              "sha256": one.manifest.sha256, **one.manifest.about}
             for one in written
         ]  # fmt: skip
-        click.echo(json.dumps({"manifests": documents}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"manifests": documents}, indent=2))
         return
     for one in written:
         title = one.manifest.about["source"].get("title", one.path.stem)

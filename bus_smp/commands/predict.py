@@ -1,10 +1,17 @@
 """``bus-smp predict``."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from bus_smp.commands.options import backend_option, device_option, out_option, precision_option, run_option
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @click.command("predict")
@@ -15,9 +22,13 @@ from bus_smp.commands.options import backend_option, device_option, out_option, 
     "--to",
     "folder",
     type=click.Path(path_type=Path),
-    default="predictions",
-    show_default=True,
-    help="Folder to write to.",
+    help="Folder to write to.  [default: predictions; with --out FOLDER: FOLDER/predictions]",
+)
+@click.option("--include-masks", is_flag=True, help="Also predict pictures that look like masks, not scans.")
+@click.option(
+    "--pixel-mm",
+    type=click.FloatRange(min=0.001, max=10),
+    help="Side of a pixel in mm, the same in all images: areas are also given in mm2.",
 )
 @device_option
 @backend_option
@@ -27,7 +38,9 @@ def command(
     inputs: tuple[Path, ...],
     run: str | None,
     out: Path,
-    folder: Path,
+    folder: Path | None,
+    include_masks: bool,
+    pixel_mm: float | None,
     device: str,
     backend: str,
     precision: str,
@@ -36,46 +49,72 @@ def command(
     """Segment images: colour masks, overlays, one CSV row per image.
 
     INPUTS are image files and folders (searched with their sub-folders). Red is malignant, green is
-    benign. Writes <name>_mask.png and <name>_overlay.png at each image's own size, and
-    predictions.csv. A file that cannot be read gets a row that says why, and the exit code is 1.
+    benign. Writes <name>_predicted.png and <name>_overlay.png, and predictions.csv with the decision
+    for each image and the rule behind it. A file that cannot be read gets a row that says why, and
+    the exit code is 1. Files that are left out (DICOM, truth masks, ...) are counted by kind.
 
     Research software, not for clinical use.
     """
     import json
     import sys
 
+    from bus_smp.errors import DataError
     from bus_smp.inference.backends import check_backend, open_predictor
     from bus_smp.inference.predict_files import check_targets, find_images, predict_files
     from bus_smp.inference.predictor import describe_computing
     from bus_smp.runs.find import find_run
     from bus_smp.system.console import show_progress
 
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    if folder is None:
+        # what is asked for with --out leaves nothing outside of it
+        given = click.get_current_context().get_parameter_source("out") is not ParameterSource.DEFAULT
+        folder = out / "predictions" if given else Path("predictions")
     check_backend(backend, device, precision)
-    images = find_images(inputs, skip=folder)
+    images = find_images(inputs, skip=folder, say=say)
     check_targets(images, folder)
     trained = find_run(run, out)
     predictor, header = open_predictor(
-        trained.folder,
-        backend=backend,
-        device=device,
-        precision=precision,
-        say=lambda text: click.echo(text, err=True),
+        trained.folder, backend=backend, device=device, precision=precision, say=say
     )
     how = describe_computing(predictor.computed_in)
-    click.echo(
-        f"Run: {trained.folder}, weights of epoch {header['epoch']}, {how}; {len(images)} images", err=True
-    )
+    say(f"Run: {trained.folder}, weights of epoch {header['epoch']}, {how}; {_files(len(images))}")
     with show_progress(len(images), "predict") as progress:
-        threshold = (header.get("calibration") or {}).get("threshold")
-        table = predict_files(predictor, images, folder, threshold=threshold, progress=progress.update)
+        table = predict_files(
+            predictor, images, folder, include_masks=include_masks, pixel_mm=pixel_mm, say=say,
+            progress=progress.update,
+        )  # fmt: skip
+    if table.empty:
+        raise DataError("there is no scan among these files", hint="--include-masks predicts masks too")
     unread = table[table["error"] != ""]
+    predicted = table[table["error"] == ""]
     if as_json:
-        click.echo(json.dumps(json.loads(table.to_json(orient="records")), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(json.loads(table.to_json(orient="records")), indent=2))
     else:
-        counts = table.loc[table["error"] == "", "predicted_label"].value_counts()
+        counts = predicted["decision"].value_counts()
         found = ", ".join(f"{count} {label}" for label, count in counts.items()) or "none"
-        click.echo(f"{len(table) - len(unread)} images predicted ({found}; {how}); written to {folder}")
+        click.echo(f"{_files(len(predicted), 'image')} predicted: {found}; written to {folder}")
+        for rule in predicted["decision_rule"].unique():
+            click.echo(f"Decision: {rule}.")
+        if differing := _differing(predicted):
+            click.echo(
+                f"In {_files(differing, 'image')} most of the marked pixels have another class than the decision:\n"
+                "the mask shows the most probable class of each pixel, the decision goes by the score."
+            )
     for error in unread["error"]:
-        click.echo(f"Not predicted: {error}", err=True)
+        say(f"Not predicted: {error}")
     if len(unread):
         sys.exit(1)
+
+
+def _files(count: int, noun: str = "file") -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _differing(predicted: pd.DataFrame) -> int:
+    """The number of images whose mask alone would give another decision."""
+    benign, malignant = predicted["benign_area_px"], predicted["malignant_area_px"]
+    shown = benign.gt(malignant).map({True: "benign", False: "malignant"})
+    return int((shown.where(benign + malignant > 0, "normal") != predicted["decision"]).sum())

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bus_smp.classes import BENIGN, CLASSES, LABELS, MALIGNANT
 from bus_smp.data.png import lacks_lines
-from bus_smp.errors import ImageError
+from bus_smp.errors import ConfigError, ImageError
 from bus_smp.system.files import open_regular, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -30,6 +31,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
 # A declared size above these is a damaged or hostile header, not an ultrasound image.
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 32_767
+
+# Lines of an image that are converted at once.
+_BAND = 1024
 
 # What EXIF's orientations demand of an array (H, W, ...), so that it is shown upright.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -63,13 +67,14 @@ def _open(path: Path) -> Image.Image:
     except PermissionError:
         raise ImageError(f"{path}: no permission to read it") from None
     except Exception as error:  # Pillow's decoders raise many types on damaged bytes
-        raise ImageError(f"{path}: cannot be read as an image ({_reason(error)})") from None
+        raise ImageError(f"{path}: cannot be read as an image ({_reason(error, path)})") from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     """An error's text on one line, without the address of an object, which differs from run to run."""
     if isinstance(error, UnidentifiedImageError):
-        return f"it is no {', '.join(FORMATS)} file"
+        found = " but DICOM: convert it to PNG first" if is_dicom(path) else ""
+        return f"it is no {', '.join(FORMATS)} file{found}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join((text or type(error).__name__).split())[:200]
 
@@ -98,9 +103,9 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
     if image.mode in ("LAB", "HSV"):  # some versions of Pillow convert them, and not alike
         raise ImageError(f"{path}: colours are stored as {image.mode}; save it as RGB or grey")
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    turned = ImageOps.exif_transpose(image)
-    turned.info[_ORIENTATION] = orientation if orientation in _TURNS else 1
-    return turned
+    ImageOps.exif_transpose(image, in_place=True)
+    image.info[_ORIENTATION] = orientation if orientation in _TURNS else 1
+    return image
 
 
 def _verify_png(path: Path, image: Image.Image, file: BinaryIO) -> None:
@@ -130,7 +135,11 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
             raise ImageError(f"{path}: values {least}..{most} fit neither 8 nor 16 bits")
         # 10-, 12- and 14-bit scans come in 16-bit files: taken for 16 bits they would be nearly black
         bits = next(bits for bits in (8, 10, 12, 14, 16) if most < 1 << bits)
-        return Image.fromarray((values.astype(np.uint32) * 255 // ((1 << bits) - 1)).astype(np.uint8))
+        # in place: three copies of a large scan would be a gigabyte
+        scaled = values.astype(np.uint32)
+        scaled *= 255
+        scaled //= (1 << bits) - 1
+        return Image.fromarray(scaled.astype(np.uint8))
     if image.mode == "F":
         raise ImageError(f"{path}: floating-point pixels have no fixed range; save it with 8 bits")
     return image
@@ -163,7 +172,17 @@ def read_turned_image(path: str | Path) -> tuple[np.ndarray, int]:
     """Like ``read_image``, with the EXIF orientation that was undone: 2 to 8, and 1 for none."""
     path = Path(path)
     image = _open(path)
-    return np.array(_rgb(_eight_bit(image, path), path)), image.info[_ORIENTATION]
+    orientation = image.info[_ORIENTATION]
+    image = _eight_bit(image, path)
+    if image.mode == "P":
+        # alpha is dropped; Pillow would warn of it
+        image.info.pop("transparency", None)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    # in bands: a whole copy in each mode on the way costs a gigabyte for the largest picture
+    for top in range(0, image.height, _BAND):
+        band = image.crop((0, top, image.width, min(top + _BAND, image.height)))
+        pixels[top : top + _BAND] = np.asarray(_rgb(band, path))
+    return pixels, orientation
 
 
 def turn(mask: np.ndarray, orientation: int) -> np.ndarray:
@@ -174,6 +193,81 @@ def turn(mask: np.ndarray, orientation: int) -> np.ndarray:
 def read_alpha(path: Path) -> np.ndarray | None:
     """Opacity of the pixels, uint8 (H, W), 255 for opaque; None for an image without transparency."""
     return _opacity(_open(path), path)
+
+
+def check_image(image: object) -> np.ndarray:
+    """Return an array that a user gives as an image: uint8 (H, W, 3), RGB.
+
+    Grey (H, W) or (H, W, 1) is repeated, the alpha of (H, W, 4) is dropped, as ``read_image`` does with files.
+
+    Raises:
+        ConfigError: if it is anything else; the hint says how to convert it.
+    """
+    if not isinstance(image, np.ndarray):
+        found, hint = type(image).__name__, "name a file, or convert it with numpy.asarray(image)"
+    else:
+        found = f"{image.dtype} {image.shape}"
+        channels = image.shape[2] if image.ndim == 3 else 1
+        if image.dtype == bool:
+            hint = "bool is a mask; an image has the grey values or colours of the scan"
+        elif image.dtype.kind == "f":
+            hint = "if its values are in 0..1: (image * 255).round().astype('uint8')"
+        elif image.dtype != np.uint8:
+            hint = "bring its values to 0..255: (image / image.max() * 255).round().astype('uint8')"
+        elif image.ndim == 4:
+            hint = "several images are a list: predict(list(images))"
+        elif image.ndim == 3 and image.shape[0] in (1, 3, 4) and channels not in (1, 3, 4):
+            hint = "the channels come last: image.transpose(1, 2, 0)"
+        elif image.ndim not in (2, 3) or channels not in (1, 3, 4) or image.size == 0:
+            hint = "read files with bus_smp.read_image(path), or give predict the path"
+        elif image.ndim == 2 or channels == 1:
+            return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+        else:
+            return image[..., :3]
+    raise ConfigError(
+        f"an image must be an array of uint8, RGB (H, W, 3) or grey (H, W), not {found}", hint=hint
+    )
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes: with the preamble of part 10, or a bare data set of group 2 or 8."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(132)
+    except OSError:
+        return False
+    group, element = head[:2], head[2:4]
+    explicit = head[4:6] in (b"UL", b"CS", b"UI", b"SH", b"DA", b"OB")
+    implicit = element in (b"\x00\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00") and head[6:8] == b"\x00\x00"
+    return head[128:] == b"DICM" or (group in (b"\x02\x00", b"\x08\x00") and (explicit or implicit))
+
+
+def declared_pixels(path: Path) -> int:
+    """Number of pixels by the header of a file of ``FORMATS``, whatever it is called; 0 for any other file."""
+    try:
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            width, height = Image.open(file, formats=FORMATS).size
+    except Exception:  # Pillow's decoders raise many types
+        return 0
+    return width * height
+
+
+def looks_like_mask(image: np.ndarray, named: bool) -> bool:
+    """Whether a picture, uint8 (H, W, 3), is a mask rather than a scan: it has hardly more than three colours.
+
+    Of BUS-UCLM and BUSI, the three most frequent colours or the nearly black and white pixels together cover at most
+    .58 of a scan and at least .98 of a mask, also of one saved as JPEG.
+
+    Args:
+        named: its name or folder is that of a mask; then soft edges are accepted too.
+    """
+    step = max(1, math.isqrt(image.shape[0] * image.shape[1] // 40_000))
+    sample = image[::step, ::step].reshape(-1, 3).astype(np.uint32)
+    extreme = float(((sample <= 24) | (sample >= 231)).all(axis=1).mean())
+    codes = sample @ np.array([65536, 256, 1], np.uint32)
+    counts = np.sort(np.unique(codes, return_counts=True)[1])
+    return max(extreme, float(counts[-3:].sum() / len(codes))) >= (0.85 if named else 0.95)
 
 
 def image_size(path: Path) -> tuple[int, int]:

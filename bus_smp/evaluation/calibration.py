@@ -76,7 +76,7 @@ def calibrate(
     scores, raw = [], []
     while batch := [image for image, _ in islice(examples, scaled.batch_size)]:
         for prediction in scaled.predict(batch):
-            scores.append(prediction.malignant_score)
+            scores.append(prediction.score)
             raw.append(malignant_score(prediction.raw_grid))
     malignant = (rows["label"] == MALIGNANT.name).to_numpy()
     return {
@@ -209,7 +209,7 @@ def score_row(
         grid_truth: uint8 (S, S) of class indices, on the network's grid.
         calibration: from ``calibrate``; empty for a run without one.
     """
-    score = prediction.malignant_score
+    score = prediction.score
     thresholds = calibration.get("thresholds") or {}
     cuts = {
         "called_malignant": calibration.get("threshold"),

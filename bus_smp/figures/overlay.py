@@ -15,13 +15,20 @@ _EVEN = 0.28
 # opacity between and on the stripes of a malignant area
 _HATCH = (0.1, 0.6)
 
+# Lines of a picture that are filled at once.
+_BAND = 512
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
 
 def _line_width(shape: tuple[int, ...]) -> int:
     """Line width in pixels that looks the same at every image size (1 at 300 px, 2 at 600 px)."""
     return max(1, round(min(shape[:2]) / 300))
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
+def overlay(
+    image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None, legend: bool = False
+) -> np.ndarray:
     """Draw a mask, and if given the outline of the true one, on an image.
 
     Args:
@@ -30,9 +37,10 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None
             is inside the area, so no pixel outside ``mask`` is touched.
         truth: uint8 (H, W) of class indices; drawn as a broken white outline, dashed for benign
             and dotted for malignant.
+        legend: add a strip below the image with the name of each fill; nothing of the image is covered.
 
     Returns:
-        uint8 (H, W, 3), RGB; a new array.
+        uint8 (H, W, 3), RGB; a new array. With ``legend`` it is higher, and a very narrow one wider.
 
     Raises:
         ValueError: if the sizes differ, or the image is not RGB of uint8.
@@ -42,33 +50,65 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None
     for other in (mask, truth):
         if other is not None and other.shape != image.shape[:2]:
             raise ValueError(f"mask is {other.shape}, image is {image.shape[:2]}")
+    height, across = image.shape[:2]
     width = _line_width(image.shape)
-    drawn = image.copy()
+    below = _legend(width) if legend else np.zeros((0, 0, 3), np.uint8)
+    picture = np.zeros((height + below.shape[0], max(across, below.shape[1]), 3), np.uint8)
+    picture[height:, : below.shape[1]] = below
+    drawn = picture[:height, :across]
+    drawn[:] = image
+    _fill(drawn, mask, width)
+    if truth is not None:
+        line = _broken_outline(truth, width)
+        drawn[_grown(line, 2 * width) & ~_grown(line, width)] = 0
+        drawn[_grown(line, width)] = 255
+    return picture
+
+
+def _fill(drawn: np.ndarray, mask: np.ndarray, width: int) -> None:
+    """Draw the areas of ``mask`` into ``drawn``, with outlines of ``width`` pixels."""
     for lesion in LESIONS:
         x, y, across, down = cv2.boundingRect((mask == lesion.index).view(np.uint8))
         if not across:
             continue
         # only the surroundings of the area are computed; the erosion of the outline needs the margin
         margin = 2 * width + 1
-        box = np.s_[max(0, y - margin) : y + down + margin, max(0, x - margin) : x + across + margin]
+        top, left = max(0, y - margin), max(0, x - margin)
+        box = np.s_[top : y + down + margin, left : x + across + margin]
         area = mask[box] == lesion.index
-        if lesion is MALIGNANT:
-            rows, columns = (np.arange(length)[part] for length, part in zip(mask.shape, box, strict=True))
-            stripes = (rows[:, None] + columns) % (9 * width) < 3 * width
-            opacity = np.where(stripes, _HATCH[1], _HATCH[0])
-        else:
-            opacity = np.full(area.shape, _EVEN)
-        opacity[area & ~_shrunk(area, 2 * width)] = 1
-        opacity = np.where(area, opacity, 0)[..., None]
-        picture = drawn[box].astype(np.float32)
-        picture += opacity * (np.array(lesion.rgb, np.float32) - picture)
-        drawn[box] = np.rint(picture)
+        outline = area & ~_shrunk(area, 2 * width)
+        # in bands: the opacity of the largest picture at once would take a gigabyte
+        for start in range(0, len(area), _BAND):
+            band = np.s_[start : start + _BAND]
+            if lesion is MALIGNANT:
+                rows = np.arange(top + start, top + start + len(area[band]))
+                columns = np.arange(left, left + area.shape[1])
+                stripes = (rows[:, None] + columns) % (9 * width) < 3 * width
+                opacity = np.where(stripes, _HATCH[1], _HATCH[0])
+            else:
+                opacity = np.full(area[band].shape, _EVEN)
+            opacity[outline[band]] = 1
+            opacity = np.where(area[band], opacity, 0)[..., None]
+            picture = drawn[box][band].astype(np.float32)
+            picture += opacity * (np.array(lesion.rgb, np.float32) - picture)
+            drawn[box][band] = np.rint(picture)
 
-    if truth is not None:
-        line = _broken_outline(truth, width)
-        drawn[_grown(line, 2 * width) & ~_grown(line, width)] = 0
-        drawn[_grown(line, width)] = 255
-    return drawn
+
+def _legend(width: int) -> np.ndarray:
+    """A strip, uint8 (h, w, 3), with a sample of each fill and its name; sizes go with the line width."""
+    height, swatch = 22 * width, 26 * width
+    entries = []
+    for lesion in LESIONS:
+        sample = np.full((height, swatch, 3), 110, np.uint8)
+        mask = np.zeros(sample.shape[:2], np.uint8)
+        mask[4 * width : -4 * width, 4 * width : -2 * width] = lesion.index
+        sample[mask == 0] = 0
+        _fill(sample, mask, width)
+        name = np.zeros((height, (9 * len(lesion.name) + 8) * width, 3), np.uint8)
+        place = (2 * width, height - 7 * width)
+        cv2.putText(name, lesion.name, place, _FONT, 0.45 * width, (255, 255, 255), width, cv2.LINE_AA)
+        entries += [sample, name]
+    return np.hstack(entries)
 
 
 def _shrunk(area: np.ndarray, pixels: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Which library computes a prediction: PyTorch from the weights, or ONNX Runtime and OpenVINO from a run's export."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ PRECISIONS = {
 }
 
 
-def load_run(
+def load(
     run: str | Path | None = None,
     *,
     out: str | Path = "outputs",
@@ -30,7 +30,7 @@ def load_run(
     device: str = "auto",
     precision: str = "auto",
 ) -> Predictor:
-    """Return the network of a trained run, ready to predict images.
+    """Return the network of a trained run: ``load("outputs/bus-uclm").predict("scan.png")``.
 
     Args:
         run: name of the run in ``out``, or its folder; None: the newest run.
@@ -83,7 +83,6 @@ def open_predictor(
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 8,
-    root: Path | Mapping[str, Path] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Predictor, dict[str, Any]]:
     """Return the predictor of a run folder's best weights, and their header with the file's ``sha256``.
@@ -92,7 +91,6 @@ def open_predictor(
     made first.
 
     Args:
-        root: where the run's images are, if they have moved; needed only for an export.
         say: receives one line per event of an export.
 
     Raises:
@@ -111,7 +109,7 @@ def open_predictor(
     path = find_export(run, backend, int8, header["sha256"])
     if path is None:
         say(f"{Path(run).name} has no {backend}{' int8' if int8 else ''} export of these weights: exporting")
-        path, record = export_run(run, backend, int8=int8, root=root, say=say)
+        path, record = export_run(run, backend, int8=int8, say=say)
         say(describe_parity(record["parity"]))
     network = load_onnx(path) if backend == "onnx" else load_openvino(path, precision)
     computed_in = {"backend": backend, "device": "cpu", "precision": precision}

@@ -47,7 +47,7 @@ def predict_batches(
 
     def finish_one(item: Item, image: np.ndarray | None, more: More, found: Prediction | None) -> Result:
         if found is not None and image is not None:
-            found = replace(found, shape=image.shape[:2])
+            found = replace(found, image=image, shape=image.shape[:2])
         return finish(item, image, more, found)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

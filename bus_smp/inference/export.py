@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bus_smp.inference.formats.onnx import load_onnx, write_int8, write_onnx
 from bus_smp.inference.formats.openvino import load_openvino, write_openvino
 from bus_smp.inference.formats.pth import load_pth, write_pth
 from bus_smp.inference.parity import LEAST_AGREEMENT, MOST_DICE_DIFFERENCE, compare_networks, passes
-from bus_smp.inference.predict_files import find_images
+from bus_smp.inference.predict_files import find_images, is_mask
 from bus_smp.inference.predictor import Network, temperature_of
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50
@@ -106,7 +107,7 @@ def export_run(
     manifest = None
     if int8 or check is None:
         manifest = Run(run).manifest(root, images=True)
-    examples = _check_examples(manifest, check, header["size"])
+    examples = _check_examples(manifest, check, header["size"], say)
     about = _about(header, checkpoint, kind, int8)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +123,10 @@ def export_run(
                 "on": "validation images of the run" if check is None else "images of a folder",
                 "threads": torch.get_num_threads(),
             }
+            if not parity["images"]:
+                raise EvaluationError(
+                    f"{check}: holds no scan, only masks", hint="name another folder: --check FOLDER"
+                )
             if not parity["finite"] or (not int8 and not passes(parity)):
                 raise EvaluationError(
                     f"{path.name} does not predict as the weights it was made from: {describe_parity(parity)}",
@@ -142,15 +147,18 @@ def export_run(
 
 
 def describe_parity(parity: Mapping[str, Any]) -> str:
-    """Return the comparison in one line."""
+    """Return the comparison in one line; on images without truth it says nothing about accuracy."""
 
     def three(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
     agreement = "-" if parity["argmax_agreement"] is None else f"{parity['argmax_agreement']:.3%}"
+    agreed = f"{agreement} of the pixels agree on {parity['images']} {parity['on']}"
+    # records of older versions lack it
+    if parity.get("lesion_overlap") is not None:
+        return f"{agreed}; overlap of the marked lesions with those of the weights {three(parity['lesion_overlap'])} (no truth is known)"
     return (
-        f"{agreement} of the pixels agree on {parity['images']} {parity['on']}; "
-        f"lesion Dice {three(parity['dice_lesion'])} (weights {three(parity['dice_lesion_reference'])}), "
+        f"{agreed}; lesion Dice {three(parity['dice_lesion'])} (weights {three(parity['dice_lesion_reference'])}), "
         f"AUC malignant {three(parity['auc_malignant'])} (weights {three(parity['auc_malignant_reference'])})"
     )
 
@@ -248,11 +256,12 @@ def _calibration_batches(manifest: Manifest, size: int) -> Iterator[np.ndarray]:
 
 
 def _check_examples(
-    manifest: Manifest | None, check: Path | None, size: int
+    manifest: Manifest | None, check: Path | None, size: int, say: Callable[[str], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     if check is not None:
-        files = find_images([check])[:_CHECK_IMAGES]
-        return ((resize_image(read_image(path), size), None) for path, _ in files)
+        found = ((path, read_image(path)) for path, _ in find_images([check], say=say))
+        scans = ((resize_image(pixels, size), None) for path, pixels in found if not is_mask(path, pixels))
+        return islice(scans, _CHECK_IMAGES)
     assert manifest is not None
     rows = manifest.used("val")
     if rows.empty:

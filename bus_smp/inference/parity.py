@@ -33,12 +33,14 @@ def compare_networks(
     Returns:
         JSON values; None where undefined. ``images``; ``argmax_agreement``: share of pixels with the same most
         probable class; ``largest_logit_difference``; ``largest_score_difference`` of the malignancy score;
-        ``dice_lesion`` and ``dice_lesion_reference``: mean over the images with a lesion, or, where no truth is known,
-        of the network's lesion against the reference's (and then 1); ``dice_lesion_difference``;
-        ``auc_malignant``, ``auc_malignant_reference``: by image; ``finite``: whether no logit is NaN or infinite.
+        ``dice_lesion``, ``dice_lesion_reference`` and ``dice_lesion_difference``: mean over the images with a true
+        lesion; ``lesion_overlap``: mean over the images without known truth of 2 A / (B + C), where A pixels are lesion
+        for both networks, B for the one, C for the other; ``auc_malignant``, ``auc_malignant_reference``: by image;
+        ``finite``: whether no logit is NaN or infinite.
     """
     agreed, pixels, largest, finite = 0, 0, 0.0, True
     dice: list[tuple[float, float]] = []
+    overlaps: list[tuple[float, float]] = []
     scores: list[tuple[float, float, bool | None]] = []
     remaining = iter(examples)
     while batch := list(islice(remaining, _BATCH)):
@@ -50,11 +52,13 @@ def compare_networks(
         agreed += int((classes[0] == classes[1]).sum())
         pixels += classes[0].size
         for number, (_, truth) in enumerate(batch):
-            known = classes[0][number] if truth is None else truth
             by_reference, by_network = (
-                image_metrics(confusion(known, mask[number]))["dice_lesion"] for mask in classes
+                image_metrics(confusion(classes[0][number] if truth is None else truth, mask[number]))[
+                    "dice_lesion"
+                ]
+                for mask in classes
             )
-            dice.append((by_reference, by_network))
+            (overlaps if truth is None else dice).append((by_reference, by_network))
             malignant = None if truth is None else bool((truth == MALIGNANT.index).any())
             scores.append(
                 (_score(expected[number], temperature), _score(found[number], temperature), malignant)
@@ -69,6 +73,7 @@ def compare_networks(
         "dice_lesion_reference": _known(reference_dice),
         "dice_lesion": _known(network_dice),
         "dice_lesion_difference": _known(network_dice - reference_dice),
+        "lesion_overlap": _known(_means(overlaps)[1]),
         "auc_malignant_reference": _known(reference_auc),
         "auc_malignant": _known(network_auc),
     }
@@ -76,12 +81,13 @@ def compare_networks(
 
 def passes(parity: Mapping[str, Any]) -> bool:
     """Return whether an fp32 file agrees with the weights closely enough to be kept."""
-    difference = parity["dice_lesion_difference"]
+    difference, overlap = parity["dice_lesion_difference"], parity["lesion_overlap"]
     return bool(
         parity["finite"]
         and parity["argmax_agreement"] is not None
         and parity["argmax_agreement"] >= LEAST_AGREEMENT
         and (difference is None or abs(difference) <= MOST_DICE_DIFFERENCE)
+        and (overlap is None or overlap >= 1 - MOST_DICE_DIFFERENCE)
     )
 
 

@@ -2,38 +2,72 @@
 
 import contextlib
 import os
+import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bus_smp.classes import BENIGN, LESIONS, MALIGNANT
-from bus_smp.data.images import IMAGE_SUFFIXES, read_image, write_mask, write_png
+from bus_smp.classes import LESIONS
+from bus_smp.data.images import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    declared_pixels,
+    is_dicom,
+    looks_like_mask,
+    read_image,
+    resize_image,
+    write_mask,
+    write_png,
+)
 from bus_smp.data.sources._tree import key
 from bus_smp.errors import DataError, ImageError
+from bus_smp.figures.overlay import overlay
 from bus_smp.inference.batches import predict_batches
-from bus_smp.inference.predictor import Prediction, Predictor, describe_computing
+from bus_smp.inference.predictor import Prediction, Predictor, describe_computing, label_rule
 from bus_smp.system.files import explained, open_regular, remove_leftovers, replacing, short_name
 from bus_smp.system.locks import hold_lock
 from bus_smp.text import harmless_table, printable
 
 COLUMNS = (
-    "file", "width", "height", "predicted_label", "malignant_score",
-    "called_malignant",
-    *(f"{lesion.name}_area" for lesion in LESIONS), "mask", "overlay", "computed_in", "error",
+    "file", "width", "height", "decision", "decision_rule", "malignant_score",
+    *(f"{lesion.name}_area_{unit}" for unit in ("px", "mm2") for lesion in LESIONS),
+    "mask", "overlay", "computed_in", "error",
 )  # fmt: skip
 TABLE = "predictions.csv"
 
+# Files with these endings are taken for images that a fault in them must be reported of. Others are, if they begin
+# like an image.
+SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".gif", ".jfif", ".jpe", ".dib")
 
-def find_images(inputs: Sequence[Path], skip: Path | None = None) -> list[tuple[Path, str]]:
+_MASK, _OVERLAY = "_predicted.png", "_overlay.png"
+# Older versions called their masks so.
+_RESULTS = (_MASK, _OVERLAY, "_mask.png")
+
+# What the name of a truth mask, or of its folder, contains.
+_MASK_WORDS = re.compile(r"mask|gt|truth|label|seg|annot|tumou?r|lesion|roi|other\d")
+
+# An image with more pixels is read, predicted and written by itself: the largest takes a gigabyte.
+_LARGE = 4_000_000
+
+Say = Callable[[str], object]
+
+
+def find_images(
+    inputs: Sequence[Path], skip: Path | None = None, say: Say = lambda text: None
+) -> list[tuple[Path, str]]:
     """List the image files of ``inputs`` with the name each result gets, in natural path order.
 
     Args:
-        inputs: files (any suffix) and folders (files with an image suffix, in sub-folders too).
+        inputs: files (any suffix) and folders (files that have the suffix of an image or begin like one, in
+            sub-folders too).
         skip: a folder that is not searched: where the results go.
+        say: receives one line for each kind of files that are left out, with their number and the reason.
 
     Returns:
         (file, name) pairs; the name is the path below the given folder, so results never collide.
@@ -45,34 +79,86 @@ def find_images(inputs: Sequence[Path], skip: Path | None = None) -> list[tuple[
     if missing:
         raise DataError(f"no such file or folder: {', '.join(missing)}")
     found: dict[Path, str] = {}
+    left_out = _LeftOut()
     for given in inputs:
-        if given.is_dir():
-            for path in _image_files(given, skip):
-                found.setdefault(path, path.relative_to(given).as_posix())
-        else:
-            found.setdefault(given, given.name)
+        for path in _files(given, skip, left_out) if given.is_dir() else (given,):
+            if reason := _why_not(path, named=path == given):
+                left_out.add(path, reason)
+            else:
+                found.setdefault(path, path.relative_to(given).as_posix() if given.is_dir() else given.name)
+    lines = left_out.lines()
     if not found:
         raise DataError(
-            f"no image in {', '.join(map(str, inputs))}",
-            hint=f"images are files ending in {', '.join(IMAGE_SUFFIXES)}",
+            "\n".join([f"no image in {', '.join(map(str, inputs))}", *lines]),
+            hint=f"images are {', '.join(FORMATS)} files",
         )
+    for line in lines:
+        say(line)
     return _distinct(found)
 
 
-def _image_files(folder: Path, skip: Path | None) -> Iterator[Path]:
-    """The image files in a folder and below it, through links too; at the end the folders that cannot be listed."""
-    entered = {os.path.realpath(place) for place in (folder, skip) if place is not None}
+class _LeftOut:
+    """The files that are not predicted, by reason."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[Path]] = {}
+
+    def add(self, path: Path, reason: str) -> None:
+        self._files.setdefault(reason, []).append(path)
+
+    def lines(self) -> list[str]:
+        """One line for each reason, as ``Left out: 2 files (1 .csv, 1 .txt): no images``."""
+        return [self._line(reason, files) for reason, files in sorted(self._files.items())]
+
+    @staticmethod
+    def _line(reason: str, files: Sequence[Path]) -> str:
+        kinds = Counter(path.suffix.lower() or "no suffix" for path in files)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+        some = "" if len(kinds) <= 5 else ", ..."
+        return f"Left out: {len(files)} file{'s' if len(files) > 1 else ''} ({counts}{some}): {reason}"
+
+
+def _why_not(path: Path, named: bool) -> str:
+    """Why a file is left out before its pixels are read; empty if it is not. ``named``: by the user, not found."""
+    if _is_result(path):
+        return "results of an earlier prediction"
+    # a folder that cannot be listed gets a row with the reason, as an image that cannot be read
+    if named or path.is_dir():
+        return ""
+    if path.name.startswith("."):
+        return "hidden, the name begins with a dot"
+    if path.suffix.lower() in SUFFIXES or declared_pixels(path):
+        return ""
+    if is_dicom(path):
+        return "DICOM; convert them to PNG to predict them"
+    return "no images"
+
+
+def _is_result(path: Path) -> bool:
+    return path.name.endswith(_RESULTS) and any(
+        _is_ours(parent / TABLE) for parent in path.absolute().parents
+    )
+
+
+def _files(folder: Path, skip: Path | None, left_out: _LeftOut) -> Iterator[Path]:
+    """The files in a folder and below it, through links too; at the end the folders that cannot be listed."""
+    results = None if skip is None else os.path.realpath(skip)
+    entered = {os.path.realpath(folder)}
     closed: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=closed.append, followlinks=True):
         here = Path(parent)
-        below = [name for name in sorted(folders) if name[0] != "."]
-        folders[:] = [name for name in below if os.path.realpath(here / name) not in entered]
-        entered |= {os.path.realpath(here / name) for name in folders}
-        yield from (
-            here / name
-            for name in sorted(files)
-            if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        )
+        kept = []
+        for name in sorted(folders):
+            place = os.path.realpath(here / name)
+            if place == results:
+                left_out.add(here / name, "the folder that the results go to")
+            elif name.startswith("."):
+                left_out.add(here / name, "a hidden folder, the name begins with a dot")
+            elif place not in entered:
+                kept.append(name)
+                entered.add(place)
+        folders[:] = kept
+        yield from (here / name for name in sorted(files))
     # each gets a row with the reason
     yield from (Path(error.filename) for error in closed)
 
@@ -101,13 +187,19 @@ def _writable(name: str) -> str:
     return f"{place}/{short_name(last, 200)}" if place else short_name(last, 200)
 
 
+def is_mask(path: Path, pixels: np.ndarray) -> bool:
+    """Whether a file holds a mask, not a scan, by its pixels (``read_image``) and by its name and folder."""
+    named = _MASK_WORDS.search(f"{path.resolve().parent.name}/{path.stem}".lower())
+    return looks_like_mask(pixels, bool(named))
+
+
 def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
     """Refuse to write results over files that are to be read, next to them, or over files that no prediction wrote.
 
     What an earlier prediction wrote may be replaced: a folder is known by its ``predictions.csv``.
 
     Raises:
-        DataError: naming the first such file. BUSI's own masks are called ``<image>_mask.png`` too.
+        DataError: naming the first such file.
     """
     there = Path(folder).resolve()
     # realpath: resolve raises on a link to itself
@@ -130,18 +222,18 @@ def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:
 
 
 def _is_ours(table: Path) -> bool:
-    """Whether a file is a table of predictions, by its header; that of older versions has no ``computed_in``."""
+    """Whether a file is a table of predictions, of this version or an older one, by its header."""
     try:
         with open_regular(table) as file:
-            header = file.readline(1000).decode("utf-8", "replace").strip()
+            header = file.readline(1000).decode("utf-8", "replace").strip().split(",")
     except OSError:
         return False
-    return header in (",".join(COLUMNS), ",".join(name for name in COLUMNS if name != "computed_in"))
+    return header[:3] == list(COLUMNS[:3]) and {"malignant_score", "mask", "overlay", "error"} <= set(header)
 
 
 def _pictures(name: str) -> tuple[str, str]:
-    """Names of the mask and the overlay of an image."""
-    return f"{name}_mask.png", f"{name}_overlay.png"
+    """Names of the mask and the overlay of an image. No data set calls its true masks so."""
+    return f"{name}{_MASK}", f"{name}{_OVERLAY}"
 
 
 def predict_files(
@@ -149,10 +241,12 @@ def predict_files(
     images: Sequence[tuple[Path, str]],
     folder: Path,
     *,
-    threshold: float | None = None,
+    include_masks: bool = True,
+    pixel_mm: float | None = None,
+    say: Say = lambda text: None,
     progress: Callable[[], object] = lambda: None,
 ) -> pd.DataFrame:
-    """Predict each file and write ``<name>_mask.png``, ``<name>_overlay.png`` and ``predictions.csv``.
+    """Predict each file and write its mask, its overlay and ``predictions.csv``.
 
     Reading, the network and writing overlap; memory does not grow with the number of images. The table is empty until
     the last image is done, so it never describes other pictures than those next to it.
@@ -160,37 +254,59 @@ def predict_files(
     Args:
         images: from ``find_images``.
         folder: made if absent.
-        threshold: the run's, of ``malignant_score``; None: none is known, and nothing is called.
+        include_masks: False leaves out pictures that look like masks (``looks_like_mask``).
+        pixel_mm: side of a pixel in mm, where it is known and the same in all images.
+        say: receives a line with the number of files that were left out.
         progress: called after each image.
 
     Returns:
-        One row per image in their order, columns ``COLUMNS``: areas are shares of the image in 0..1,
-        ``malignant_score`` the highest malignant probability, after temperature, and ``called_malignant`` yes, no or
-        empty, by the threshold; ``computed_in`` names library, precision and device. A file that cannot be read has
-        only the reason, in ``error``.
+        One row per image in their order, columns ``COLUMNS``: ``decision`` is the ``label`` of the ``Prediction``,
+        areas are pixels of the mask (and mm2), ``malignant_score`` is the highest malignant probability after
+        temperature; ``computed_in`` names library, precision and device. A file that cannot be read has only the
+        reason, in ``error``.
 
     Raises:
         DataError: if another process is predicting into this folder.
         BusSmpError: if the disk is full or the folder cannot be written to.
     """
     folder = Path(folder)
+    alone = threading.Lock()
 
-    def load(image: tuple[Path, str]) -> tuple[np.ndarray | None, str]:
+    def load(image: tuple[Path, str]) -> tuple[np.ndarray | None, Any]:
+        path = image[0]
+        large = declared_pixels(path) > _LARGE
         try:
-            return read_image(image[0]), ""
+            with alone if large else contextlib.nullcontext():
+                pixels = read_image(path)
+                if not include_masks and is_mask(path, pixels):
+                    return None, None
+                # a large one is read again later, and only its shape is kept
+                shape = pixels.shape[:2]
+                return (resize_image(pixels, predictor.size), shape) if large else (pixels, None)
         except ImageError as error:
             return None, error.what
 
     def finish(
-        image: tuple[Path, str], pixels: np.ndarray | None, error: str, prediction: Prediction | None
-    ) -> dict[str, Any]:
+        image: tuple[Path, str], pixels: np.ndarray | None, known: Any, prediction: Prediction | None
+    ) -> dict[str, Any] | None:
         if pixels is None or prediction is None:
-            return {"error": error}
-        _write_pictures(folder, image[1], pixels, prediction.mask)
-        described = _describe(prediction, threshold, image[1])
+            return None if known is None else {"error": known}
+        if known is None:
+            described = _describe(prediction, image[1], pixel_mm)
+            _write_pictures(folder, image[1], pixels, prediction.mask)
+        else:
+            with alone:
+                prediction = replace(prediction, shape=known)
+                # the mask first: on its way it takes more memory than the image
+                described = _describe(prediction, image[1], pixel_mm)
+                try:
+                    _write_pictures(folder, image[1], read_image(image[0]), prediction.mask)
+                except ImageError as error:
+                    return {"error": error.what}
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows: list[dict[str, Any]] = []
+    left_out = _LeftOut()
     with _locked(folder):
         # an earlier prediction may have been killed
         if _is_ours(folder / TABLE):
@@ -198,9 +314,15 @@ def predict_files(
                 remove_leftovers(place)
         _write_table(folder, rows)
         for (path, _), row in zip(images, predict_batches(predictor, images, load, finish), strict=True):
-            rows.append(dict.fromkeys(COLUMNS, "") | {"file": printable(str(path))} | row)
+            if row is None:
+                left_out.add(path, "masks by their few colours, no scans; --include-masks predicts them")
+            else:
+                rows.append(dict.fromkeys(COLUMNS, "") | {"file": printable(str(path))} | row)
             progress()
-        return _write_table(folder, rows)
+        table = _write_table(folder, rows)
+    for line in left_out.lines():
+        say(line)
+    return table
 
 
 @contextlib.contextmanager
@@ -227,23 +349,25 @@ def _write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> pd.DataFram
     return table
 
 
-def _describe(prediction: Prediction, threshold: float | None, name: str) -> dict[str, Any]:
-    mask, score = prediction.mask, prediction.malignant_score
+def _describe(prediction: Prediction, name: str, pixel_mm: float | None) -> dict[str, Any]:
+    mask = prediction.mask
+    areas = {lesion.name: int(np.count_nonzero(mask == lesion.index)) for lesion in LESIONS}
+    known = {} if pixel_mm is None else {key: round(area * pixel_mm**2, 3) for key, area in areas.items()}
     return {
         "width": mask.shape[1],
         "height": mask.shape[0],
-        "predicted_label": prediction.label,
-        "malignant_score": round(score, 6),
-        "called_malignant": "" if threshold is None else ("yes" if score >= threshold else "no"),
-        f"{BENIGN.name}_area": round(float(np.mean(mask == BENIGN.index)), 6),
-        f"{MALIGNANT.name}_area": round(float(np.mean(mask == MALIGNANT.index)), 6),
+        "decision": prediction.label,
+        "decision_rule": label_rule(prediction.threshold),
+        "malignant_score": round(prediction.score, 6),
+        **{f"{key}_area_px": area for key, area in areas.items()},
+        **{f"{key}_area_mm2": area for key, area in known.items()},
         **dict(zip(("mask", "overlay"), _pictures(name), strict=True)),
     }
 
 
 def _write_pictures(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
-    from bus_smp.figures.overlay import overlay
-
     coloured, laid_over = _pictures(name)
     write_mask(folder / coloured, mask)
-    write_png(folder / laid_over, overlay(image, mask))
+    picture = overlay(image, mask, legend=True)
+    del image
+    write_png(folder / laid_over, picture)

@@ -5,14 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
 from torch import nn
 
-from bus_smp.data.images import resize_image, restore_probabilities
-from bus_smp.errors import ConfigError, EvaluationError
+from bus_smp.classes import BENIGN, LABELS, MALIGNANT
+from bus_smp.data.images import check_image, read_image, resize_image, restore_probabilities
+from bus_smp.errors import EvaluationError
+from bus_smp.figures.overlay import overlay
 from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.measures.overlap import classes_of, confusion, malignant_score, predicted_label
 from bus_smp.model.checkpoint import load_model
@@ -24,19 +26,24 @@ from bus_smp.system.files import file_sha256
 Network = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """The probabilities of one image; they sum to 1 over the classes (background, benign, malignant).
+    """What was predicted for one image.
 
     Attributes:
-        grid: float32 (3, S, S) on the network's grid, after temperature: scores and calibration come from it.
+        grid: float32 (3, S, S), probabilities of background, benign and malignant on the network's grid, after
+            temperature: scores and calibration come from it. They sum to 1 over the classes.
         raw_grid: the same before temperature.
         shape: height and width of the image in pixels.
+        threshold: the score from which the image is called malignant; None: the run has none.
+        image: uint8 (H, W, 3), RGB.
     """
 
     grid: np.ndarray
     raw_grid: np.ndarray
     shape: tuple[int, int]
+    threshold: float | None = None
+    image: np.ndarray | None = None
 
     @cached_property
     def native(self) -> np.ndarray:
@@ -49,21 +56,51 @@ class Prediction:
     @cached_property
     def mask(self) -> np.ndarray:
         """The most probable class of each pixel, uint8 (H, W): 0 background, 1 benign, 2 malignant."""
-        return classes_of(self.native)
+        if "native" in self.__dict__:
+            return classes_of(self.native)
+        # one class after the other, in a third of the memory
+        return classes_of(restore_probabilities(plane[None], self.shape)[0] for plane in self.raw_grid)
 
     @property
-    def label(self) -> str:
-        """The class of the image by its mask: normal, benign or malignant."""
-        return predicted_label(confusion(np.zeros_like(self.mask), self.mask))
-
-    @property
-    def malignant_score(self) -> float:
+    def score(self) -> float:
         """The highest probability of malignancy of a pixel, after temperature, in 0..1."""
         return malignant_score(self.grid)
 
+    @property
+    def label(self) -> str:
+        """The decision: normal, benign or malignant, by the rule that ``label_rule`` states."""
+        if self.threshold is None:
+            return predicted_label(confusion(np.zeros_like(self.mask), self.mask))
+        if self.score >= self.threshold:
+            return MALIGNANT.name
+        return BENIGN.name if self.mask.any() else LABELS[0]
+
+    def overlay(self) -> np.ndarray:
+        """Return the image with the mask drawn on it, uint8 (H, W, 3), RGB: benign green and even, malignant red and hatched."""
+        if self.image is None:
+            raise ValueError("a prediction without its image: use bus_smp.overlay(image, prediction.mask)")
+        return overlay(self.image, self.mask)
+
+    def __repr__(self) -> str:
+        lesion = int(np.count_nonzero(self.mask))
+        height, width = self.shape
+        return f"<Prediction: {self.label}, score {self.score:.3f}, lesion {lesion} of {width} x {height} px>"
+
+
+def label_rule(threshold: float | None) -> str:
+    """Return in words how ``Prediction.label`` is decided."""
+    if threshold is None:
+        return "the lesion with more pixels in the mask; normal if there is none"
+    return f"malignant if malignant_score >= {threshold:.6g}; else benign if the mask shows a lesion; else normal"
+
+
+# An image as a user gives it.
+Source = np.ndarray | str | Path
+_Sources = TypeVar("_Sources", bound=Source)
+
 
 class Predictor(Protocol):
-    """Anything that predicts images: the weights of a run, or a file that was exported from them.
+    """A trained network that predicts images: the weights of a run, or a file that was exported from them.
 
     Attributes:
         size: height and width of the network's grid in pixels.
@@ -84,8 +121,16 @@ class Predictor(Protocol):
         """Return the same predictor with another temperature; the weights are shared."""
         ...
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Return a ``Prediction`` of each image: uint8, RGB (H, W, 3) or grey (H, W), of any size."""
+    @overload
+    def predict(self, images: Source) -> Prediction: ...
+    @overload
+    def predict(self, images: list[_Sources] | tuple[_Sources, ...]) -> list[Prediction]: ...
+    def predict(self, images: Any) -> Any:
+        """Return the ``Prediction`` of an image; of a list of images the list of theirs.
+
+        Args:
+            images: one image or a list: a path, or an array of uint8, RGB (H, W, 3) or grey (H, W), of any size.
+        """
         ...
 
     def grid_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -104,6 +149,7 @@ class NetworkPredictor:
         computed_in: ``backend``, ``device`` and ``precision`` of the network.
         size: height and width of the network's grid in pixels.
         temperature: > 0; logits are divided by it.
+        threshold: the score from which an image is called malignant; None: there is none.
         weights: as of ``Predictor``.
     """
 
@@ -115,12 +161,13 @@ class NetworkPredictor:
         size: int,
         batch_size: int = 8,
         temperature: float = 1.0,
+        threshold: float | None = None,
         weights: tuple[str, ...] = (),
     ) -> None:
         self.network = network
         self.computed_in = dict(computed_in)
         self.size, self.batch_size, self.temperature = size, batch_size, temperature
-        self.weights = weights
+        self.threshold, self.weights = threshold, weights
 
     def at_temperature(self, temperature: float) -> "NetworkPredictor":
         """Return the same predictor with another temperature; the weights are shared."""
@@ -128,31 +175,36 @@ class NetworkPredictor:
         other.temperature = temperature
         return other
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Return a ``Prediction`` of each image, in their order, ``batch_size`` of them in one pass.
+    @overload
+    def predict(self, images: Source) -> Prediction: ...
+    @overload
+    def predict(self, images: list[_Sources] | tuple[_Sources, ...]) -> list[Prediction]: ...
+    def predict(self, images: Any) -> Any:
+        """Return the ``Prediction`` of an image; of a list of images the list of theirs, in their order.
 
         Args:
-            images: uint8, RGB (H, W, 3) or grey (H, W), of any size.
+            images: one image or a list of them: a path, as for ``read_image``, or an array of uint8, RGB (H, W, 3) or
+                grey (H, W), of any size. Of a list, ``batch_size`` take part in one pass of the network, and all stay
+                in memory.
 
         Raises:
-            ConfigError: if something is not such an image, or ``images`` is one image instead of a list.
+            ConfigError: if something is not such an image.
+            ImageError: if a file cannot be read.
             EvaluationError: if the network returns NaN or infinity.
         """
-        # The rows of one RGB image would pass as grey images.
-        if getattr(images, "ndim", 4) < 4 or not hasattr(images, "__iter__"):
-            raise ConfigError(
-                f"predict takes a list of images, not one {type(images).__name__}",
-                hint="for one image: predict([image])",
-            )
-        images = [_checked(image) for image in images]
+        if not isinstance(images, list | tuple):
+            return self.predict([images])[0]
+        checked = [
+            read_image(image) if isinstance(image, str | Path) else check_image(image) for image in images
+        ]
         found = []
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
+        for start in range(0, len(checked), self.batch_size):
+            batch = checked[start : start + self.batch_size]
             logits = torch.from_numpy(self.grid_logits(batch))
             raw = torch.softmax(logits, dim=1).numpy()
             scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
             found += [
-                Prediction(grid, raw_grid, image.shape[:2])
+                Prediction(grid, raw_grid, image.shape[:2], self.threshold, image)
                 for image, grid, raw_grid in zip(batch, scaled, raw, strict=True)
             ]
         return found
@@ -247,6 +299,7 @@ def predictor_of(
         size=header["size"],
         batch_size=batch_size,
         temperature=temperature_of(header),
+        threshold=(header.get("calibration") or {}).get("threshold"),
         weights=(header["sha256"],),
     )
 
@@ -260,17 +313,3 @@ def describe_computing(computed_in: Mapping[str, str]) -> str:
     """Return ``Predictor.computed_in`` in words; the results of a quantised network name it so everywhere."""
     words = f"{computed_in.get('backend', 'torch')} {computed_in['precision']} on {computed_in['device']}"
     return f"{words}, a quantised network" if computed_in["precision"] == "int8" else words
-
-
-def _checked(image: np.ndarray) -> np.ndarray:
-    """Return a user's image as RGB, or refuse it."""
-    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
-    if is_array and image.ndim == 2:
-        return np.repeat(image[..., None], 3, axis=2)
-    if is_array and image.ndim == 3 and image.shape[2] == 3:
-        return image
-    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else f"{type(image).__name__}"
-    raise ConfigError(
-        f"an image must be an array of uint8, RGB (H, W, 3) or grey (H, W), not {found}",
-        hint="read files with bus_smp.read_image(path); predict takes a list of images",
-    )

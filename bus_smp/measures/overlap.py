@@ -7,6 +7,7 @@ predicting nothing scores .8 on a data set with many normal images; that is the 
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -135,16 +136,19 @@ def predicted_label(counts: np.ndarray) -> str:
     return BENIGN.name if predicted[BENIGN.index] > predicted[MALIGNANT.index] else MALIGNANT.name
 
 
-def classes_of(probabilities: np.ndarray) -> np.ndarray:
+def classes_of(probabilities: Iterable[np.ndarray]) -> np.ndarray:
     """The most probable class of each pixel, uint8 (H, W); of equal ones the first.
 
     Args:
-        probabilities: float (3, H, W). ``argmax(axis=0)`` gives the same, thirteen times slower.
+        probabilities: float (3, H, W), or its planes one after the other. ``argmax(axis=0)`` gives the same, slower.
     """
-    background, benign, malignant = probabilities
-    is_benign = benign > background
-    is_malignant = malignant > np.maximum(background, benign)
-    return np.where(is_malignant, np.uint8(MALIGNANT.index), is_benign.view(np.uint8))
+    planes = iter(probabilities)
+    highest = next(planes).copy()
+    classes = np.zeros(highest.shape, np.uint8)
+    for index, plane in enumerate(planes, start=1):
+        classes = np.where(plane > highest, np.uint8(index), classes)
+        np.maximum(highest, plane, out=highest)
+    return classes
 
 
 def malignant_score(probabilities: np.ndarray) -> float:

@@ -1,5 +1,6 @@
-"""Standard output and error that cannot be written to, because they are closed or go to a full disk."""
+"""Standard output and error that cannot be written to, because they are closed or go to a full disk, or take no Unicode."""
 
+import codecs
 import contextlib
 import io
 import os
@@ -9,8 +10,22 @@ from typing import Any, TextIO
 from bus_smp.errors import BusSmpError
 
 
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    r"""What an encoding lacks as ``\uXXXX``, astral characters as two: readable, and still JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    pairs = zip(units[::2], units[1::2], strict=True)
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs), error.end
+
+
+codecs.register_error("bus_smp.escape", _escape)
+
+
 def prepare() -> None:
     """Make a failed write to standard output raise ``BusSmpError``, and one to standard error be ignored.
+
+    A character that the encoding of the stream lacks, as on a Windows pipe, becomes ``\\uXXXX``.
 
     Only for the program itself, before it opens a file.
     """
@@ -62,7 +77,7 @@ def _reopened(stream: TextIO | None, kind: type[io.FileIO]) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(kind(stream.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors="bus_smp.escape",
         newline="\n",
         line_buffering=getattr(stream, "line_buffering", False),
         write_through=getattr(stream, "write_through", False),
