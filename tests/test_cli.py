@@ -1,14 +1,18 @@
 """The door: quick, documented, and clear about what went wrong."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from conftest import invoke
+from PIL import Image
 
 from bus_smp.cli import COMMANDS, door
 
@@ -219,3 +223,73 @@ def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
     )
     assert _in_a_shell("<&- >&- 2>&-", "-c", code).returncode == 0
     assert (tmp_path / "data").read_bytes() == b""
+
+
+_IN_ONE_PROCESS = """
+import json, sys
+from bus_smp.cli import main
+from bus_smp.system import streams
+
+streams.prepare()
+for arguments in json.loads(sys.stdin.read()):
+    try:
+        main(arguments)
+        code = 0
+    except SystemExit as error:
+        code = error.code
+    for stream in (sys.stdout, sys.stderr):
+        print(f"[end {code}]", file=stream, flush=True)
+"""
+
+
+def test_every_command_writes_every_name_to_a_pipe_that_is_not_unicode(
+    trained, manifests, bus_uclm_tree, tmp_path
+):
+    """As on Windows, where a pipe or ``> file`` takes cp1252."""
+    home = tmp_path / "乳腺 é😀"
+    shutil.copytree(trained, home / "first", ignore=shutil.ignore_patterns("eval-*", "export", "last.ckpt"))
+    shutil.copytree(home / "first", home / "second")
+    (home / "data").symlink_to(bus_uclm_tree)
+    scan = home / "乳腺.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)).save(scan)
+    (home / "乳腺_mask.png").write_bytes(b"")
+    busi = manifests / "data_manifests" / "busi.csv"
+    out = ("--out", home)
+    commands = {
+        "make-manifest": (0, ["--root", home / "data", "--out", home / "manifests"]),
+        "train": (1, ["--run", "乳腺", "--out", home, "--config", home / "乳腺.yaml"]),
+        "evaluate": (0, ["--run", "first", *out]),
+        "crosseval": (0, ["--run", "first", *out, "--target", busi]),
+        "compare": (1, ["first", "乳腺", "--target", "busi", *out]),
+        "report": (0, ["first", *out]),
+        "predict": (1, [scan, home / "乳腺_mask.png", "--run", "first", *out]),
+        "export": (0, ["--format", "pth", "--run", "first", *out]),
+        "info": (0, [home / "first"]),
+        "demo": (1, ["--to", scan]),
+        "compare-models": (2, ["--encoder", "乳腺"]),
+    }
+    assert list(commands) == list(COMMANDS)
+    runs = []
+    for name, (code, arguments) in commands.items():
+        takes_json = any(
+            "--json" in parameter.opts for parameter in door.get_command(click.Context(door), name).params
+        )
+        for json_option in ([], ["--json"])[: 1 + takes_json]:
+            runs.append((code, bool(json_option), [name, *map(str, arguments), *json_option]))
+    result = subprocess.run(
+        [sys.executable, "-c", _IN_ONE_PROCESS],
+        input=json.dumps([arguments for _, _, arguments in runs]).encode(),
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+    )
+    outputs, notes = (
+        re.split(r"\[end (\d)\]\n", stream.decode("cp1252")) for stream in (result.stdout, result.stderr)
+    )
+    assert len(outputs) == 2 * len(runs) + 1, result.stderr.decode("cp1252")
+    for (code, is_json, arguments), text, ended, said in zip(
+        runs, outputs[::2], outputs[1::2], notes[::2], strict=False
+    ):
+        assert (int(ended), "Traceback" in said) == (code, False), (arguments, said)
+        if is_json and code == 0:
+            json.loads(text)
+    assert "\\u4e73\\u817a é\\ud83d\\ude00" in result.stdout.decode("cp1252")
