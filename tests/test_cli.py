@@ -242,35 +242,31 @@ for arguments in json.loads(sys.stdin.read()):
 """
 
 
-def test_every_command_writes_every_name_to_a_pipe_that_is_not_unicode(
-    trained, manifests, bus_uclm_tree, tmp_path
-):
+def test_every_command_writes_every_name_to_a_pipe_that_is_not_unicode(trained, bus_uclm_tree, tmp_path):
     """As on Windows, where a pipe or ``> file`` takes cp1252."""
     home = tmp_path / "乳腺 é😀"
     shutil.copytree(trained, home / "first", ignore=shutil.ignore_patterns("eval-*", "export", "last.ckpt"))
-    shutil.copytree(home / "first", home / "second")
     (home / "data").symlink_to(bus_uclm_tree)
     scan = home / "乳腺.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)).save(scan)
     (home / "乳腺_mask.png").write_bytes(b"")
-    busi = manifests / "data_manifests" / "busi.csv"
-    out = ("--out", home)
+    out = ("--run", "first", "--out", home)
+    # what they print of their work is ASCII; names are in their errors
     commands = {
         "make-manifest": (0, ["--root", home / "data", "--out", home / "manifests"]),
         "train": (1, ["--run", "乳腺", "--out", home, "--config", home / "乳腺.yaml"]),
-        "evaluate": (0, ["--run", "first", *out]),
-        "crosseval": (0, ["--run", "first", *out, "--target", busi]),
-        "compare": (1, ["first", "乳腺", "--target", "busi", *out]),
-        "report": (0, ["first", *out]),
-        "predict": (1, [scan, home / "乳腺_mask.png", "--run", "first", *out]),
-        "export": (0, ["--format", "pth", "--run", "first", *out]),
+        "evaluate": (1, ["--run", "乳腺", "--out", home]),
+        "crosseval": (1, [*out, "--target", home / "乳腺.csv"]),
+        "compare": (1, ["first", "乳腺", "--target", "busi", "--out", home]),
+        "report": (1, ["乳腺", "--out", home]),
+        "predict": (1, [scan, home / "乳腺_mask.png", *out]),
+        "export": (0, ["--format", "pth", *out]),
         "info": (0, [home / "first"]),
-        "demo": (1, ["--to", scan]),
-        "compare-models": (2, ["--encoder", "乳腺"]),
     }
-    assert list(commands) == list(COMMANDS)
+    assert set(commands) <= set(COMMANDS)
     runs = []
-    for name, (code, arguments) in commands.items():
+    for name in COMMANDS:
+        code, arguments = commands.get(name, (0, ["--help"]))
         takes_json = any(
             "--json" in parameter.opts for parameter in door.get_command(click.Context(door), name).params
         )
@@ -292,4 +288,4 @@ def test_every_command_writes_every_name_to_a_pipe_that_is_not_unicode(
         assert (int(ended), "Traceback" in said) == (code, False), (arguments, said)
         if is_json and code == 0:
             json.loads(text)
-    assert "\\u4e73\\u817a é\\ud83d\\ude00" in result.stdout.decode("cp1252")
+    assert result.stdout.count("\\u4e73\\u817a é\\ud83d\\ude00".encode("cp1252")) > 5
