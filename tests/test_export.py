@@ -330,9 +330,12 @@ def test_predict_gives_the_same_with_every_backend(exported, tmp_path, backend):
         assert "exporting" not in result.stderr
         tables[name] = pd.read_csv(tmp_path / name / "predictions.csv")
         assert set(tables[name]["computed_in"]) == {f"{name} fp32 on cpu"}
-    assert list(tables["torch"]["predicted_label"]) == list(tables[backend]["predicted_label"])
-    for column in ("malignant_score", "benign_area", "malignant_area"):
-        np.testing.assert_allclose(tables["torch"][column], tables[backend][column], atol=2e-3)
+    assert list(tables["torch"]["decision"]) == list(tables[backend]["decision"])
+    pixels = tables["torch"]["width"] * tables["torch"]["height"]
+    for column, whole in (("malignant_score", 1), ("benign_area_px", pixels), ("malignant_area_px", pixels)):
+        np.testing.assert_allclose(
+            tables["torch"][column] / whole, tables[backend][column] / whole, atol=2e-3
+        )
 
 
 def test_a_run_without_export_is_exported_first_and_a_stale_one_again(scratch, tmp_path):
@@ -541,4 +544,4 @@ def test_the_ten_lines_of_the_docs_run_and_say_what_predict_says(exported, tmp_p
     assert names["malignant_score"] == pytest.approx(row["malignant_score"], abs=1e-3)
     assert names["mask"].shape == (64, 64)
     area = float((names["mask"] == 2).mean())
-    assert area == pytest.approx(row["malignant_area"], abs=0.05)
+    assert area == pytest.approx(row["malignant_area_px"] / (row["width"] * row["height"]), abs=0.05)
