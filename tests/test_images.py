@@ -1,5 +1,7 @@
 """Reading images and masks: every bit depth, no invented class, no contradiction passed on."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from bus_smp.data.images import (
     read_image,
     read_mask,
     resize_mask,
+    restore_in_bands,
     restore_probabilities,
     write_mask,
 )
@@ -67,3 +70,27 @@ def test_a_mask_that_is_written_has_the_colours_of_the_classes_and_is_read_back_
     write_mask(tmp_path / "mask.png", mask)
     assert np.array_equal(read_image(tmp_path / "mask.png"), color_mask(mask))
     assert np.array_equal(read_mask([tmp_path / "mask.png"], "color", "benign"), mask)
+
+
+def test_the_classes_of_a_large_picture_computed_in_bands_are_those_of_the_whole():
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((3, 16, 16), np.float32)
+    probabilities /= probabilities.sum(axis=0)
+    for shape in ((600, 70), (16, 16), (9, 31)):
+        whole = restore_probabilities(probabilities, shape)
+        bands = np.concatenate(list(restore_in_bands(probabilities, shape)), axis=1)
+        np.testing.assert_allclose(bands, whole, atol=1e-6)
+
+
+def test_a_png_without_pixels_and_a_palette_with_transparency(tmp_path, recwarn):
+    data = io.BytesIO()
+    palette = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
+    palette.save(data, "PNG", transparency=bytes(range(64)))
+    (tmp_path / "palette.png").write_bytes(data.getvalue())
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
+    assert not recwarn.list
+    raw = data.getvalue()
+    start = raw.index(b"IDAT") - 4
+    (tmp_path / "empty.png").write_bytes(raw[:start] + raw[raw.index(b"IEND") - 4 :])
+    with pytest.raises(ImageError, match="a PNG without pixels"):
+        read_image(tmp_path / "empty.png")

@@ -4,7 +4,7 @@ import hashlib
 import io
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,6 +46,9 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda a: np.rot90(a),
 }
 _ORIENTATION = "EXIF orientation that was undone"
+
+# Larger blocks than the C library keeps for later: the memory of a large picture goes back to the system.
+Image.core.set_block_size(64 << 20)
 
 # cv2 would start a pool of threads per process, which would compete with the loader's workers.
 cv2.setNumThreads(1)
@@ -483,6 +486,21 @@ def restore_probabilities(probabilities: np.ndarray, shape: tuple[int, int]) -> 
     return restored
 
 
+def restore_in_bands(probabilities: np.ndarray, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    """``restore_probabilities`` some lines at a time, from the top: float32 (C, lines, W); the last bits may differ."""
+    height, width = shape
+    lines = probabilities.shape[1]
+    wide = restore_probabilities(probabilities, (lines, width))
+    # between which lines each line of the image is, as OpenCV has it: the centres of the pixels fit
+    position = np.clip((np.arange(height) + 0.5) * (lines / height) - 0.5, 0, lines - 1)
+    above = position.astype(np.intp)
+    below = np.minimum(above + 1, lines - 1)
+    share = (position - above).astype(np.float32)[:, None]
+    for start in range(0, height, 256):
+        part = np.s_[start : start + 256]
+        yield wide[:, above[part]] * (1 - share[part]) + wide[:, below[part]] * share[part]
+
+
 def color_mask(mask: np.ndarray) -> np.ndarray:
     """Class indices uint8 (H, W) as an RGB picture uint8 (H, W, 3) in the colours of ``CLASSES``."""
     return np.array([c.rgb for c in CLASSES], np.uint8)[mask]
@@ -490,9 +508,13 @@ def color_mask(mask: np.ndarray) -> np.ndarray:
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
     """Write RGB uint8 (H, W, 3) as PNG, all or nothing; carries no metadata of the source image."""
-    encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    assert encoded, "OpenCV encodes every uint8 RGB array"
     with replacing(path, durable=False) as temporary:
+        if rgb.size > 100_000_000:
+            # slower than OpenCV, but without the whole file in memory
+            Image.fromarray(rgb).save(temporary, "PNG", compress_level=1)
+            return
+        encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        assert encoded, "OpenCV encodes every uint8 RGB array"
         temporary.write_bytes(data.data)
 
 

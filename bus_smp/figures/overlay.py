@@ -73,25 +73,26 @@ def _fill(drawn: np.ndarray, mask: np.ndarray, width: int) -> None:
             continue
         # only the surroundings of the area are computed; the erosion of the outline needs the margin
         margin = 2 * width + 1
-        top, left = max(0, y - margin), max(0, x - margin)
-        box = np.s_[top : y + down + margin, left : x + across + margin]
-        area = mask[box] == lesion.index
-        outline = area & ~_shrunk(area, 2 * width)
+        left, right = max(0, x - margin), x + across + margin
         # in bands: the opacity of the largest picture at once would take a gigabyte
-        for start in range(0, len(area), _BAND):
-            band = np.s_[start : start + _BAND]
+        for start in range(y, y + down, _BAND):
+            stop = min(start + _BAND, y + down)
+            top = max(0, start - margin)
+            area = mask[top : stop + margin, left:right] == lesion.index
+            inner = _shrunk(area, 2 * width)[start - top : stop - top]
+            area = area[start - top : stop - top]
             if lesion is MALIGNANT:
-                rows = np.arange(top + start, top + start + len(area[band]))
-                columns = np.arange(left, left + area.shape[1])
-                stripes = (rows[:, None] + columns) % (9 * width) < 3 * width
-                opacity = np.where(stripes, _HATCH[1], _HATCH[0])
+                stripes = (np.arange(start, stop)[:, None] + np.arange(left, left + area.shape[1])) % (
+                    9 * width
+                )
+                opacity = np.where(stripes < 3 * width, _HATCH[1], _HATCH[0])
             else:
-                opacity = np.full(area[band].shape, _EVEN)
-            opacity[outline[band]] = 1
-            opacity = np.where(area[band], opacity, 0)[..., None]
-            picture = drawn[box][band].astype(np.float32)
+                opacity = np.full(area.shape, _EVEN)
+            opacity[area & ~inner] = 1
+            opacity = np.where(area, opacity, 0)[..., None]
+            picture = drawn[start:stop, left:right].astype(np.float32)
             picture += opacity * (np.array(lesion.rgb, np.float32) - picture)
-            drawn[box][band] = np.rint(picture)
+            drawn[start:stop, left:right] = np.rint(picture)
 
 
 def _legend(width: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bus_smp.classes import BENIGN, LABELS, MALIGNANT
-from bus_smp.data.images import check_image, read_image, resize_image, restore_probabilities
+from bus_smp.data.images import check_image, read_image, resize_image, restore_in_bands, restore_probabilities
 from bus_smp.errors import EvaluationError
 from bus_smp.figures.overlay import overlay
 from bus_smp.inference.folding import MainHead, fold_batch_norms
@@ -21,6 +21,9 @@ from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50, normalise
 from bus_smp.system.engine import Engine
 from bus_smp.system.files import file_sha256
+
+# Of an image with more pixels, the probabilities at its own size are never in memory as a whole, only for its mask.
+_LARGE = 16_000_000
 
 # From uint8 (N, S, S, 3), RGB, to logits float32 (N, classes, S, S).
 Network = Callable[[np.ndarray], np.ndarray]
@@ -56,10 +59,9 @@ class Prediction:
     @cached_property
     def mask(self) -> np.ndarray:
         """The most probable class of each pixel, uint8 (H, W): 0 background, 1 benign, 2 malignant."""
-        if "native" in self.__dict__:
-            return classes_of(self.native)
-        # one class after the other, in a third of the memory
-        return classes_of(restore_probabilities(plane[None], self.shape)[0] for plane in self.raw_grid)
+        if self.shape[0] * self.shape[1] > _LARGE:
+            return np.concatenate([classes_of(band) for band in restore_in_bands(self.raw_grid, self.shape)])
+        return classes_of(self.native)
 
     @property
     def score(self) -> float:
