@@ -48,7 +48,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 _ORIENTATION = "EXIF orientation that was undone"
 
 # Larger blocks than the C library keeps for later: the memory of a large picture goes back to the system.
-Image.core.set_block_size(64 << 20)
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 
 # cv2 would start a pool of threads per process, which would compete with the loader's workers.
 cv2.setNumThreads(1)
