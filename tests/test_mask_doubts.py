@@ -145,6 +145,13 @@ def test_jpeg_masks_are_soft_and_what_jpeg_adds_is_no_lesion(tmp_path):
         assert ((read_example(manifest, row)[1] > 0) != lesion).mean() < 0.01
 
 
+def test_jpeg_of_other_values_than_0_and_255_is_never_read_in_part(tmp_path):
+    for value in (3, 128):
+        records, _ = write_set(tmp_path, lambda m, label, value=value: grey(m * value), suffix=".jpg")
+        assert codes(audit(tmp_path, records)) == ["soft-mask"] * 6
+        assert set(codes(audit(tmp_path, records, values=("half", "any")))) <= {"soft-mask", "empty-mask"}
+
+
 @pytest.mark.parametrize("name", ["inverted", "soft edges", "numbers 1 to 5", "black, the lesion in alpha"])
 def test_single_masks_in_doubt_are_found_in_a_good_set_and_the_good_ones_are_used(name, tmp_path):
     write, code, answer = KINDS[name]
@@ -164,6 +171,12 @@ def test_numbers_1_and_2_are_lesion_numbers_where_others_of_the_set_go_further(t
         grey(numbered(lesion, numbers)).save(tmp_path / f"{number}_mask.png")
     assert codes(audit(tmp_path, records)) == ["lesion-numbers"] * 3 + ["", "lesion-numbers", ""]
     assert codes(audit(tmp_path, records, values=("any",))) == [""] * 6
+
+
+def test_a_frame_around_the_picture_is_no_inverted_mask(tmp_path):
+    frame = np.pad(np.zeros((SIZE[1] - 4, SIZE[0] - 4), bool), 2, constant_values=True)
+    records, _ = write_set(tmp_path, lambda m, label: grey((m | frame) * 255), wrong=(4,))
+    assert codes(audit(tmp_path, records, invert=True)) == [*[""] * 4, "large-lesion", ""]
 
 
 def test_the_inverted_mask_of_a_normal_image_is_inverted_with_the_others(tmp_path):

@@ -23,7 +23,7 @@ CODES = {
     "soft-mask": "mask with values between black and white (soft edges, JPEG)",
     "lesion-numbers": "mask that numbers its lesions or regions",
     "inverted-mask": "mask that marks what surrounds the lesion",
-    "large-lesion": "lesion over most of the picture, as in most masks of the set",
+    "large-lesion": "lesion over most of the picture, or at all its sides",
     "swapped-classes": "mask of the other class than the label, as in most of the set",
     "both-classes": "benign and malignant pixels in one mask",
     "same-mask": "the same mask as other pictures",

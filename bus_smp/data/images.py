@@ -399,6 +399,8 @@ def _read_half(image: Image.Image, path: Path) -> np.ndarray:
     rgb = _rgb_array(image, path)
     if int(rgb.max()) <= 1 and not is_lossy(path):
         return _read_binary(image, path)
+    if 64 <= (brightest := int(rgb.max())) < 192:
+        raise ImageError(f"{path}: the brightest value of the mask is {brightest}, neither black nor white")
     bright = np.broadcast_to(rgb >= 128, (*rgb.shape[:2], 3))
     # red, green and blue as the bits 4, 2 and 1
     which = bright @ np.array([4, 2, 1], np.uint8)

@@ -21,6 +21,8 @@ from bus_smp.errors import ImageError
 
 # Share of the picture's border above which a mask is inverted; the lower one where most of the set is.
 _SURROUNDS, _SURROUNDS_TOO = 0.6, 0.4
+# What surrounds a lesion is more than this share of the picture; less at all its sides is a frame.
+_SURROUNDING = 0.35
 _LARGE = 0.5
 
 # Pixels between black and white: their least share in a picture, and levels of grey; real pictures have 0.44 and more.
@@ -219,14 +221,15 @@ def find_doubts(marks: Sequence[Marks | None]) -> dict[int, list[Problem]]:
 
 
 def _find_inverted(marks: Sequence[Marks | None], lesions: Mapping[int, Marks]) -> dict[int, Problem]:
-    surround = [j for j, m in lesions.items() if m.border > _SURROUNDS and m.area < 1]
+    wide = {j: m for j, m in lesions.items() if _SURROUNDING < m.area < 1}
+    surround = [j for j, m in wide.items() if m.border > _SURROUNDS]
     limit = _SURROUNDS_TOO if 2 * len(surround) >= len(lesions) else _SURROUNDS
     found = {
         j: Problem(
             "inverted-mask", f"marks {_percent(m.area)} of the picture, {_percent(m.border)} of its border"
         )
-        for j, m in lesions.items()
-        if m.border > limit and m.area < 1
+        for j, m in wide.items()
+        if m.border > limit
     }
     if surround:
         # The inverted mask of an image without lesion.
@@ -239,7 +242,8 @@ def _find_inverted(marks: Sequence[Marks | None], lesions: Mapping[int, Marks]) 
 def _find_large(lesions: Mapping[int, Marks]) -> dict[int, Problem]:
     large = [j for j, m in lesions.items() if m.area > _LARGE or m.sides == 4]
     if len(large) < 2 or 2 * len(large) < len(lesions):
-        return {}
+        # In a set of other masks only a frame is wrong for sure.
+        large = [j for j in large if lesions[j].border > _SURROUNDS]
     words = "marks {} of the picture and touches {} of its sides; so do {} of {} masks"
     return {
         j: Problem(
