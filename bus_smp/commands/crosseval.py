@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "runs",
     multiple=True,
     help="Name or folder of the run, or of an experiment (train --folds, --seeds); repeatable with --matrix.  "
-    "[default: the newest run; with --matrix all]",
+    "[default: the newest that is finished; with --matrix all]",
 )
 @click.option(
     "--matrix",

@@ -61,10 +61,10 @@ def check_root(root: Root, datasets: list[str], also: Sequence[str] = ()) -> Roo
     return root
 
 
-run_option = click.option("--run", help="Name or folder of the run.  [default: the newest]")
+run_option = click.option("--run", help="Name or folder of the run.  [default: the newest that is finished]")
 trained_option = click.option(
     "--run",
-    help="Name or folder of the run, or of an experiment (train --folds, --seeds).  [default: the newest run]",
+    help="Name or folder of the run, or of an experiment (train --folds, --seeds).  [default: the newest that is finished]",
 )
 out_option = click.option(
     "--out",

@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Write everything that was found about one or several runs as one page.
 
-    RUN is the name or folder of a run or an experiment; without one the newest run is taken. Only files
+    RUN is the name or folder of a run or an experiment; without one the newest that is finished is taken. Only files
     are read: the evaluations that evaluate and crosseval wrote, the settings, the manifest. The page
     holds its figures and needs no network: it can be sent to someone. It names what is missing.
     """
