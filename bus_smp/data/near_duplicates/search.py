@@ -27,7 +27,7 @@ from bus_smp.system.threads import read_ahead
 
 # What the search sees through, as the audit says it. Measured on real images (docs/performance.md); name no more than that.
 DISGUISES = (
-    "copies turned by any angle, mirrored, cropped to half of the area, zoomed by 0.8 to 1.5, resized, framed, marked, "
+    "copies turned by any angle, mirrored, cropped to half of the area, zoomed by 0.8 to 1.5, resized in proportion, framed, marked, "
     "brighter, darker, tinted, inverted, noisy or saved as JPEG"
 )
 
