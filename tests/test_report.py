@@ -304,6 +304,7 @@ def test_the_short_answer_states_no_more_than_the_intervals_allow(dice, blob, wo
         ),
         ({"miss_rate": _estimate(0.25, n=3, sd=0.1)}, "found in 75 % of images with a lesion (mean of 3 runs).", " of 3 images"),
         ({}, "no normal image to test false alarms on", "False alarm on"),
+        ({"miss_rate": _estimate(0.0, n=1)}, "Lesion found in 1 of 1 image with a lesion (100 %).", "1 images"),
     ],
 )  # fmt: skip
 def test_the_short_answer_gives_counts_first_and_calls_nothing_below_chance_better(rates, words, never):

@@ -27,6 +27,7 @@ from bus_smp.runs.evaluations import MODEL, Tables, mask_path
 from bus_smp.statistics.metrics import CALLS
 from bus_smp.statistics.roc import roc_band, roc_of_images
 from bus_smp.statistics.score_table import format_estimate
+from bus_smp.text import counted
 
 Chosen = list[tuple[str, pd.Series]]
 
@@ -45,7 +46,7 @@ def draw_figures(folder: Path, tables: Tables, summary: Mapping[str, Any], manif
     table, model = tables.model, summary["summaries"][MODEL]
     kind = "external test" if summary["external"] is True else "not known to be external"
     kind = kind if summary["external"] else f"{summary['split']} split"
-    title = f"{summary['run']} on {summary['dataset']} ({kind}, {len(table)} images)"
+    title = f"{summary['run']} on {summary['dataset']} ({kind}, {counted(len(table), 'image')})"
 
     _draw_roc(table, model, folder / "roc_curves.png", title)
     pixels = {target: tables.pixel_roc.roc(target) for target in TARGETS}

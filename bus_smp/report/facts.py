@@ -107,7 +107,7 @@ def share_of(estimate: Mapping[str, Any], images: str = "", opposite: bool = Fal
         of = f" of {images}" if images else ""
         return f"{_percent(mean)}{of} (mean of {estimate['n']} runs)"
     interval = "" if low is None else f", {_percent(low).removesuffix(' %')} to {_percent(high)}"
-    what = f" {images}" if images else ""
+    what = f" {images if estimate['n'] != 1 else images.replace('images', 'image')}" if images else ""
     return f"{round(mean * estimate['n']):,} of {estimate['n']:,}{what} ({_percent(mean)}{interval})"
 
 
