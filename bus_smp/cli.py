@@ -15,6 +15,7 @@ from bus_smp import __version__
 from bus_smp.errors import BusSmpError
 from bus_smp.system import ranks, streams
 from bus_smp.system import signals as stopping
+from bus_smp.system.threads import spin_briefly
 from bus_smp.text import printable
 
 # Command and the one line of help shown for it. Listing them here keeps `bus-smp --help` free of
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = "Stopped." + _AFTER_STOP.get(typed[0] if typed else "", "")
     # only as the program itself, not as a function of another one
     if arguments is None:
+        spin_briefly()
         streams.prepare()
         stopping.listen(words if ranks.is_first() else "")
     try:

@@ -7,6 +7,10 @@ from pathlib import Path
 # faster than two that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from bus_smp.system.threads import spin_briefly
+
+spin_briefly()
+
 import click
 import hypothesis
 import pytest

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from headers import change_about, header_only, rewrite_header
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from bus_smp.errors import BusSmpError, CheckpointError
 from bus_smp.model.checkpoint import FORMAT, load_model, read_header, weights_sha256, write_checkpoint
@@ -243,6 +244,17 @@ def test_a_newer_format_asks_for_an_upgrade(written, tmp_path):
     with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}") as caught:
         read_header(newer)
     assert "upgrade" in caught.value.hint
+
+
+def test_a_checkpoint_with_the_attention_that_nothing_uses_still_loads(written, tmp_path):
+    """Versions before wrote the weights of the last block's attention to a skip connection."""
+    weights = load_file(written) | {
+        "decoder.blocks.4.attention1.attention.cSE.1.weight": torch.zeros(2, 32, 1, 1)
+    }
+    with safe_open(written, "pt") as file:
+        save_file(weights, tmp_path / "old.safetensors", file.metadata())
+    loaded = load_model(tmp_path / "old.safetensors")[0]
+    assert weights_sha256(loaded) == weights_sha256(written)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,11 @@ def test_the_main_output_equals_smps_unet_bit_for_bit(attention):
     original = smp.Unet("resnet18", encoder_weights=None, decoder_attention_type=attention, classes=3).eval()
     model = small_model(attention=attention).eval()
     model.encoder.load_state_dict(original.encoder.state_dict())
-    model.decoder.load_state_dict(original.decoder.state_dict())
+    # smp's last block has an attention module that its forward pass never calls
+    used = {
+        k: v for k, v in original.decoder.state_dict().items() if not k.startswith("blocks.4.attention1.")
+    }
+    model.decoder.load_state_dict(used)
     model.heads[0].load_state_dict(original.segmentation_head.state_dict())
     for size in ((64, 64), (37, 50)):
         images = torch.randn(2, 3, *size)

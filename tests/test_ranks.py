@@ -128,6 +128,61 @@ def test_crosseval_by_two_processes_writes_what_one_writes(shared_run, manifests
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
+# Every value of every option with every value of each other one at least once. Batch norm over GPUs is refused on CPUs.
+COMBINATIONS = """
+model.attention=scse model.bottleneck=aspp model.deep_supervision=true  train.ema=0.5 train.accumulate=2 train.precision=fp32
+model.attention=scse model.bottleneck=null model.deep_supervision=false train.ema=0   train.accumulate=1 train.precision=bf16
+model.attention=null model.bottleneck=aspp model.deep_supervision=false train.ema=0.5 train.accumulate=1 train.precision=bf16
+model.attention=null model.bottleneck=null model.deep_supervision=true  train.ema=0   train.accumulate=2 train.precision=bf16
+model.attention=null model.bottleneck=aspp model.deep_supervision=true  train.ema=0   train.accumulate=1 train.precision=fp32
+model.attention=scse model.bottleneck=null model.deep_supervision=false train.ema=0.5 train.accumulate=2 train.precision=fp32
+"""
+
+# Two updates by each process from other images: a parameter without a gradient stops the second.
+_STEPS = """
+import sys, torch
+from bus_smp.config import load_settings
+from bus_smp.system import ranks
+from bus_smp.system.engine import make_engine
+from bus_smp.training.step import TrainingStep
+with ranks.together():
+    for line in sys.argv[1].strip().splitlines():
+        settings = load_settings(None, ["model.encoder_name=tu-test_resnet", *line.split()])
+        torch.manual_seed(1)
+        step = TrainingStep(settings, make_engine("cpu", settings.train.precision))
+        group = settings.train.accumulate
+        torch.manual_seed(10 + ranks.rank())
+        for number in range(2 * group):
+            images = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
+            masks = torch.randint(3, (2, 32, 32), dtype=torch.uint8)
+            losses = step(images, masks, group, last=number % group == group - 1)
+            assert torch.isfinite(losses).all(), line
+        step.share_buffers()
+        sums = [sum(t.double().abs().sum().item() for t in step.best_model.state_dict().values())]
+        assert len(set(ranks.gather(sums[0]))) == 1, line
+        missing = [name for name, weight in step.model.named_parameters() if weight not in step.optimizer.state]
+        assert not missing, (line, missing)
+    print("all done")
+"""
+
+
+def test_options_work_together_with_several_processes():
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+    ]
+    result = subprocess.run(
+        [*command, sys.executable, "-c", _STEPS, COMBINATIONS], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("all done") == 2
+
+
 def kill_second(job: subprocess.Popen, run: Path) -> None:
     """Kill the process of rank 1 when the first epoch is complete."""
     deadline = time.monotonic() + 200

@@ -1,6 +1,5 @@
 """The order of the work around a network: reading, predicting, measuring and writing, at the speed of the network."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +9,7 @@ import numpy as np
 
 from bus_smp.data.images import resize_image
 from bus_smp.inference.predictor import Prediction, Predictor
+from bus_smp.system.threads import count_cores
 
 Item = TypeVar("Item")
 More = TypeVar("More")
@@ -50,7 +50,7 @@ def predict_batches(
             found = replace(found, image=image, shape=image.shape[:2])
         return finish(item, image, more, found)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         loading: list[Future] = []
         finishing: list[Future] = []
         try:

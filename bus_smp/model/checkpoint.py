@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "bus_smp"
+_UNUSED = "decoder.blocks.4.attention1."
 # A ResNet-152's has 150 kB; JSON takes some twenty times its size in memory.
 _MAX_HEADER_BYTES = 10_000_000
 
@@ -155,6 +156,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Hy
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: is damaged ({error})") from error
+    # earlier versions kept an attention module that no forward pass uses
+    weights = {name: value for name, value in weights.items() if not name.startswith(_UNUSED)}
     if problems := compare_weights(model.state_dict(), weights):
         raise CheckpointError(f"{path}: the weights do not fit the model it describes: {problems}")
     if {name for name, _ in model.named_buffers()} <= weights.keys():

@@ -25,6 +25,13 @@ class StagedUnetDecoder(UnetDecoder):
             stages.append(stage)
         return stages
 
+    def drop_unused(self) -> None:
+        """Remove what no forward pass uses: the last block's attention to a skip connection, which it does not have.
+
+        Several processes would wait for its gradient.
+        """
+        self.blocks[-1].attention1 = nn.Identity()
+
 
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling (Chen et al., DeepLabv3, 2017) for feature maps at 1/32 of the image.

@@ -86,6 +86,8 @@ class HybridResNet50(nn.Module):
         initialize_decoder(self.bottleneck)
         initialize_decoder(self.decoder)
         initialize_head(self.heads)
+        # not earlier: the random weights of everything else stay the same
+        self.decoder.drop_unused()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the logits of every head, full size first; without deep supervision that one tensor.

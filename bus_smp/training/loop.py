@@ -7,7 +7,6 @@ killed and started again ends with the same bits as an uninterrupted one.
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +38,7 @@ from bus_smp.system.console import duration, show_progress
 from bus_smp.system.engine import Engine, make_engine, set_determinism
 from bus_smp.system.environment import describe_environment, git_commit, package_versions
 from bus_smp.system.files import write_text
+from bus_smp.system.threads import count_cores
 from bus_smp.training.preflight import (
     check_batch,
     explained_compile,
@@ -381,4 +381,4 @@ def count_workers(settings: Settings, engine: Engine) -> int:
     if settings.runtime.workers >= 0:
         return settings.runtime.workers
     # On a CPU a batch takes 4 ms of a step of seconds; another process would slow the step down by more.
-    return 0 if engine.device.type == "cpu" else min(4, os.cpu_count() or 1)
+    return 0 if engine.device.type == "cpu" else min(4, count_cores())
