@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "Write a run's network as a file that runs without bus_smp.",
     "info": "Describe a checkpoint, run folder or manifest at once.",
     "fetch-weights": "Download an encoder's ImageNet weights as a file, for a computer without internet.",
+    "clean": "Show caches and leftovers with their sizes, and remove them.",
     "demo": "Do the whole job on synthetic data.",
     "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
 }

@@ -99,14 +99,18 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def list_leftovers(folder: Path) -> list[Path]:
+    """The temporary files in ``folder`` that a killed ``replacing`` left, or that one needs just now."""
+    return [path for path in Path(folder).glob(".*") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that a killed ``replacing`` left in ``folder``.
 
     Only for a folder that no other process writes to.
     """
-    for path in Path(folder).glob(".*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+    for path in list_leftovers(folder):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
