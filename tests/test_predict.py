@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import invoke
+from conftest import ended, invoke
 from PIL import Image
 
 from bus_smp.errors import DataError
@@ -326,3 +326,19 @@ def test_two_predictions_at_once_never_share_a_folder(trained, tmp_path):
         assert result.exit_code == 1 and "another bus-smp predict is writing" in result.stderr
         assert _everything(tmp_path / "p") == before
     assert invoke("predict", image, "--out", trained.parent, "--to", tmp_path / "p").exit_code == 0
+
+
+def test_a_file_of_weights_is_taken_wherever_it_lies_and_whatever_its_name(trained, tmp_path):
+    scan, weights = _write(tmp_path / "scan.png"), tmp_path / "far away" / "epoch 12.safetensors"
+    weights.parent.mkdir()
+    shutil.copy(trained / "best.safetensors", weights)
+    found = []
+    for number, run in enumerate((trained, weights)):
+        ended(invoke("predict", scan, "--run", run, "--to", tmp_path / str(number)), 0)
+        found.append((tmp_path / str(number) / "predictions.csv").read_bytes())
+    assert found[0] == found[1]
+    for command in (("evaluate",), ("crosseval", "--target", "busi"), ("export", "--format", "pth")):
+        assert "--run FOLDER with the file as best.safetensors" in ended(
+            invoke(*command, "--run", weights), 1
+        )
+    assert list(weights.parent.iterdir()) == [weights]

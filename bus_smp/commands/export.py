@@ -40,10 +40,17 @@ def command(
     """
     import json
 
+    from bus_smp.errors import ConfigError
     from bus_smp.inference.export import describe_parity, export_run
     from bus_smp.runs.find import find_run
+    from bus_smp.runs.layout import BEST
 
     trained = find_run(run, out)
+    if trained.best_path.name != BEST:
+        raise ConfigError(
+            f"{trained.best_path}: an export is written into a run folder and compared with its images",
+            hint=f"--run FOLDER with the file as {BEST}",
+        )
     if root is not None:
         root = check_root(root, trained.manifest(_named(root)).datasets)
     click.echo(f"Run: {trained.folder}", err=True)

@@ -63,6 +63,7 @@ def command(
     from bus_smp.inference.predict_files import check_targets, find_images, predict_files
     from bus_smp.inference.predictor import describe_computing
     from bus_smp.runs.find import find_run
+    from bus_smp.runs.layout import BEST
     from bus_smp.system.console import show_progress
 
     def say(text: str) -> None:
@@ -77,10 +78,11 @@ def command(
     check_targets(images, folder)
     trained = find_run(run, out)
     predictor, header = open_predictor(
-        trained.folder, backend=backend, device=device, precision=precision, say=say
+        trained.best_path, backend=backend, device=device, precision=precision, say=say
     )
     how = describe_computing(predictor.computed_in)
-    say(f"Run: {trained.folder}, weights of epoch {header['epoch']}, {how}; {_files(len(images))}")
+    source = trained.folder if trained.best_path.name == BEST else trained.best_path
+    say(f"Run: {source}, weights of epoch {header['epoch']}, {how}; {_files(len(images))}")
     with show_progress(len(images), "predict") as progress:
         table = predict_files(
             predictor, images, folder, include_masks=include_masks, pixel_mm=pixel_mm, say=say,

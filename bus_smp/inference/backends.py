@@ -33,7 +33,7 @@ def load(
     """Return the network of a trained run: ``load("outputs/bus-uclm").predict("scan.png")``.
 
     Args:
-        run: name of the run in ``out``, or its folder; None: the newest run.
+        run: name of the run in ``out``, its folder, or a ``.safetensors`` file of its weights; None: the newest run.
         backend: "torch"; "onnx" or "openvino" run the run's export, which is made first if there is none.
         device: "auto", "cpu", "cuda" or "cuda:1".
         precision: "auto" (that of the training), "fp32", "bf16", "fp16" or "int8", if the backend has it.
@@ -44,8 +44,8 @@ def load(
     """
     if backend not in PRECISIONS:
         raise ConfigError(f"backend={backend} is unknown", hint=f"use one of: {', '.join(PRECISIONS)}")
-    folder = find_run(None if run is None else str(run), Path(out)).folder
-    return open_predictor(folder, backend=backend, device=device, precision=precision)[0]
+    weights = find_run(None if run is None else str(run), Path(out)).best_path
+    return open_predictor(weights, backend=backend, device=device, precision=precision)[0]
 
 
 def check_backend(backend: str, device: str, precision: str) -> None:
@@ -85,7 +85,7 @@ def open_predictor(
     batch_size: int = 8,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Predictor, dict[str, Any]]:
-    """Return the predictor of a run folder's best weights, and their header with the file's ``sha256``.
+    """Return the predictor of a run folder's best weights, or of a file of weights, and their header with the file's ``sha256``.
 
     For another backend than torch the run's export is taken. Where there is no export of exactly these weights, it is
     made first.
@@ -99,10 +99,16 @@ def open_predictor(
         EvaluationError, DataError: as ``export_run``.
     """
     check_backend(backend, device, precision)
-    best = Path(run) / BEST
+    best = Path(run) if Path(run).is_file() else Path(run) / BEST
+    run = best.parent
     header = read_header(best)
     if backend == "torch":
         return load_predictor(best, make_engine(device, precision, header["precision"]), batch_size)
+    if best.name != BEST:
+        raise ConfigError(
+            f"--backend {backend} takes the export of a run folder, and {best.name} is only a file of weights",
+            hint="use --backend torch",
+        )
     precision = choose_precision(backend, precision, header["precision"])
     header |= {"sha256": file_sha256(best)}
     int8 = precision == "int8"

@@ -44,14 +44,22 @@ def _no_run(name: str | None, out: Path, files: Sequence[str]) -> CheckpointErro
     )
 
 
+def _is_file(name: str) -> bool:
+    return name.endswith(".safetensors") and Path(name).is_file()
+
+
 def find_run(name: str | None, out: Path, say: Say = note) -> Run:
     """The run called ``name`` (below ``out``, or a folder), or the newest, also of an experiment; it has weights.
+
+    A ``.safetensors`` file, wherever it lies, is a run of which only the weights may be there.
 
     Raises:
         CheckpointError: if there is none, or it is an experiment; lists the runs that there are.
     """
     if name is None:
         return _choose_newest(_list_runs(out), out, say)
+    if _is_file(name):
+        return Run(Path(name).parent, Path(name).name)
     run = Run(find_folder(name, out, say))
     if run.has_weights():
         return run
@@ -71,6 +79,13 @@ def find_trained(name: str | None, out: Path, say: Say = note) -> Run | Experime
     """
     if name is None:
         return _find_newest(out, say)
+    if _is_file(name):
+        if Path(name).name != BEST:
+            raise CheckpointError(
+                f"{name}: scoring needs the run folder, whose manifest.csv lists what the weights have seen",
+                hint="--run FOLDER with the file as best.safetensors; bus-smp predict takes the file as it is",
+            )
+        name = str(Path(name).absolute().parent)
     folder = find_folder(name, out, say)
     return read_experiment(folder) if is_experiment(folder) else find_run(name, out, lambda text: None)
 

@@ -26,8 +26,9 @@ class Run:
     by the methods that need them, so that ``bus-smp info`` answers at once.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights: str = layout.BEST) -> None:
         self.folder = Path(folder)
+        self._weights = weights
 
     @property
     def name(self) -> str:
@@ -37,7 +38,7 @@ class Run:
     @property
     def best_path(self) -> Path:
         """Weights of the best epoch so far, with everything needed to use them in the header."""
-        return self.folder / layout.BEST
+        return self.folder / self._weights
 
     @property
     def state_path(self) -> Path:
