@@ -551,7 +551,7 @@ def test_a_data_set_that_is_not_unpacked_yet_is_seen(tmp_path):
 
 
 def test_an_empty_folder_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="no known data set.*\n.*--root.*--csv"):
+    with pytest.raises(DataError, match="(?s)no known data set.*https://.*--root.*--folder"):
         run("--root", tmp_path, "--out", tmp_path / "out")
     with pytest.raises(DataError, match="looks like BUSI"):
         run("--root", tmp_path, "--dataset", "busi", "--out", tmp_path / "out")
@@ -585,6 +585,7 @@ def test_an_unknown_flag_is_refused(tree, tmp_path):
         *(("--split", split) for split in ("70/30", "70/20/20", "a/b/c", "100/0/0")),
         ("--csv", "x.csv", "--dataset", "busi"),
         ("--name", "x"),
+        ("--folder", "x", "--csv", "x.csv"),
         ("--split", "official", "--test-patients", "A"),
     ],
 )

@@ -37,7 +37,15 @@ _NAMED_SPLITS = ("official", "test")
     "dataset, image_id, flags. Paths start from --root or the table's folder; several masks are joined by |. "
     "No mask_format: color if a pixel is not grey, index if values are 0, 1 and 2, else binary (0 and 255, or 0 and 1).",
 )
-@click.option("--name", metavar="NAME", help="Data set name for --csv.  [default: the table's file name]")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Draft that table instead: NAME.csv in the current folder, from images and masks in any layout.",
+)
+@click.option(
+    "--name", metavar="NAME", help="Data set name for --csv and --folder.  [default: the file's or folder's]"
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -56,7 +64,7 @@ _NAMED_SPLITS = ("official", "test")
     "--labels",
     metavar="YOURS=LABEL,...",
     default="",
-    help="What --csv calls normal, benign and malignant, e.g. gutartig=benign.",
+    help="What --csv, or the folders of --folder, call normal, benign and malignant, e.g. gutartig=benign.",
 )
 @click.option(
     "--split",
@@ -119,6 +127,7 @@ def command(
     datasets: tuple[str, ...],
     root: Path | None,
     table: Path | None,
+    folder: Path | None,
     name: str | None,
     out: Path,
     columns: str,
@@ -142,16 +151,21 @@ def command(
     the rest so that no patient (and no copied picture) is in two splits. No image is changed, and
     none is dropped silently: each keeps its row, with the reason if it is not used.
     """
-    if table is not None and datasets:
-        raise click.UsageError("--csv and --dataset exclude each other")
-    if name is not None and table is None:
-        raise click.UsageError("--name belongs to --csv")
-    if (columns or labels) and table is None:
-        raise click.UsageError("--columns and --labels belong to --csv")
+    if sum((table is not None, folder is not None, bool(datasets))) > 1:
+        raise click.UsageError("--csv, --folder and --dataset exclude each other")
+    if name is not None and table is None and folder is None:
+        raise click.UsageError("--name belongs to --csv or --folder")
+    if (columns and table is None) or (labels and table is None and folder is None):
+        raise click.UsageError("--columns and --labels belong to --csv (--labels to --folder, too)")
     fractions = _fractions(split or "70/15/15")
     _refuse_untypable(out)
     if split in _NAMED_SPLITS and test_patients:
         raise click.UsageError(f"--split {split} and --test-patients exclude each other")
+
+    words = {theirs.casefold(): ours for theirs, ours in _pairs(labels, "--labels").items()}
+    if folder is not None:
+        _draft(folder, name, words)
+        return
 
     import json
 
@@ -173,11 +187,8 @@ def command(
         _choices(accept, ACCEPTABLE, "--accept"),
     )
     if table is not None:
-        words = Words(
-            _pairs(columns, "--columns", (*REQUIRED, *OPTIONAL)),
-            {theirs.casefold(): ours for theirs, ours in _pairs(labels, "--labels").items()},
-        )
-        folders = audit_own_table(table, root, name, out, with_progress, note, words, answers)
+        own = Words(_pairs(columns, "--columns", (*REQUIRED, *OPTIONAL)), words)
+        folders = audit_own_table(table, root, name, out, with_progress, note, own, answers)
     else:
         folders = audit_known(datasets, root or Path("data"), out, with_progress, note, answers)
     policy = Policy(on_mismatch, duplicates, tuple(_words(exclude)))
@@ -207,6 +218,23 @@ def command(
     settings = [] if usual else [setting("data.train", [first])]
     settings += [] if out == Path("data_manifests") else [setting("data.manifests", str(out))]
     click.echo(f"Next: bus-smp train{''.join(f' --set {typed(one)}' for one in settings)}")
+
+
+def _draft(folder: Path, name: str | None, labels: dict[str, str]) -> None:
+    """Draft a table of the images in ``folder``, and say what was understood and what to type next."""
+    from bus_smp.commands.quoting import typed
+    from bus_smp.data.draft_table import write_draft
+    from bus_smp.data.own_table import dataset_name
+
+    path = Path(f"{dataset_name(name or folder.resolve().name)}.csv")
+    draft = write_draft(folder, path, labels)
+    click.echo(f"{folder} -> {path}")
+    for line in draft.lines:
+        click.echo(f"  {line}")
+    first = (
+        f"fill in {' and '.join(draft.missing)} in {path}, then " if draft.missing else f"check {path}, then "
+    )
+    click.echo(f"\nNext: {first}bus-smp make-manifest --csv {typed(str(path))} --root {typed(str(folder))}")
 
 
 def _words(text: str) -> list[str]:

@@ -167,11 +167,12 @@ def audit_known(
         found = find_known(root)
     if not found:
         archives = packed(root)
+        links = "".join(f"\n  {name}: {load_source(name).URL}" for name in source_names())
         raise DataError(
-            f"{root}: no known data set in it or below it ({', '.join(source_names())})",
+            f"{root}: no known data set in it or below it; these are known:{links}",
             hint=f"unpack {archives[0]}, then run the same command again"
             if archives
-            else "name the folder with --root DIR, or describe your own images in a table: --csv FILE",
+            else f'name their folder with --root DIR; for your own images, draft a table: bus-smp make-manifest --folder "{root}"',
         )
     # A folder that cannot be recorded is refused now, not after all images were read.
     for _, place in found:
@@ -189,8 +190,18 @@ def audit_known(
             "name": source.NAME, "title": source.TITLE, "cite": source.CITE,
             "licence": source.LICENCE, "url": source.URL,
         }  # fmt: skip
+        records = list(source.records(place))
+        images = [record for record in records if record.image]
+        placed = sum(bool(record.split) for record in images)
+        split_given = "the folders" if images and placed == len(images) else ""
+        if placed and not split_given:
+            announce(
+                f"{len(images) - placed} images lie outside the folders of splits, so these give no split"
+            )
         audited.append(
-            audit_folder(source.NAME, source.records(place), place, progress, answers, about=about)
+            audit_folder(
+                source.NAME, records, place, progress, answers, split_given=split_given, about=about
+            )
         )
     return audited
 

@@ -19,6 +19,7 @@ from bus_smp.data.sources._tree import key, natural_key
 from bus_smp.data.splits import parse_split
 from bus_smp.data.tables import read_sheets
 from bus_smp.errors import DataError, ManifestError
+from bus_smp.text import restored
 
 REQUIRED = ("image", "masks", "label", "patient_id")
 OPTIONAL = ("split", "mask_format", "dataset", "image_id", "flags", "pixel_mm")
@@ -190,7 +191,7 @@ def _find_columns(
             if unsaid := [pair for pair in other if pair.partition("=")[0] not in columns]:
                 announce(f"{path.name}: columns taken as {', '.join(unsaid)} (others: --columns)")
             return [
-                (number, {column: row[i] if i < len(row) else "" for column, i in names.items()})
+                (number, {column: restored(row[i]) if i < len(row) else "" for column, i in names.items()})
                 for number, row in rows[start + 1 :]
             ]
     missing = [column for column in REQUIRED if column not in _match_header(best, columns)]

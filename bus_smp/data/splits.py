@@ -158,8 +158,8 @@ def split_warnings(table: pd.DataFrame, split: Sequence | np.ndarray) -> list[st
     """Sentences about labels of the data set that a split (or fold) with images has no image of."""
     split = np.asarray(split)
     labels = table["label"].to_numpy()
-    places = SPLITS if _are_splits(split) else range(int(max(split, default=-1)) + 1)
-    places = [place for place in places if (split == place).any()]
+    names = SPLITS if _are_splits(split) else range(int(max(split, default=-1)) + 1)
+    places = [place for place in names if (split == place).any()]
     warnings = []
     for label in LABELS:
         with_label = labels == label

@@ -7,6 +7,7 @@ which yields one ``Record`` per image in natural order without decoding images.
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from bus_smp.data.exclusions import Problem
 from bus_smp.data.sources._tree import entries, names
 from bus_smp.errors import DataError
 
-_ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tar.gz", ".tgz")
+# Also one volume of several.
+_ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|tbz2?|txz|(tar|zip)\.\w+|7z\.\d+|z\d\d)$", re.IGNORECASE)
 MAX_DEPTH = 4  # folders below the given one; zip inside zip inside a download folder is three
 
 
@@ -78,13 +80,19 @@ def _below(folder: Path) -> Iterator[list[Path]]:
                 level.append(child)
 
 
-def _existing(folder: Path) -> Path:
+def existing_folder(folder: Path) -> Path:
+    """``folder`` as a path.
+
+    Raises:
+        DataError: if there is none, or an archive has the name.
+    """
     folder = Path(folder)
     if folder.is_dir():
         return folder
     if folder.is_file():
+        kind = "an archive" if _ARCHIVE.search(folder.name) else "a file"
         raise DataError(
-            f"{folder}: is a file, not a folder", hint="unpack it and name the folder it unpacks to"
+            f"{folder}: is {kind}, not a folder", hint="unpack it and name the folder it unpacks to"
         )
     raise DataError(
         f"{folder}: no such folder", hint="name the data set's folder, or one above it, with --root"
@@ -97,7 +105,7 @@ def find_root(source: ModuleType, folder: Path) -> Path:
     Raises:
         DataError: if there is none, or more than one equally near.
     """
-    folder = _existing(folder)
+    folder = existing_folder(folder)
     for level in _below(folder):
         found = [candidate for candidate in level if source.looks_like(candidate)]
         if len(found) > 1:
@@ -117,7 +125,8 @@ def find_root(source: ModuleType, folder: Path) -> Path:
         hint = f"if it is in {archives[0]}, unpack that; then run the same command again"
     else:
         hint = (
-            f"download it from {source.URL}, then: bus-smp make-manifest --dataset {source.NAME} --root DIR"
+            f"download it from {source.URL}, then: bus-smp make-manifest --dataset {source.NAME} --root DIR; "
+            f'your own images in any layout: bus-smp make-manifest --folder "{folder}"'
         )
     raise DataError(
         f"{folder}: neither it nor a folder below it looks like {source.TITLE}; "
@@ -128,13 +137,13 @@ def find_root(source: ModuleType, folder: Path) -> Path:
 
 def packed(folder: Path) -> list[Path]:
     """Archives in ``folder`` or below it, the nearest first."""
-    levels = _below(_existing(folder))
+    levels = _below(existing_folder(folder))
     return [
         path
         for level in levels
         for parent in level
         for path in entries(parent)
-        if path.name.lower().endswith(_ARCHIVES) and path.is_file()
+        if _ARCHIVE.search(path.name) and path.is_file()
     ]
 
 
@@ -145,7 +154,7 @@ def find_known(folder: Path) -> list[tuple[ModuleType, Path]]:
     """
     modules = [load_source(name) for name in source_names()]
     found = []
-    for level in _below(_existing(folder)):
+    for level in _below(existing_folder(folder)):
         for candidate in list(level):
             matches = [module for module in modules if module.looks_like(candidate)]
             found += [(module, candidate) for module in matches]

@@ -11,7 +11,7 @@ from bus_smp.data.images import IMAGE_SUFFIXES
 from bus_smp.data.tables import WORKBOOKS, read_sheets
 from bus_smp.errors import DataError
 
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _COPY = re.compile(r"(?: ?\(\d+\)| - copy(?: \(\d+\))?)$", re.IGNORECASE)
 _NO = {"", "no", "n", "false", "0", "-", "none", "na", "n/a", "nan"}
 
@@ -30,7 +30,7 @@ def natural_key(name: str) -> tuple:
 def entries(folder: Path) -> list[Path]:
     """The folder's entries in natural order, without hidden files and OS litter; [] if unreadable."""
     try:
-        found = [p for p in folder.iterdir() if not p.name.startswith(".") and key(p.name) not in _LITTER]
+        found = [p for p in folder.iterdir() if not p.name.startswith(".") and key(p.name) not in LITTER]
     except OSError:
         return []
     return sorted(found, key=lambda p: natural_key(p.name))

@@ -2,7 +2,7 @@
 
 Layout: ``Images/bus_0001-l.png``, ``Masks/mask_0001-l.png`` (suffix l, r or s), ``bus_data.csv`` with
 ``ID,Case,Histology,Pathology,BIRADS,Device,Width,Height,Side,BBOX``. The patient is ``Case``.
-Images are grey, masks 1-bit, always of the image's size.
+Copies in circulation are divided into ``train/``, ``val/`` and ``test/``. Images are grey, masks 1-bit, always of the image's size.
 """
 
 import re
@@ -12,8 +12,8 @@ from pathlib import Path
 from bus_smp.classes import parse_label
 from bus_smp.data.exclusions import Problem
 from bus_smp.data.sources import Record
+from bus_smp.data.sources._layout import group_files, part_folders, place_files, with_own_ids
 from bus_smp.data.sources._tree import (
-    image_files,
     key,
     names,
     natural_key,
@@ -23,7 +23,6 @@ from bus_smp.data.sources._tree import (
     relative,
     rows_by_image,
     stem_of,
-    subfolder,
     table_file,
     wrong_folder,
 )
@@ -42,12 +41,11 @@ _IMAGE_NAME = re.compile(r"bus_\d+-[a-z]\b", re.IGNORECASE)
 
 def looks_like(folder: Path) -> bool:
     """True where ``folder`` itself holds Images/ and Masks/, and bus_data.csv or images named bus_0001-l."""
-    images, masks = subfolder(folder, "Images"), subfolder(folder, "Masks")
-    if images is None or masks is None:
+    placed = place_files(folder)
+    if not {"image", "mask"} <= {file.role for file in placed}:
         return False
-    return table_file([folder], "bus_data") is not None or any(
-        _IMAGE_NAME.match(p.name) for p in image_files(images)
-    )
+    named = any(_IMAGE_NAME.match(file.path.name) for file in placed if file.role == "image")
+    return named or table_file([folder], "bus_data") is not None
 
 
 def records(root: Path) -> Iterator[Record]:
@@ -59,7 +57,7 @@ def records(root: Path) -> Iterator[Record]:
     root = Path(root)
     if not looks_like(root):
         raise wrong_folder(root, TITLE, LAYOUT, NAME)
-    table = table_file([root], "bus_data")
+    table = table_file(part_folders(root), "bus_data")
     if table is None:
         raise DataError(
             f"{root}: bus_data.csv is missing, so labels and patients are unknown; found {names(root)}",
@@ -70,21 +68,16 @@ def records(root: Path) -> Iterator[Record]:
     )
     found = []
     used = set()
-    images = image_files(subfolder(root, "Images"))
-    masks = image_files(subfolder(root, "Masks"))
-    for pair in pair_masks(images, masks, mask_owner=_mask_owner):
-        name = key(original(pair.image_id))
-        used.add(name)
-        found.append(
-            _record(
-                pair.image_id,
-                relative(pair.image, root),
-                tuple(relative(m, root) for m in pair.masks),
-                rows.get(name),
-                pair.flags,
-                pair.problems,
+    groups = group_files(place_files(root))
+    for (split, _), files in groups.items():
+        for pair in pair_masks(*files, mask_owner=_mask_owner):
+            name = key(original(pair.image_id))
+            used.add(name)
+            masks = tuple(relative(m, root) for m in pair.masks)
+            image = relative(pair.image, root)
+            found.append(
+                _record(pair.image_id, image, masks, rows.get(name), pair.flags, pair.problems, split)
             )
-        )
     found += [
         _record(
             stem_of(row["id"]), "", (), row, (), (Problem("no-image", "row in bus_data.csv without image"),)
@@ -92,7 +85,7 @@ def records(root: Path) -> Iterator[Record]:
         for name, row in rows.items()
         if name not in used
     ]
-    yield from sorted(found, key=lambda r: natural_key(r.image_id))
+    yield from sorted(with_own_ids(found), key=lambda r: natural_key(r.image_id))
 
 
 def _mask_owner(stem: str) -> str:
@@ -107,6 +100,7 @@ def _record(
     row: dict[str, str] | None,
     flags: tuple[str, ...],
     problems: tuple[Problem, ...],
+    split: str = "",
 ) -> Record:
     label, patient = "", row.get("case", "") if row else ""
     word = row["pathology"] if row else ""
@@ -127,4 +121,5 @@ def _record(
         patient_known=bool(patient),
         flags=flags,
         problems=problems,
+        split=split,
     )

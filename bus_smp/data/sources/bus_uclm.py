@@ -1,7 +1,7 @@
 """BUS-UCLM: 683 images of 38 women, normal, benign and malignant, with colour masks.
 
 Layout: ``images/ABCD_000.png``, ``masks/ABCD_000.png`` (same names), ``INFO.csv``. The patient is the code
-before the number. Masks are RGB: black, green benign, red malignant.
+before the number. Copies in circulation are divided into ``train/``, ``val/`` and ``test/``, above or below these folders. Masks are RGB: black, green benign, red malignant.
 ``INFO.csv`` has ``Image;Resolution;Label;Doppler;Marks;Combined``. Without it, and for an image without a row
 in it, the label is read from the mask (flag ``label_from_mask``), and Doppler, marks and combined are unknown.
 """
@@ -14,8 +14,8 @@ from bus_smp.classes import LABELS, parse_label
 from bus_smp.data.exclusions import Problem
 from bus_smp.data.images import read_mask
 from bus_smp.data.sources import Record
+from bus_smp.data.sources._layout import group_files, part_folders, place_files, with_own_ids
 from bus_smp.data.sources._tree import (
-    image_files,
     is_yes,
     key,
     natural_key,
@@ -25,7 +25,6 @@ from bus_smp.data.sources._tree import (
     relative,
     rows_by_image,
     stem_of,
-    subfolder,
     table_file,
     wrong_folder,
 )
@@ -46,11 +45,12 @@ _IMAGE_NAME = re.compile(r"[A-Za-z]{4}_\d{3}\b")
 
 
 def looks_like(folder: Path) -> bool:
-    """True where ``folder`` itself holds images/ and masks/, and INFO.csv or images named ABCD_000."""
-    images, masks = subfolder(folder, "images"), subfolder(folder, "masks")
-    if images is None or masks is None:
+    """True where ``folder`` itself holds images/ and masks/, also in parts, and INFO.csv or images named ABCD_000."""
+    placed = place_files(folder)
+    if not {"image", "mask"} <= {file.role for file in placed}:
         return False
-    return _info_file(folder) is not None or any(_IMAGE_NAME.match(p.name) for p in image_files(images))
+    named = any(_IMAGE_NAME.match(file.path.name) for file in placed if file.role == "image")
+    return named or bool(_tables(folder))
 
 
 def records(root: Path) -> Iterator[Record]:
@@ -65,7 +65,9 @@ def records(root: Path) -> Iterator[Record]:
     info = _read_info(root)
     found = []
     used = set()
-    for pair in pair_masks(image_files(subfolder(root, "images")), image_files(subfolder(root, "masks"))):
+    groups = group_files(place_files(root))
+    pairs = [(split, pair) for (split, _), files in groups.items() for pair in pair_masks(*files)]
+    for split, pair in pairs:
         name = next((n for n in (key(pair.image_id), key(original(pair.image_id))) if n in info), None)
         # The table may name the copy that took its original's place.
         if pair.image is not None and name is None:
@@ -96,6 +98,7 @@ def records(root: Path) -> Iterator[Record]:
                 label,
                 tuple(flags),
                 tuple(problems),
+                split,
             )
         )
     for name, row in info.items():
@@ -106,7 +109,7 @@ def records(root: Path) -> Iterator[Record]:
                 label = ""
             problem = Problem("no-image", "row in INFO.csv without image")
             found.append(_record(stem_of(row["image"]), "", (), label, (), (problem,)))
-    yield from sorted(found, key=lambda r: natural_key(r.image_id))
+    yield from sorted(with_own_ids(found), key=lambda r: natural_key(r.image_id))
 
 
 def _record(
@@ -116,6 +119,7 @@ def _record(
     label: str,
     flags: tuple[str, ...],
     problems: tuple[Problem, ...],
+    split: str = "",
 ) -> Record:
     # ABCD_000 -> ABCD; the codes are capitals, so a lower-case copy of a file is the same woman.
     patient = re.sub(r"[ _-]*\d+$", "", original(image_id)).upper() or image_id
@@ -128,17 +132,18 @@ def _record(
         patient,
         flags=flags,
         problems=problems,
+        split=split,
         official_split="test" if patient in OFFICIAL_TEST else "train",
     )
 
 
-def _info_file(root: Path) -> Path | None:
-    return table_file([root], "INFO")
+def _tables(root: Path) -> list[Path]:
+    """INFO.csv of ``root`` and of its parts."""
+    tables = [table_file([folder], "INFO") for folder in part_folders(root)]
+    return [table for table in tables if table is not None]
 
 
 def _read_info(root: Path) -> dict[str, dict[str, str]]:
     """INFO.csv by image name; {} without the file."""
-    path = _info_file(root)
-    if path is None:
-        return {}
-    return rows_by_image(read_table(path, ("image", "label")), "image", "label", lambda n: key(stem_of(n)))
+    rows = [row for path in _tables(root) for row in read_table(path, ("image", "label"))]
+    return rows_by_image(rows, "image", "label", lambda n: key(stem_of(n)))
