@@ -199,9 +199,7 @@ def audit_known(
                 f"{len(images) - placed} images lie outside the folders of splits, so these give no split"
             )
         audited.append(
-            audit_folder(
-                source.NAME, records, place, progress, answers, split_given=split_given, about=about
-            )
+            audit_folder(source.NAME, records, place, progress, answers, split_given=split_given, about=about)
         )
     return audited
 

@@ -22,7 +22,10 @@ from bus_smp.text import harmless
 _ANNOTATIONS = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm", ".json", ".xml"}
 
 # How masks are read whose numbers 1 and 2 mean these labels.
-_FORMS = {("benign", "malignant"): "index", ("malignant", "benign"): "swapped-index"}
+_FORMS: dict[tuple[str, ...], str] = {
+    ("benign", "malignant"): "index",
+    ("malignant", "benign"): "swapped-index",
+}
 
 # Files and patients that a sentence names.
 _NAMED = 4
@@ -126,7 +129,9 @@ def _nnunet_classes(folder: Path) -> tuple[dict[int, str], list[str]]:
     if [*found] == [1] or ([*found] == [1, 2] and tuple(found.values()) in _FORMS):
         return found, []
     listed = ", ".join(f"{number} {label}" for number, label in found.items())
-    return {}, [f"dataset.json: numbers {listed}; only 1 and 2, benign and malignant, are read; fill in label"]
+    return {}, [
+        f"dataset.json: numbers {listed}; only 1 and 2, benign and malignant, are read; fill in label"
+    ]
 
 
 def _describe(layout: Layout, rows: Sequence[Mapping[str, str]], has_split: bool) -> list[str]:
