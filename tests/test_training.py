@@ -533,6 +533,6 @@ def test_too_little_memory_is_explained_and_anything_else_passes():
     words = "not enough memory for batches of 8 images at 256 px"
     with pytest.raises(TrainingError, match=words) as caught, explained_memory(settings):
         torch.empty(1 << 60)  # no machine has that: the error is PyTorch's own
-    assert "train.batch_size=4" in caught.value.hint
+    assert "train.batch_size=4 --set train.accumulate=2" in caught.value.hint
     with pytest.raises(RuntimeError, match="another"), explained_memory(settings):
         raise RuntimeError("another thing")

@@ -55,7 +55,7 @@ def make_engine(device: str = "auto", precision: str = "auto", trained_in: str =
         raise ConfigError(f"{device}: each process needs its own GPU", hint="use cuda, auto or cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
-            "no CUDA device is available",
+            f"no CUDA device is available ({_why_no_cuda()})",
             hint="use cpu (or auto): --device cpu, in training --set runtime.device=cpu",
         )
     if ranks.count() > 1 and device == "cuda":
@@ -73,6 +73,18 @@ def make_engine(device: str = "auto", precision: str = "auto", trained_in: str =
         raise ConfigError("fp16 needs a GPU", hint="on a CPU use --set train.precision=bf16 (or auto)")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return Engine(place, dtype)
+
+
+def _why_no_cuda() -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"CUDA_VISIBLE_DEVICES={visible!r} leaves none; unset CUDA_VISIBLE_DEVICES, or name one that nvidia-smi -L lists"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        # such as: the NVIDIA driver on your system is too old (found version ...)
+        return str(error).splitlines()[0].split(". ")[0]
+    return "PyTorch finds none"
 
 
 def _fast_precision(device: torch.device) -> str:

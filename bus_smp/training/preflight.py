@@ -184,10 +184,15 @@ def explained_memory(settings: Settings) -> Iterator[None]:
         )
         if not exhausted:
             raise
-        half = max(1, settings.train.batch_size // 2)
+        plan, smaller = settings.train, "a smaller data.size"
+        if plan.batch_size > 1:
+            smaller = (
+                f"--set train.batch_size={plan.batch_size // 2} --set train.accumulate={2 * plan.accumulate}, which updates "
+                f"the weights from as many images (or {smaller})"
+            )
         raise TrainingError(
-            f"not enough memory for batches of {settings.train.batch_size} images at {settings.data.size} px",
-            hint=f"try --run NAME --set train.batch_size={half} (or a smaller data.size)",
+            f"not enough memory for batches of {plan.batch_size} images at {settings.data.size} px",
+            hint=f"try --run NAME with {smaller}",
         ) from None
 
 
