@@ -198,7 +198,8 @@ def format_table(summaries: Mapping[str, Mapping]) -> str:
 
     def line(cells: Sequence[str]) -> str:
         first, value, n, *others = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return "  ".join([f"  {first}", value, n, *others]).rstrip()
+        # one space: distances of four digits still fit into 80 columns
+        return f"  {first}  {' '.join([value, n, *others])}".rstrip()
 
     scored = {name: _scored(summary["counts"]) for name, summary in summaries.items()}
     if len(set(scored.values())) == 1:
