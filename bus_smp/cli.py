@@ -18,23 +18,28 @@ from bus_smp.system import signals as stopping
 from bus_smp.system.threads import spin_briefly
 from bus_smp.text import printable
 
-# Command and the one line of help shown for it. Listing them here keeps `bus-smp --help` free of
-# every import but click; a test holds the lines to the docstrings of the commands.
-COMMANDS = {
-    "make-manifest": "Turn data sets as downloaded into audited, patient-level CSV manifests.",
-    "train": "Train the hybrid model on one or more manifests; run again to continue.",
-    "crosseval": "Score a run on data sets it never saw.",
-    "evaluate": "Score a run on its own test split.",
-    "compare": "Compare two runs image by image.",
-    "report": "Write everything that was found about one or several runs as one page.",
-    "predict": "Segment images: colour masks, overlays, one CSV row per image.",
-    "export": "Write a run's network as a file that runs without bus_smp.",
-    "info": "Describe a checkpoint, run folder or manifest at once.",
-    "fetch-weights": "Download an encoder's ImageNet weights as a file, for a computer without internet.",
-    "clean": "Show caches and leftovers with their sizes, and remove them.",
-    "demo": "Do the whole job on synthetic data.",
-    "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
+# Command and the one line of help shown for it, in the order of the work. Listing them here keeps `bus-smp --help`
+# free of every import but click; a test holds the lines to the docstrings of the commands.
+GROUPS = {
+    "Six commands that everyone needs": {
+        "make-manifest": "Turn data sets as downloaded into audited, patient-level CSV manifests.",
+        "train": "Train the hybrid model on one or more manifests; run again to continue.",
+        "evaluate": "Score a run on its own test split.",
+        "crosseval": "Score a run on data sets it never saw.",
+        "report": "Write everything that was found about one or several runs as one page.",
+        "predict": "Segment images: colour masks, overlays, one CSV row per image.",
+    },
+    "More commands": {
+        "compare": "Compare two runs image by image.",
+        "export": "Write a run's network as a file that runs without bus_smp.",
+        "info": "Describe a checkpoint, run folder or manifest at once.",
+        "fetch-weights": "Download an encoder's ImageNet weights as a file, for a computer without internet.",
+        "clean": "Show caches and leftovers with their sizes, and remove them.",
+        "demo": "Do the whole job on synthetic data.",
+        "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
+    },
 }
+COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
 
 # What follows "Stopped." when a user stops a command.
 _AFTER_STOP = {"train": " The same command continues after the last finished epoch."}
@@ -52,9 +57,12 @@ class _Door(click.Group):
         return importlib.import_module(f"bus_smp.commands.{cmd_name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            # in the order of the work
-            formatter.write_dl(list(COMMANDS.items()))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                # one column of names for both groups
+                formatter.write_dl(
+                    [(name.ljust(max(map(len, COMMANDS))), line) for name, line in group.items()]
+                )
 
 
 @click.group(cls=_Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

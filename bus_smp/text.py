@@ -33,8 +33,9 @@ def printable(text: str) -> str:
 
 
 def folded(text: str) -> list[str]:
-    """``text`` as lines of at most ``WIDTH`` characters, all but the first indented; an overlong name is broken."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    """``text`` as lines of at most ``WIDTH`` characters, all but the first indented by two more; an overlong name is broken."""
+    start = " " * (len(text) - len(text.lstrip()))
+    return textwrap.wrap(text, WIDTH, subsequent_indent=start + "  ", break_on_hyphens=False)
 
 
 def counted(number: int, noun: str) -> str:

@@ -225,6 +225,18 @@ def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
     assert (tmp_path / "data").read_bytes() == b""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_note_is_written_at_once_also_where_python_is_unbuffered(unbuffered, monkeypatch):
+    """Containers set PYTHONUNBUFFERED: a training must not be silent there until it ends."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    # os._exit writes out no buffer
+    code = (
+        "import os, sys\nfrom bus_smp.system import streams\nstreams.prepare()\nprint('note', file=sys.stderr)\n"
+        "os._exit(0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "note\n"
+
+
 _IN_ONE_PROCESS = """
 import json, sys
 from bus_smp.cli import main

@@ -93,7 +93,7 @@ _NAMED_SPLITS = ("official", "test")
     "--duplicates",
     type=click.Choice(["keep", "group", "drop"]),
     help="drop: use the first of each set of copies. group: use all, but none whose copies have other labels. "
-    "keep: use even those. Copies are never torn apart by a split, under any of the three.  "
+    "keep: use even those. All three keep copies in one split.  "
     "[default: group where patients are known, else drop]",
 )
 @click.option(

@@ -1,7 +1,6 @@
 """What ``make-manifest`` found and did: as JSON values for the sidecar, and as text for people."""
 
-from collections.abc import Mapping, Sequence
-from textwrap import wrap
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -12,6 +11,7 @@ from bus_smp.data.exclusions import ANSWERS, describe_code, exclusion_code
 from bus_smp.data.near_duplicates.search import DISGUISES
 from bus_smp.data.rows import DatasetRows
 from bus_smp.data.sources._tree import natural_key
+from bus_smp.text import WIDTH, folded
 
 # Images named per finding in the text; the sidecar names all.
 _NAMED = 4
@@ -104,7 +104,7 @@ def _named_copies_note(frame: pd.DataFrame) -> list[str]:
 
 
 def audit_text(about: Mapping) -> str:
-    """What ``make-manifest`` found and did, as lines of at most about 110 characters.
+    """What ``make-manifest`` found and did, as lines of at most 80 characters.
 
     Args:
         about: ``Manifest.about`` of a manifest that ``make-manifest`` wrote.
@@ -115,16 +115,24 @@ def audit_text(about: Mapping) -> str:
         whose += f" ({audit['patients']} patient ids)"
     lines = [f"  {audit['rows']} images of {whose}, {_labels(audit['labels'])}; {audit['used']} used"]
     for code, same in audit["excluded"].items():
-        lines.append(f"  excluded {same['count']:5}  {describe_code(code):<56} {_names(same['images'])}")
+        lines += _finding("excluded", same["count"], describe_code(code), same["images"])
         if code in ANSWERS:
             lines.append(f"                  answer: {ANSWERS[code]}")
     for name, finding in audit["findings"].items():
         what = finding["what"] if finding["what"] == name else f"{finding['what']} [{name}]"
-        lines.append(f"  found    {finding['count']:5}  {what:<56} {_names(finding['images'])}")
+        lines += _finding("found", finding["count"], what, finding["images"])
     lines += _duplicates(about)
     lines += [f"  note: {note}" for note in audit["notes"]]
     lines += _splits(splits, about["options"])
-    return "\n".join(lines)
+    return "\n".join(part for line in lines for part in folded(line))
+
+
+def _finding(kind: str, count: int, what: str, images: list[str]) -> list[str]:
+    """One finding: what it is, and the first images in a line of their own where one line is too short."""
+    line, names = f"  {kind:<8} {count:5}  {what}", _names(images)
+    if len(line) + 2 + len(names) <= WIDTH:
+        return [f"{line}: {names}"]
+    return [line, f"{'':18}{names}"]
 
 
 def _labels(counts: Mapping[str, int]) -> str:
@@ -139,13 +147,11 @@ def _duplicates(about: Mapping) -> list[str]:
     audit, policy = about["audit"], about["options"]["duplicates"]
     kinds = [pair[2] for pair in audit["pairs"]]
     if not kinds:
-        return wrap(
-            f"no near-duplicates among: {DISGUISES}", 100, initial_indent="  ", subsequent_indent="    "
-        )
+        return [f"  no near-duplicates among: {DISGUISES}"]
     did = {
         "drop": "the first of each kept",
-        "group": "all used, none torn apart",
-        "keep": "all used, contradicting labels too, none torn apart",
+        "group": "all used, copies stay in one split",
+        "keep": "all used, contradicting labels too, copies stay in one split",
     }[policy]
     lines = [
         f"  duplicates: pairs of equal pixels {kinds.count('exact')}, verified near-duplicate pairs "
@@ -154,7 +160,7 @@ def _duplicates(about: Mapping) -> list[str]:
     if about["splits"]["unit"] == "patients":
         for group, patients in audit["merged_groups"].items():
             lines.append(f"  same pictures under {' and '.join(patients)}: one group, {group}")
-    lines += wrap(f"searched for {DISGUISES}", 100, initial_indent="  ", subsequent_indent="    ")
+    lines.append(f"  searched for {DISGUISES}")
     if audit["other_datasets"]:
         lines.append(f"  pictures also found in: {', '.join(audit['other_datasets'])}; groups merged with it")
     return lines
@@ -166,14 +172,19 @@ def _splits(splits: Mapping, options: Mapping) -> list[str]:
     lines = [f"  split {splits['how']}, {kind}, seed {options['seed']}"]
     # A split that was given has no target.
     if splits["imbalance"] is not None:
-        lines[0] += f"; imbalance {splits['imbalance']:.4f} (0: every split mirrors the whole)"
+        lines[0] += f"; imbalance {splits['imbalance']:.4f} (0: the same shares in every split)"
     column = "patients" if patients else "groups"
-    lines.append("    " + "".join(f"{word:>11}" for word in ("", "images", "share", *LABELS, column)))
+    widths = (10, 8, 9, *[13] * len(LABELS), 10)
+    lines.append(_row(("", "images", "share", *LABELS, column), widths))
     tables = {**splits["splits"], **{f"fold {fold}": row for fold, row in splits.get("folds", {}).items()}}
     total = max(sum(row["images"] for row in splits["splits"].values()), 1)
     for name, row in tables.items():
         cells = (name, row["images"], f"{100 * row['images'] / total:.1f} %")
         labels = (f"{row[label]} ({100 * row[label] / max(row['images'], 1):.0f} %)" for label in LABELS)
-        lines.append("    " + "".join(f"{cell:>11}" for cell in (*cells, *labels, row["groups"])))
+        lines.append(_row((*cells, *labels, row["groups"]), widths))
     lines += [f"  warning: {warning}" for warning in splits["warnings"]]
     return lines + [f"  note: {note}" for note in splits["notes"]]
+
+
+def _row(cells: Iterable, widths: Iterable[int]) -> str:
+    return "  " + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))

@@ -79,6 +79,6 @@ def _reopened(stream: TextIO | None, kind: type[io.FileIO]) -> TextIO:
         encoding=stream.encoding,
         errors="bus_smp.escape",
         newline="\n",
-        line_buffering=getattr(stream, "line_buffering", False),
-        write_through=getattr(stream, "write_through", False),
+        # with python -u or PYTHONUNBUFFERED only write_through is set, which would not pass the buffer below
+        line_buffering=getattr(stream, "line_buffering", False) or getattr(stream, "write_through", False),
     )
