@@ -148,7 +148,7 @@ def imbalance(
     which = np.zeros(len(groups), dtype=int)
     which[row_group] = row_split
     if (which[row_group] != row_split).any():
-        raise ValueError("split tears a group apart")
+        raise ValueError("split divides a group")
     vectors, targets = _scaled(counts, fractions)
     sums = np.array([vectors[which == s].sum(axis=0) for s in range(len(fractions))])
     return float((((sums - targets) ** 2).sum(axis=1) / np.asarray(fractions)).sum())
