@@ -300,4 +300,4 @@ def test_every_command_writes_every_name_to_a_pipe_that_is_not_unicode(trained, 
         assert (int(ended), "Traceback" in said) == (code, False), (arguments, said)
         if is_json and code == 0:
             json.loads(text)
-    assert result.stdout.count("\\u4e73\\u817a é\\ud83d\\ude00".encode("cp1252")) > 5
+    assert result.stdout.count("\\u4e73\\u817a é\\ud83d\\ude00".encode("cp1252")) >= 3
