@@ -14,7 +14,6 @@ from bus_smp.data.images import (
     restore_in_bands,
     restore_probabilities,
     write_mask,
-    write_png,
 )
 from bus_smp.errors import ImageError
 
@@ -95,10 +94,3 @@ def test_a_png_without_pixels_and_a_palette_with_transparency(tmp_path, recwarn)
     (tmp_path / "empty.png").write_bytes(raw[:start] + raw[raw.index(b"IEND") - 4 :])
     with pytest.raises(ImageError, match="a PNG without pixels"):
         read_image(tmp_path / "empty.png")
-
-
-def test_a_picture_too_large_for_one_buffer_is_written_as_it_is(tmp_path):
-    rgb = np.zeros((5800, 5800, 3), np.uint8)
-    rgb[1000:1100, ::7] = 10, 20, 30
-    write_png(tmp_path / "large.png", rgb)
-    assert np.array_equal(read_image(tmp_path / "large.png"), rgb)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -192,16 +191,20 @@ def test_results_go_next_to_the_runs_where_they_are_asked_for(trained, tmp_path,
 
 
 def test_a_large_picture_is_predicted_as_a_small_one(trained, tmp_path, monkeypatch):
-    """It is read twice and predicted by itself; its mask, overlay and row are the same."""
+    """Its mask and row are the same; its overlay is drawn on a smaller copy."""
     images = [(_write(tmp_path / f"{number}.png", (90, 70 + number)), str(number)) for number in range(2)]
     predictor, _ = open_predictor(trained, precision="fp32")
     tables = []
     for large in (True, False):
-        monkeypatch.setattr(predict_module, "_LARGE", 0 if large else 10**9)
+        monkeypatch.setattr(predict_module, "_LARGE", 2000 if large else 10**9)
         tables.append(predict_files(predictor, images, tmp_path / str(large)))
     pd.testing.assert_frame_equal(*tables)
-    for path in filter(Path.is_file, (tmp_path / "True").iterdir()):
-        assert path.read_bytes() == (tmp_path / "False" / path.name).read_bytes()
+    for row in tables[0].itertuples():
+        assert (tmp_path / "True" / row.mask).read_bytes() == (tmp_path / "False" / row.mask).read_bytes()
+        with Image.open(tmp_path / "True" / row.overlay) as picture:
+            height = picture.height
+        # with the strip of the legend
+        assert height < row.height
 
 
 def test_nothing_to_predict_is_an_error(tmp_path):

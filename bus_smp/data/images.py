@@ -510,16 +510,9 @@ def color_mask(mask: np.ndarray) -> np.ndarray:
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
     """Write RGB uint8 (H, W, 3) as PNG, all or nothing; carries no metadata of the source image."""
+    encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    assert encoded, "OpenCV encodes every uint8 RGB array"
     with replacing(path, durable=False) as temporary:
-        if rgb.size > 100_000_000:
-            # slower than OpenCV, but neither the whole file nor a second copy is in memory
-            picture = Image.new("RGB", rgb.shape[1::-1])
-            for top in range(0, len(rgb), _BAND):
-                picture.paste(Image.fromarray(rgb[top : top + _BAND]), (0, top))
-            picture.save(temporary, "PNG", compress_level=1)
-            return
-        encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-        assert encoded, "OpenCV encodes every uint8 RGB array"
         temporary.write_bytes(data.data)
 
 

@@ -15,9 +15,6 @@ _EVEN = 0.28
 # opacity between and on the stripes of a malignant area
 _HATCH = (0.1, 0.6)
 
-# Lines of a picture that are filled at once.
-_BAND = 512
-
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -73,26 +70,19 @@ def _fill(drawn: np.ndarray, mask: np.ndarray, width: int) -> None:
             continue
         # only the surroundings of the area are computed; the erosion of the outline needs the margin
         margin = 2 * width + 1
-        left, right = max(0, x - margin), x + across + margin
-        # in bands: the opacity of the largest picture at once would take a gigabyte
-        for start in range(y, y + down, _BAND):
-            stop = min(start + _BAND, y + down)
-            top = max(0, start - margin)
-            area = mask[top : stop + margin, left:right] == lesion.index
-            inner = _shrunk(area, 2 * width)[start - top : stop - top]
-            area = area[start - top : stop - top]
-            if lesion is MALIGNANT:
-                stripes = (np.arange(start, stop)[:, None] + np.arange(left, left + area.shape[1])) % (
-                    9 * width
-                )
-                opacity = np.where(stripes < 3 * width, _HATCH[1], _HATCH[0])
-            else:
-                opacity = np.full(area.shape, _EVEN)
-            opacity[area & ~inner] = 1
-            opacity = np.where(area, opacity, 0)[..., None]
-            picture = drawn[start:stop, left:right].astype(np.float32)
-            picture += opacity * (np.array(lesion.rgb, np.float32) - picture)
-            drawn[start:stop, left:right] = np.rint(picture)
+        box = np.s_[max(0, y - margin) : y + down + margin, max(0, x - margin) : x + across + margin]
+        area = mask[box] == lesion.index
+        if lesion is MALIGNANT:
+            rows, columns = (np.arange(length)[part] for length, part in zip(mask.shape, box, strict=True))
+            stripes = (rows[:, None] + columns) % (9 * width) < 3 * width
+            opacity = np.where(stripes, _HATCH[1], _HATCH[0])
+        else:
+            opacity = np.full(area.shape, _EVEN)
+        opacity[area & ~_shrunk(area, 2 * width)] = 1
+        opacity = np.where(area, opacity, 0)[..., None]
+        picture = drawn[box].astype(np.float32)
+        picture += opacity * (np.array(lesion.rgb, np.float32) - picture)
+        drawn[box] = np.rint(picture)
 
 
 def _legend(width: int) -> np.ndarray:

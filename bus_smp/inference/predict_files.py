@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -52,7 +53,8 @@ _RESULTS = (_MASK, _OVERLAY, "_mask.png")
 # What the name of a truth mask, or of its folder, contains.
 _MASK_WORDS = re.compile(r"mask|gt|truth|label|seg|annot|tumou?r|lesion|roi|other\d")
 
-# An image with more pixels is read, predicted and written by itself: the largest takes a gigabyte.
+# An image with more pixels is read by itself, as the largest takes half a gigabyte on its way, and its overlay is drawn on
+# a copy with about so many pixels; the mask has the image's own size.
 _LARGE = 4_000_000
 
 Say = Callable[[str], object]
@@ -280,9 +282,11 @@ def predict_files(
                 pixels = read_image(path)
                 if not include_masks and is_mask(path, pixels):
                     return None, None
-                # a large one is read again later, and only its shape is kept
-                shape = pixels.shape[:2]
-                return (resize_image(pixels, predictor.size), shape) if large else (pixels, None)
+                if not large:
+                    return pixels, None
+                share = (_LARGE / declared_pixels(path)) ** 0.5
+                shrunk = cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+                return resize_image(pixels, predictor.size), (pixels.shape[:2], shrunk)
         except ImageError as error:
             return None, error.what
 
@@ -291,18 +295,11 @@ def predict_files(
     ) -> dict[str, Any] | None:
         if pixels is None or prediction is None:
             return None if known is None else {"error": known}
-        if known is None:
-            described = _describe(prediction, image[1], pixel_mm)
-            _write_pictures(folder, image[1], pixels, prediction.mask)
-        else:
-            with alone:
-                prediction = replace(prediction, shape=known)
-                # the mask first: on its way it takes more memory than the image
-                described = _describe(prediction, image[1], pixel_mm)
-                try:
-                    _write_pictures(folder, image[1], read_image(image[0]), prediction.mask)
-                except ImageError as error:
-                    return {"error": error.what}
+        if known is not None:
+            shape, pixels = known
+            prediction = replace(prediction, shape=shape)
+        _write_pictures(folder, image[1], pixels, prediction.mask)
+        described = _describe(prediction, image[1], pixel_mm)
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows: list[dict[str, Any]] = []
@@ -368,6 +365,7 @@ def _describe(prediction: Prediction, name: str, pixel_mm: float | None) -> dict
 def _write_pictures(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
     coloured, laid_over = _pictures(name)
     write_mask(folder / coloured, mask)
-    picture = overlay(image, mask, legend=True)
-    del image
-    write_png(folder / laid_over, picture)
+    height, width = image.shape[:2]
+    # the same size, unless the image was shrunk
+    drawn = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    write_png(folder / laid_over, overlay(image, drawn, legend=True))
