@@ -34,7 +34,7 @@ def command(
     images next to the weights; if fewer than 99.95 % of the pixels agree, or lesion Dice moves by more than 0.001,
     nothing is kept. The comparison is written next to the file as JSON.
 
-    --int8 takes its ranges from training images; what it costs in accuracy is measured and shown, not limited.
+    --int8 takes its ranges from training images; the loss of accuracy is measured and shown, not limited.
 
     Research software, not for clinical use.
     """
