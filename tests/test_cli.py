@@ -107,7 +107,14 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
     monkeypatch.setattr(describe, "describe", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        invoke("info", "x", catch=False)
+        invoke("info", "x.csv", catch=False)
+
+
+def test_info_takes_the_name_of_a_run(trained, tmp_path, monkeypatch):
+    (tmp_path / "outputs").symlink_to(trained.parent)
+    monkeypatch.chdir(tmp_path)
+    assert f"outputs/{trained.name}: " in invoke("info", trained.name).stdout
+    assert f"did you mean {trained.name}?" in invoke("info", trained.name + "s").stderr
 
 
 def test_info_describes_run_checkpoint_and_manifest(trained, manifests):

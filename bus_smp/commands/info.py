@@ -13,12 +13,16 @@ import click
 def command(path: Path, as_json: bool) -> None:
     """Describe a checkpoint, run folder or manifest at once.
 
-    PATH is a .safetensors file, a run folder, or a manifest's .csv file.
+    PATH is a .safetensors file, a run folder or the name of one in outputs/, or a manifest's .csv file.
     """
     from bus_smp.errors import BusSmpError
     from bus_smp.runs.describe import describe
     from bus_smp.text import printable
 
+    if not path.suffix and not path.exists():
+        from bus_smp.runs.find import find_folder
+
+        path = find_folder(str(path), Path("outputs"))
     kind, about = describe(path)
     if as_json:
         click.echo(json.dumps({"kind": kind, "path": str(path), **about}, indent=2))
