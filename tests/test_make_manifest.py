@@ -188,8 +188,8 @@ def test_the_next_line_can_be_typed_whatever_the_folder_and_the_data_set_are_cal
     write_table(table, rows)
     monkeypatch.chdir(tmp_path)
     last = run("--csv", table, "--name", "2024", "--out", "my #1").stdout.splitlines()[-1]
-    assert last.startswith("Next: bus-smp train --set ")
-    settings = load_settings(None, [word for word in shlex.split(last[6:]) if "=" in word])
+    assert last.startswith("Next: bus-smp train --data 2024 --set ")
+    settings = load_settings(None, [setting("data.train", ["2024"]), shlex.split(last)[-1]])
     assert settings.data.train == ("2024",) and settings.data.manifests == "my #1"
 
 

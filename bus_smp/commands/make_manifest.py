@@ -215,9 +215,9 @@ def command(
         click.echo(f"Next: bus-smp crosseval {' '.join(map(typed, ['--target', first, *place]))}")
         return
     usual = first == "bus-uclm" and out == Path("data_manifests")
-    settings = [] if usual else [setting("data.train", [first])]
-    settings += [] if out == Path("data_manifests") else [setting("data.manifests", str(out))]
-    click.echo(f"Next: bus-smp train{''.join(f' --set {typed(one)}' for one in settings)}")
+    words = [] if usual else ["--data", first]
+    words += [] if out == Path("data_manifests") else ["--set", setting("data.manifests", str(out))]
+    click.echo(f"Next: {' '.join(['bus-smp train', *map(typed, words)])}")
 
 
 def _draft(folder: Path, name: str | None, labels: dict[str, str]) -> None:

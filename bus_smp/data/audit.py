@@ -42,26 +42,26 @@ MASK_TURNED = "mask_turned"
 
 # What a flag means, in the order in which a report lists them. The flag `duplicate:<id>` carries a name.
 FLAGS = {
-    "unreadable": "files that cannot be read",
-    "no_mask": "images without mask",
-    "no_image": "masks (or table rows) without image",
-    "size_mismatch": "masks of another size than their image",
-    "mask_colours": "masks with unlisted colours or values",
-    "label_mismatch": "labels that contradict the mask",
-    "empty_mask": "lesion labels with an empty mask",
-    "full_mask": "masks that mark every pixel",
+    "unreadable": "file that cannot be read",
+    "no_mask": "image without mask",
+    "no_image": "mask (or table row) without image",
+    "size_mismatch": "mask of another size than its image",
+    "mask_colours": "mask with unlisted colours or values",
+    "label_mismatch": "label that contradicts the mask",
+    "empty_mask": "lesion label with an empty mask",
+    "full_mask": "mask that marks every pixel",
     **{
         code.replace("-", "_"): CODES[code]
         for code in ANSWERS
         if code not in ("size-mismatch", "mask-colours")
     },
-    MASK_TURNED: "masks turned like their pictures (--mask-orientation stored)",
-    "several_masks": "images with several masks, OR-ed",
-    "copy": "download copies such as ' (1).png'",
-    "label_from_mask": "labels taken from the mask, because no table has them",
+    MASK_TURNED: "mask turned like its picture (--mask-orientation stored)",
+    "several_masks": "image with several masks, joined",
+    "copy": "download copy such as ' (1).png'",
+    "label_from_mask": "label taken from the mask, because no table has them",
     "label_conflict": "same picture under different labels",
-    "duplicate": "images with a duplicate",
-    "doppler": "colour Doppler overlays",
+    "duplicate": "image with a duplicate",
+    "doppler": "colour Doppler overlay",
     "combined": "two pictures side by side",
     "marks": "calipers or text drawn into the image",
 }

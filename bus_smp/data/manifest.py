@@ -331,7 +331,7 @@ def combine(manifests: Sequence[Manifest]) -> Manifest:
             group or a picture lies in different splits.
     """
     if not manifests:
-        raise ManifestError("no manifest to train on", hint="name at least one, e.g. data.train=[bus-uclm]")
+        raise ManifestError("no manifest to train on", hint="name at least one: --data bus-uclm")
     if len(manifests) == 1:
         return manifests[0]
     names = [name for manifest in manifests for name in manifest.datasets]

@@ -156,7 +156,7 @@ def _refuse_own_checkpoint(path: Path) -> None:
     if own:
         raise CheckpointError(
             f"{path}: is the checkpoint of a run; what it was trained on could later pass for unseen",
-            hint="train on all data sets together instead: --set data.train=[one,two]",
+            hint="train on all data sets together instead: --data one --data two",
         )
 
 
