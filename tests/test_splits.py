@@ -224,8 +224,8 @@ def test_what_cannot_be_split_is_an_error_that_says_what_to_do(call, expected):
     assert caught.value.hint
 
 
-def test_imbalance_refuses_a_split_that_tears_a_group():
-    with pytest.raises(ValueError, match="tears"):
+def test_imbalance_refuses_a_split_that_divides_a_group():
+    with pytest.raises(ValueError, match="divides"):
         imbalance(table_of(("a", 3, 0, 0)), ["train", "val", "test"])
     with pytest.raises(ValueError, match="train, val or test"):
         imbalance(TWO, ["train", "valid"])

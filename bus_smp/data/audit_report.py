@@ -104,7 +104,7 @@ def _named_copies_note(frame: pd.DataFrame) -> list[str]:
 
 
 def audit_text(about: Mapping) -> str:
-    """What ``make-manifest`` found and did, as lines of at most 80 characters.
+    """What ``make-manifest`` found and did, as lines of at most 80 characters, except notes and warnings.
 
     Args:
         about: ``Manifest.about`` of a manifest that ``make-manifest`` wrote.
@@ -124,7 +124,11 @@ def audit_text(about: Mapping) -> str:
     lines += _duplicates(about)
     lines += [f"  note: {note}" for note in audit["notes"]]
     lines += _splits(splits, about["options"])
-    return "\n".join(part for line in lines for part in folded(line))
+    # notes and warnings hold names and commands, which stay whole
+    whole = ("note:", "warning:", "answer:")
+    return "\n".join(
+        part for line in lines for part in ([line] if line.lstrip().startswith(whole) else folded(line))
+    )
 
 
 def _finding(kind: str, count: int, what: str, images: list[str]) -> list[str]:
