@@ -64,8 +64,8 @@ def _print_summary(summary: dict[str, Any], legacy: bool, full: bool) -> None:
     counts = next(iter(columns.values()))["counts"]
     labels = ", ".join(f"{number} {label}" for label, number in counts["by_label"].items() if number)
     of = f" of {counted(counts['groups'], 'patient')}" if summary["patient_known"] else ""
-    of_runs = f"; mean of {counted(len(runs), 'run')} [sd between them]" if runs else ""
-    show(f"{summary['dataset']}: {kind}, {counted(counts['images'], 'image')}{of} ({labels}){of_runs}")
+    brackets = f"mean of {counted(len(runs), 'run')} [sd between them]" if runs else "[95 % interval]"
+    show(f"{summary['dataset']}: {kind}, {counted(counts['images'], 'image')}{of} ({labels}); {brackets}")
     click.echo("\n".join(format_headlines(columns)))
     # the verdict has said it, and a single run's own warnings stand in its own folder
     warnings = [w for w in summary["warnings"] if not w.startswith((BEATEN, *(f"{run}: " for run in runs)))]

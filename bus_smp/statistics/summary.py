@@ -243,7 +243,7 @@ def warnings_of(summary: Mapping[str, Any], unit: str = "group") -> list[str]:
     warnings = []
     auc = rates["auc_malignant"]
     if auc["mean"] is not None and auc["mean"] < 0.5:
-        warnings.append(f"AUC below chance: {auc['mean']:.3f}, where a coin has .5")
+        warnings.append(f"AUC below chance: {auc['mean']:.3f} (chance is 0.5)")
     elif auc["low"] is not None and auc["low"] <= 0.5:
         warnings.append(f"AUC not clearly above chance: its interval begins at {auc['low']:.3f}")
     for key, what, images in (
