@@ -30,7 +30,7 @@ GROUPS = {
         "predict": "Segment images: colour masks, overlays, one CSV row per image.",
     },
     "More commands": {
-        "compare": "Compare two runs image by image.",
+        "compare": "Compare two runs image by image, or two experiments run by run.",
         "export": "Write a run's network as a file that runs without bus_smp.",
         "info": "Describe a checkpoint, run folder or manifest at once.",
         "fetch-weights": "Download an encoder's ImageNet weights as a file, for a computer without internet.",
