@@ -20,14 +20,14 @@ from bus_smp.data.manifest_folder import fingerprint_earlier
 from bus_smp.data.rows import Policy, make_rows
 from bus_smp.data.sources import Record
 from bus_smp.data.synthetic import draw
-from bus_smp.errors import ConfigError, DataError, ImageError, ManifestError
+from bus_smp.errors import ConfigError, DataError, ImageError
 
 
-def write_set(folder, rows, dataset="set", known=True, split_given=False, **changes):
-    """An audited data set. ``rows``: (image id, patient, label, picture, split); equal pictures are equal pixels."""
+def write_set(folder, rows, dataset="set", known=True, **changes):
+    """An audited data set. ``rows``: (image id, patient, label, picture); equal pictures are equal pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
-    for name, patient, label, picture, *split in rows:
+    for name, patient, label, picture in rows:
         grey, masks = draw(np.random.default_rng(picture), "benign", (96, 72))
         Image.fromarray(grey).save(folder / f"{name}.png")
         mask = masks[0] * np.uint8(LABELS.index(label))
@@ -35,10 +35,10 @@ def write_set(folder, rows, dataset="set", known=True, split_given=False, **chan
         records.append(
             Record(
                 name, f"{name}.png", (f"{name}_mask.png",), "color", label, patient,
-                patient_known=known, official_split=split[0] if split else "", **changes,
+                patient_known=known, **changes,
             )
         )  # fmt: skip
-    return audit_folder(dataset, records, folder, split_given=split_given)
+    return audit_folder(dataset, records, folder)
 
 
 COPIES = [
@@ -285,36 +285,11 @@ def test_named_test_patients_are_the_test_split_with_all_who_share_their_picture
     assert manifest.about["splits"]["notes"] == ["in test with a patient of the same group: p3"]
 
 
-def with_splits(data, splits, given=False):
-    """The same audit with the split of each image in its record."""
-    images = [
-        replace(image, record=replace(image.record, official_split=split))
-        for image, split in zip(data.images, splits, strict=True)
-    ]
-    return replace(data, images=images, split_given=given)
-
-
 def test_test_patients_or_an_official_split_that_do_not_exist_are_refused(eight):
     with pytest.raises(ConfigError, match="nobody.*\n.*p0"):
         make_manifests([eight], plan=SplitPlan(test_patients=("nobody",)))
     with pytest.raises(ConfigError, match="published no split"):
         make_manifests([eight], plan=SplitPlan(official=True))
-
-
-def test_an_official_split_is_taken(eight):
-    splits = ["test" if name in ("p1", "p2") else "train" for name, *_ in many("p", 0)]
-    (manifest,) = make_manifests([with_splits(eight, splits)], plan=SplitPlan(official=True))
-    assert set(manifest.used("test")["image_id"]) == {"p1", "p2"}
-    assert manifest.about["splits"]["how"] == "official test patients"
-
-
-def test_a_given_split_is_respected_unless_it_divides_a_group(tmp_path, eight):
-    splits = [("train", "test", "val")[k % 3] for k in range(8)]
-    (manifest,) = make_manifests([with_splits(eight, splits, given=True)])
-    assert manifest.frame["split"].tolist() == splits
-    rows = [(*row, "train") for row in many("p", 0)] + [("x", "X", "malignant", 3, "test")]
-    with pytest.raises(ManifestError, match=r"(?s)group set:p3 \(patients p3, X\) in train: p3.*test: x"):
-        make_manifests([write_set(tmp_path, rows, split_given=True)])
 
 
 def test_nothing_left_to_use_is_an_error_with_the_reasons(copies):

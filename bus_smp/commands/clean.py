@@ -5,18 +5,12 @@ from pathlib import Path
 
 import click
 
-from bus_smp.commands.options import out_option
+from bus_smp.commands.options import manifests_option, out_option
 
 
 @click.command("clean")
 @out_option
-@click.option(
-    "--manifests",
-    type=click.Path(path_type=Path),
-    default="data_manifests",
-    show_default=True,
-    help="Folder of manifests.",
-)
+@manifests_option
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),

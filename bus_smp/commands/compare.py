@@ -60,18 +60,12 @@ def command(run_a: str, run_b: str, target: str | None, split: str | None, out: 
             unit = counted(of["groups"], "patient" if of["patient_known"] else "group")
             pairs = f", {counted(of['pairs'], 'pair')} of runs" if of["pairs"] > 1 else ""
             about = f"{of['target']}, {of['split']}: {counted(of['images'], 'image')} of {unit}{pairs}"
-            click.echo(
-                "\n".join([*folded(about), *folded(answer(of, "AB")), "", format_comparison(of, names)])
-            )
+            lines = [*folded(about), *folded(answer(of, "AB")), "", format_comparison(of, names)]
             if not of["patient_known"]:
-                click.echo(
-                    "\n".join(
-                        folded(
-                            "Warning: the data set publishes no patient ids: intervals and p may be too small"
-                        )
-                    )
+                lines += folded(
+                    "Warning: the data set publishes no patient ids: intervals and p may be too small"
                 )
-            click.echo()
+            click.echo("\n".join([*lines, ""]))
     click.echo(f"Written: {folder}", err=True)
     click.echo(f"Next: {command_line('report', *named, out=out)}", err=True)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bus_smp.commands.options import Root, check_root, scoring_options
+from bus_smp.commands.options import Root, check_root, manifests_option, scoring_options
 from bus_smp.commands.printing import print_summaries
 from bus_smp.commands.quoting import command_line, run_name
 
@@ -37,13 +37,7 @@ if TYPE_CHECKING:
     help="Score every run on every target (default: all manifests) and write the table of train set against test set.",
 )
 @scoring_options
-@click.option(
-    "--manifests",
-    type=click.Path(path_type=Path),
-    default="data_manifests",
-    show_default=True,
-    help="Folder of manifests.",
-)
+@manifests_option
 def command(
     targets: tuple[str, ...],
     runs: tuple[str, ...],
@@ -77,22 +71,16 @@ def command(
 
     from bus_smp.evaluation.scoring import Scorer
     from bus_smp.runs.find import find_trained
+    from bus_smp.system.console import note
 
-    scorer = Scorer(backend, device, precision, legacy, again, _say, bar=True)
+    scorer = Scorer(backend, device, precision, legacy, again, note, bar=True)
     if matrix:
         _score_matrix(scorer, runs, targets, out, manifests, root, as_json)
     else:
-        run = runs[0] if runs else None
-        trained = find_trained(run, out)
+        trained = find_trained(runs[0] if runs else None, out)
         summaries = _score_targets(scorer, trained, targets, manifests, root)
         print_summaries(summaries, legacy=legacy, as_json=as_json, full=full)
-        _say(f"Next: {command_line('report', run_name(trained.folder, out), out=out)}")
-
-
-def _say(text: str) -> None:
-    from bus_smp.system.console import note
-
-    note(text)
+        note(f"Next: {command_line('report', run_name(trained.folder, out), out=out)}")
 
 
 def _score_targets(
@@ -139,12 +127,13 @@ def _score_matrix(
     from bus_smp.runs.find import find_trained, list_trained
     from bus_smp.runs.layout import MATRIX
     from bus_smp.runs.run import Run
+    from bus_smp.system.console import note
 
     trained = [find_trained(run, out) for run in runs]
     if not trained:
         trained, unfinished = list_trained(out)
         for reason in unfinished:
-            _say(f"Left out: {reason}")
+            note(f"Left out: {reason}")
     named = [target for target in targets if target != "all"]
     paths = [manifest_path(target, manifests) for target in named]
     if len(named) < len(targets) or not targets:
@@ -168,5 +157,5 @@ def _score_matrix(
     cells = score_matrix(scorer, rows, paths, root, manifests)
     document = write_matrix_folder(cells, folder)
     click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else format_matrix(cells))
-    _say(f"Written: {folder}")
-    _say(f"Next: {command_line('report', *(run_name(one.folder, out) for one in trained), out=out)}")
+    note(f"Written: {folder}")
+    note(f"Next: {command_line('report', *(run_name(one.folder, out) for one in trained), out=out)}")

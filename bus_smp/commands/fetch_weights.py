@@ -22,7 +22,7 @@ def command(encoder: str, path: Path | None) -> None:
     Copy the file there and train with --set model.encoder_weights=FILE. It is the file that train itself would
     download, without what the encoder does not need; HF_ENDPOINT names a mirror of the hub.
     """
-    from bus_smp.commands.quoting import setting, typed
+    from bus_smp.commands.quoting import command_line, setting
     from bus_smp.config import Settings
 
     path = path or Path(f"{encoder.replace('/', '-')}-imagenet.safetensors")
@@ -37,5 +37,7 @@ def command(encoder: str, path: Path | None) -> None:
     click.echo(f"{path}: {path.stat().st_size / 1e6:.0f} MB, sha256 {digest}")
     click.echo(f"from {source}", err=True)
     chosen = [] if encoder == Settings().model.encoder_name else [setting("model.encoder_name", encoder)]
-    words = [typed(word) for word in (*chosen, setting("model.encoder_weights", str(path)))]
-    click.echo(f"Next: bus-smp train {' '.join(f'--set {word}' for word in words)}", err=True)
+    words = [
+        part for one in (*chosen, setting("model.encoder_weights", str(path))) for part in ("--set", one)
+    ]
+    click.echo(f"Next: {command_line('train', *words)}", err=True)

@@ -169,7 +169,7 @@ def command(
 
     import json
 
-    from bus_smp.commands.quoting import setting, typed
+    from bus_smp.commands.quoting import command_line, setting
     from bus_smp.data.audit import audit_known
     from bus_smp.data.audit_report import audit_text
     from bus_smp.data.exclusions import ACCEPTABLE
@@ -210,19 +210,19 @@ def command(
         title = one.manifest.about["source"].get("title", one.path.stem)
         click.echo(f"{title} -> {one.path} ({one.change})\n{audit_text(one.manifest.about)}\n")
     first = written[0].path.stem
+    elsewhere = out != Path("data_manifests")
     if not len(written[0].manifest.used("train")):
-        place = [] if out == Path("data_manifests") else ["--manifests", str(out)]
-        click.echo(f"Next: bus-smp crosseval {' '.join(map(typed, ['--target', first, *place]))}")
+        place = ["--manifests", out] if elsewhere else []
+        click.echo(f"Next: {command_line('crosseval', '--target', first, *place)}")
         return
-    usual = first == "bus-uclm" and out == Path("data_manifests")
-    words = [] if usual else ["--data", first]
-    words += [] if out == Path("data_manifests") else ["--set", setting("data.manifests", str(out))]
-    click.echo(f"Next: {' '.join(['bus-smp train', *map(typed, words)])}")
+    words = ["--data", first] if elsewhere or first != "bus-uclm" else []
+    words += ["--set", setting("data.manifests", str(out))] if elsewhere else []
+    click.echo(f"Next: {command_line('train', *words)}")
 
 
 def _draft(folder: Path, name: str | None, labels: dict[str, str]) -> None:
     """Draft a table of the images in ``folder``, and say what was understood and what to type next."""
-    from bus_smp.commands.quoting import typed
+    from bus_smp.commands.quoting import command_line
     from bus_smp.data.draft_table import write_draft
     from bus_smp.data.own_table import dataset_name
 
@@ -231,10 +231,8 @@ def _draft(folder: Path, name: str | None, labels: dict[str, str]) -> None:
     click.echo(f"{folder} -> {path}")
     for line in draft.lines:
         click.echo(f"  {line}")
-    first = (
-        f"fill in {' and '.join(draft.missing)} in {path}, then " if draft.missing else f"check {path}, then "
-    )
-    click.echo(f"\nNext: {first}bus-smp make-manifest --csv {typed(str(path))} --root {typed(str(folder))}")
+    first = f"fill in label in {path}" if draft.lacks_labels else f"check {path}"
+    click.echo(f"\nNext: {first}, then {command_line('make-manifest', '--csv', path, '--root', folder)}")
 
 
 def _words(text: str) -> list[str]:

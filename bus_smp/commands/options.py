@@ -73,6 +73,13 @@ out_option = click.option(
     show_default=True,
     help="Parent of run folders.",
 )
+manifests_option = click.option(
+    "--manifests",
+    type=click.Path(path_type=Path),
+    default="data_manifests",
+    show_default=True,
+    help="Folder of manifests.",
+)
 root_option = click.option(
     "--root",
     multiple=True,

@@ -64,28 +64,26 @@ def command(
     from bus_smp.inference.predictor import describe_computing
     from bus_smp.runs.find import find_run
     from bus_smp.runs.layout import BEST
-    from bus_smp.system.console import show_progress
-
-    def say(text: str) -> None:
-        click.echo(text, err=True)
+    from bus_smp.system.console import note, show_progress
+    from bus_smp.text import counted
 
     if folder is None:
         # what is asked for with --out leaves nothing outside of it
         given = click.get_current_context().get_parameter_source("out") is not ParameterSource.DEFAULT
         folder = out / "predictions" if given else Path("predictions")
     check_backend(backend, device, precision)
-    images = find_images(inputs, skip=folder, say=say)
+    images = find_images(inputs, skip=folder, say=note)
     check_targets(images, folder)
     trained = find_run(run, out)
     predictor, header = open_predictor(
-        trained.best_path, backend=backend, device=device, precision=precision, say=say
+        trained.best_path, backend=backend, device=device, precision=precision, say=note
     )
     how = describe_computing(predictor.computed_in)
     source = trained.folder if trained.best_path.name == BEST else trained.best_path
-    say(f"Run: {source}, weights of epoch {header['epoch']}, {how}; {_files(len(images))}")
+    note(f"Run: {source}, weights of epoch {header['epoch']}, {how}; {counted(len(images), 'file')}")
     with show_progress(len(images), "predict") as progress:
         table = predict_files(
-            predictor, images, folder, include_masks=include_masks, pixel_mm=pixel_mm, say=say,
+            predictor, images, folder, include_masks=include_masks, pixel_mm=pixel_mm, say=note,
             progress=progress.update,
         )  # fmt: skip
     if table.empty:
@@ -97,26 +95,22 @@ def command(
     else:
         counts = predicted["decision"].value_counts()
         found = ", ".join(f"{count} {label}" for label, count in counts.items()) or "none"
-        click.echo(f"{_files(len(predicted), 'image')} predicted: {found}; written to {folder}")
+        click.echo(f"{counted(len(predicted), 'image')} predicted: {found}; written to {folder}")
         for rule in predicted["decision_rule"].unique():
             click.echo(f"Decision: {rule}.")
         if differing := _differing(predicted):
             click.echo(
-                f"In {_files(differing, 'image')} most of the marked pixels have another class than the decision:\n"
+                f"In {counted(differing, 'image')} most of the marked pixels have another class than the decision:\n"
                 "the mask shows the most probable class of each pixel, the decision goes by the score."
             )
     for error in unread["error"]:
-        say(f"Not predicted: {error}")
+        note(f"Not predicted: {error}")
     if len(unread):
         sys.exit(1)
 
 
-def _files(count: int, noun: str = "file") -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _differing(predicted: pd.DataFrame) -> int:
-    """The number of images whose mask alone would give another decision."""
+    """The number of images for which the mask would give another decision."""
     benign, malignant = predicted["benign_area_px"], predicted["malignant_area_px"]
     shown = benign.gt(malignant).map({True: "benign", False: "malignant"})
     return int((shown.where(benign + malignant > 0, "normal") != predicted["decision"]).sum())

@@ -97,8 +97,8 @@ class AuditedImage:
 class AuditedFolder:
     """All images of one data set, in natural order of their ids.
 
-    ``split_given``: what gives every image its split ("the table", "the folders"); "" for nothing. ``about``: title, licence and so on, for the sidecar.
-    ``answers``: what the user says about masks in doubt.
+    ``split_given``: what gives every image its split ("the table gives", "the folders give"); "" for nothing.
+    ``about``: title, licence and so on, for the sidecar. ``answers``: what the user says about masks in doubt.
     """
 
     dataset: str
@@ -193,7 +193,7 @@ def audit_known(
         records = list(source.records(place))
         images = [record for record in records if record.image]
         placed = sum(bool(record.split) for record in images)
-        split_given = "the folders" if images and placed == len(images) else ""
+        split_given = "the folders give" if images and placed == len(images) else ""
         if placed and not split_given:
             announce(
                 f"{len(images) - placed} images lie outside the folders of splits, so these give no split"
@@ -284,7 +284,7 @@ def _audit_masks(image: AuditedImage, root: Path, answers: MaskAnswers) -> Audit
         image = _found(image, _flag(doubt), Problem(doubt.code, _named(doubt.words, root, *record.masks)))
         if doubt.code not in TENTATIVE:
             return image
-        # It is not used; what it seems to mark still tells whether it is inverted too.
+        # The image is not used. What the mask seems to mark still shows whether it is inverted, too.
         masks, other = _read_masks(paths, TENTATIVE[doubt.code], label, image.is_picture)
         if other is not None:
             return image
@@ -297,14 +297,11 @@ def _audit_masks(image: AuditedImage, root: Path, answers: MaskAnswers) -> Audit
         image = _found(image, "size_mismatch")
     if sizes and len(set(sizes)) == 1:
         marked = np.maximum.reduce(masks)
-        phash = image.fingerprint.phash if image.fingerprint else ""
-        facts = {
-            "label": record.label,
-            "mask_format": image.mask_format,
-            "phash": phash,
-            "numbered": numbered,
-        }
-        image = replace(image, marks=measure_marks(marked, **facts))
+        marks = measure_marks(
+            marked, label=record.label, mask_format=image.mask_format, numbered=numbered,
+            phash=image.fingerprint.phash if image.fingerprint else "",
+        )  # fmt: skip
+        image = replace(image, marks=marks)
     # What cannot be read cannot be compared.
     if doubt is not None:
         return image
@@ -349,7 +346,7 @@ def _read_masks(
 def _orient(
     image: AuditedImage, masks: list[np.ndarray], answers: MaskAnswers
 ) -> tuple[AuditedImage, list[np.ndarray]]:
-    """Turn masks like their picture, doubt them, or leave them where their shape shows that they fit."""
+    """Turn the masks as EXIF turns their picture, or doubt them; leave them where their shape shows that they fit."""
     height, width = masks[0].shape
     if image.orientation >= 5 and width != height and (width > height) == (image.width > image.height):
         return image, masks

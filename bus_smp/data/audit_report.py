@@ -11,7 +11,7 @@ from bus_smp.data.exclusions import ANSWERS, describe_code, exclusion_code
 from bus_smp.data.near_duplicates.search import DISGUISES
 from bus_smp.data.rows import DatasetRows
 from bus_smp.data.sources._tree import natural_key
-from bus_smp.text import WIDTH, folded
+from bus_smp.text import WIDTH, counted, folded
 
 # Images named per finding in the text; the sidecar names all.
 _NAMED = 4
@@ -96,7 +96,7 @@ def _named_copies_note(frame: pd.DataFrame) -> list[str]:
     if not found:
         return []
     shown = ", ".join(f"{image} of {other}" for image, other in found[:_NAMED])
-    images = "1 image is named" if len(found) == 1 else f"{len(found):,} images are named"
+    images = f"{counted(len(found), 'image')} {'is' if len(found) == 1 else 'are'} named"
     return [
         f"{images} like a changed copy of another, which the search did not confirm: {shown}{', ...' if len(found) > _NAMED else ''}. "
         "If they are copies, give both one patient_id in a table of your own (--csv), so that no split divides them"

@@ -1,22 +1,24 @@
-"""From a folder of images and masks that no source knows to a table of one's own, to be checked and filled in."""
+"""Draft the table of a folder of images and masks that no source knows; the user checks it and fills it in."""
 
-import csv
+import codecs
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from bus_smp.classes import LABELS, parse_label
 from bus_smp.data.audit import guess_mask_format
 from bus_smp.data.images import IMAGE_SUFFIXES, read_mask
+from bus_smp.data.manifest_csv import to_csv
 from bus_smp.data.sources import existing_folder, packed
 from bus_smp.data.sources._layout import LaidOut, Layout, is_nnunet, read_layout
 from bus_smp.data.sources._tree import LITTER, key, relative
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import DataError, ImageError
 from bus_smp.system.files import replacing
-from bus_smp.text import harmless
 
 # Files that hold images or annotations and are not read.
 _ANNOTATIONS = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm", ".json", ".xml"}
@@ -33,11 +35,10 @@ _NAMED = 4
 
 @dataclass(frozen=True)
 class Draft:
-    """A drafted table. lines: what was understood. missing: columns with empty cells that need words."""
+    """A drafted table. lines: what was understood. lacks_labels: cells of it are to be filled in."""
 
-    path: Path
     lines: list[str]
-    missing: list[str]
+    lacks_labels: bool
 
 
 def write_draft(folder: Path, path: Path, labels: Mapping[str, str] | None = None) -> Draft:
@@ -65,22 +66,14 @@ def write_draft(folder: Path, path: Path, labels: Mapping[str, str] | None = Non
     classes, lines = _nnunet_classes(folder)
     has_split = all(image.split for image in layout.images)
     rows = [_row(image, folder, classes) for image in layout.images]
-    columns = [
-        "image",
-        "masks",
-        "label",
-        "patient_id",
-        *(["split"] if has_split else []),
-        *(["mask_format"] if classes else []),
-    ]
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([harmless(row[column]) for column in columns] for row in rows)
+    unused = ([] if has_split else ["split"]) + ([] if classes else ["mask_format"])
+    with replacing(path) as temporary:
+        # Excel takes a file without this mark for its own encoding.
+        temporary.write_bytes(codecs.BOM_UTF8 + to_csv(pd.DataFrame(rows).drop(columns=unused)))
     lines = [*_describe(layout, rows, has_split), *lines]
     if left := _rest(folder):
         lines.append(left)
-    return Draft(path, lines, ["label"] if any(not row["label"] for row in rows) else [])
+    return Draft(lines, any(not row["label"] for row in rows))
 
 
 def _row(image: LaidOut, folder: Path, classes: Mapping[int, str]) -> dict[str, str]:
@@ -117,15 +110,10 @@ def _nnunet_classes(folder: Path) -> tuple[dict[int, str], list[str]]:
     try:
         given = json.loads((folder / "dataset.json").read_text(encoding="utf-8-sig"))["labels"]
         # Version 2 has name: number, version 1 number: name.
-        pairs = (
-            {int(v): k for k, v in given.items()}
-            if not all(k.isdecimal() for k in given)
-            else {int(k): v for k, v in given.items()}
-        )
-        found = {number: parse_label(name) for number, name in pairs.items() if number}
+        pairs = given.items() if all(map(str.isdecimal, given)) else [(v, k) for k, v in given.items()]
+        found = {int(number): parse_label(name) for number, name in sorted(pairs) if int(number)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}, ["dataset.json: names no benign and malignant for the numbers in the masks; fill in label"]
-    found = dict(sorted(found.items()))
     if [*found] == [1] or ([*found] == [1, 2] and tuple(found.values()) in _FORMS):
         return found, []
     listed = ", ".join(f"{number} {label}" for number, label in found.items())
@@ -151,8 +139,9 @@ def _describe(layout: Layout, rows: Sequence[Mapping[str, str]], has_split: bool
     lines.append(f"label: {known or 'none known'}" + (f"; {counts['']} to fill in" if counts[""] else ""))
     patients = sorted({row["patient_id"] for row in rows} - {""})
     if patients:
-        shown = ", ".join(patients[:_NAMED]) + (", ..." if len(patients) > _NAMED else "")
-        lines.append(f"patient_id: {len(patients)} from the folders ({shown}): check that these are patients")
+        lines.append(
+            f"patient_id: {len(patients)} from the folders ({_first(patients)}): check that these are patients"
+        )
     else:
         lines.append("patient_id: empty; fill it in where you know it, else no split is patient-level")
     if has_split:
@@ -164,8 +153,11 @@ def _describe(layout: Layout, rows: Sequence[Mapping[str, str]], has_split: bool
 
 
 def _some(paths: Sequence[Path]) -> str:
-    shown = ", ".join(path.name for path in paths[:_NAMED])
-    return f"{len(paths)} ({shown}{', ...' if len(paths) > _NAMED else ''})"
+    return f"{len(paths)} ({_first([path.name for path in paths])})"
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def _rest(folder: Path) -> str:

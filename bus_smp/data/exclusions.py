@@ -40,7 +40,7 @@ CODES = {
     "other": "another reason, in words",
 }
 
-# What answers a doubt. Until the user types it, the images are not used.
+# The option that answers each doubt. Until the user gives it, the images are not used.
 ANSWERS = {
     "size-mismatch": "--on-mismatch resize stretches the mask to its image",
     "mask-colours": "--mask-values any takes all that is not black for the lesion",
@@ -56,7 +56,7 @@ ANSWERS = {
     "orientation": "--mask-orientation stored turns the masks too; shown if they fit the picture as viewers show it",
 }
 
-# Doubts that --accept takes back.
+# Doubts that --accept removes.
 ACCEPTABLE = ("inverted-mask", "large-lesion", "both-classes", "same-mask")
 
 

@@ -127,7 +127,7 @@ def _split(
         how, test_groups = _find_test_groups(rows, used, plan, notes)
         split = _name_dataset(rows, lambda: assign_splits(used, plan.fractions, plan.seed, test_groups))
     if rows.folder.split_given and given is None:
-        notes.append(f"not used: the split that {rows.folder.split_given} give{_s(rows)}")
+        notes.append(f"not used: the split that {rows.folder.split_given}")
     chosen = test_groups is not None or given is not None or plan.only_test
     folds = _name_dataset(rows, lambda: assign_folds(used, plan.folds, plan.seed)) if plan.folds else None
 
@@ -262,16 +262,11 @@ def _given_split(rows: DatasetRows) -> pd.Series | None:
     return rows.frame["image_id"].map(given)
 
 
-def _s(rows: DatasetRows) -> str:
-    """The ending of a verb whose subject is what gives the split."""
-    return "" if rows.folder.split_given.endswith("s") else "s"
-
-
 def _complete_split(
     rows: DatasetRows, used: pd.DataFrame, given: pd.Series, plan: SplitPlan, notes: list[str]
 ) -> tuple[str, pd.Series]:
     """The given split in words, and the split of each used row: val is taken from train where none is given."""
-    how, split = f"as {rows.folder.split_given} give{_s(rows)} it", given[used.index]
+    how, split = f"as {rows.folder.split_given} it", given[used.index]
     official = {i.record.image_id for i in rows.folder.images if i.record.official_split == "test"}
     if official and set(used.loc[split == "test", "image_id"]) == official & set(used["image_id"]):
         how += " (test: the authors' own test patients)"
@@ -280,7 +275,8 @@ def _complete_split(
         learn = _name_dataset(rows, lambda: assign_validation(train, plan.fractions, plan.seed))
         split = split.mask(split == "train", learn)
         share = plan.fractions[1] / sum(plan.fractions[:2])
-        notes.append(f"no val is given: {100 * share:.0f} % of train is taken for it, whole {_unit(used)}")
+        unit = "patients" if used["patient_known"].astype(bool).all() else "groups"
+        notes.append(f"no val is given: {100 * share:.0f} % of train is taken for it, whole {unit}")
     if not (split == "test").any():
         notes.append("no test is given: what is trained on it can be tested on other data sets only")
     copies = rows.frame["excluded"].str.contains("^(?:near-)?duplicate:") | (rows.frame["excluded"] == "")
@@ -291,10 +287,6 @@ def _complete_split(
             "that none leaks. To divide all anew: --split 70/15/15"
         )
     return how, split
-
-
-def _unit(frame: pd.DataFrame) -> str:
-    return "patients" if frame["patient_known"].astype(bool).all() else "groups"
 
 
 def _refuse_divided_groups(datasets: Sequence[DatasetRows], given: Sequence[pd.Series | None]) -> None:

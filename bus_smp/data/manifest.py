@@ -32,7 +32,7 @@ from bus_smp.data.manifest_csv import header_names, read_cells, to_csv
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import ManifestError
 from bus_smp.system.files import open_regular, replacing
-from bus_smp.text import did_you_mean
+from bus_smp.text import counted, did_you_mean
 
 __all__ = [
     "COLUMNS", "SPLITS", "Manifest", "check", "combine", "list_manifests", "manifest_hash", "manifest_path",
@@ -164,8 +164,7 @@ def _raise(where: str, problems: Sequence[str], hint: str) -> None:
     shown = (f"{problem[:500]} ..." if len(problem) > 500 else problem for problem in problems[:_LISTED])
     listed = "".join(f"\n  {problem}" for problem in shown)
     more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise ManifestError(f"{where}: {count}{listed}{more}", hint=hint)
+    raise ManifestError(f"{where}: {counted(len(problems), 'problem')}{listed}{more}", hint=hint)
 
 
 # Reading and writing

@@ -1,4 +1,4 @@
-"""What speaks against the truth of masks that can be read: by their values, and by comparison with the others of the set.
+"""Reasons to doubt masks that can be read: their values, and a comparison with the other masks of the data set.
 
 A doubt is a ``Problem`` with a code of ``bus_smp.data.exclusions``. Its images are not used until the user answers
 (``MaskAnswers``). The limits leave room around the five known data sets: there a lesion covers at most 56 % of the
@@ -47,13 +47,13 @@ _BY_VALUES = {
 }
 MASK_VALUES = tuple(_BY_VALUES)
 
-# How a mask in doubt is looked at until the user has answered.
+# The format in which a doubted mask is read for the comparison, until the user has answered.
 TENTATIVE = {"alpha-mask": "alpha", "soft-mask": "half", "lesion-numbers": "any", "mask-colours": "any"}
 
 
 @dataclass(frozen=True)
 class MaskAnswers:
-    """What the user says about masks that are in doubt; it changes those only.
+    """The user's answers about doubted masks; no other mask is changed.
 
     values: of ``MASK_VALUES``. invert: masks found inverted are. orientation: ``stored`` if masks were drawn on the
     pixels as they are stored, before EXIF turns the picture, ``shown`` if on the picture as viewers show it.

@@ -19,7 +19,7 @@ from bus_smp.data.sources._tree import key, natural_key
 from bus_smp.data.splits import parse_split
 from bus_smp.data.tables import read_sheets
 from bus_smp.errors import DataError, ManifestError
-from bus_smp.text import restored
+from bus_smp.text import counted, restored
 
 REQUIRED = ("image", "masks", "label", "patient_id")
 OPTIONAL = ("split", "mask_format", "dataset", "image_id", "flags", "pixel_mm")
@@ -68,7 +68,7 @@ def audit_own_table(
     return [
         audit_folder(
             dataset, own, folder, progress, answers,
-            split_given="the table" if all(record.split for record in own) else "",
+            split_given="the table gives" if all(record.split for record in own) else "",
             about={"name": dataset, "title": dataset},
         )
         for dataset, own in records.items()
@@ -130,9 +130,8 @@ def read_own_table(
     if listed := faults.listed():
         more = f"\n  and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         shown = [f"{fault[:300]} ..." if len(fault) > 300 else fault for fault in listed[:_LISTED]]
-        count = "1 fault" if len(listed) == 1 else f"{len(listed)} faults"
         raise ManifestError(
-            f"{path}: {count}\n  " + "\n  ".join(shown) + more,
+            f"{path}: {counted(len(listed), 'fault')}\n  " + "\n  ".join(shown) + more,
             hint=f"correct the table and run the same command again (paths start from {root}; --root names another folder)",
         )
     found = {}
@@ -299,12 +298,8 @@ def _join_lesions(rows: list[dict], faults: _Faults, announce: Callable[[str], o
         masks = (*before.masks, *(mask for mask in record.masks if mask not in before.masks))
         earlier["record"] = replace(before, masks=masks)
     if joined:
-        announce(f"{_images(len(joined))} with one row per lesion: the masks are joined")
+        announce(f"{counted(len(joined), 'image')} with one row per lesion: the masks are joined")
     return kept
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _normalise_id(patient_id: str) -> str:

@@ -23,6 +23,7 @@ import pandas as pd
 
 from bus_smp.classes import LABELS
 from bus_smp.errors import ManifestError
+from bus_smp.text import counted
 
 SPLITS = ("train", "val", "test")
 
@@ -165,9 +166,11 @@ def split_warnings(table: pd.DataFrame, split: Sequence | np.ndarray) -> list[st
         with_label = labels == label
         owners = {p: table["group_id"][with_label & (split == p)].nunique() for p in places}
         count = sum(owners.values())
-        have = "only 1 group has one" if count == 1 else f"only {count} groups have one"
+        have = f"only {counted(count, 'group')} {'has' if count == 1 else 'have'} one"
         if count >= len(places):
-            have = "they lie in " + ", ".join(f"{_place(p)} ({_groups(n)})" for p, n in owners.items() if n)
+            have = "they lie in " + ", ".join(
+                f"{_place(p)} ({counted(n, 'group')})" for p, n in owners.items() if n
+            )
         missing = [place for place, number in owners.items() if count and not number]
         warnings += [f"no {label} image in {_place(place)}: {have}" for place in missing]
     return warnings
@@ -175,10 +178,6 @@ def split_warnings(table: pd.DataFrame, split: Sequence | np.ndarray) -> list[st
 
 def _place(place: str | int) -> str:
     return str(place) if place in SPLITS else f"fold {place}"
-
-
-def _groups(count: int) -> str:
-    return "1 group" if count == 1 else f"{count} groups"
 
 
 def _are_splits(split: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV of any separator and encoding, as Excel saves it again, and Excel workbooks."""
+"""Tables as users have them: CSV of any separator and encoding, as Excel saves it again, and Excel workbooks."""
 
 import contextlib
 import csv

@@ -17,6 +17,7 @@ from bus_smp.runs import layout
 from bus_smp.runs.find import find_run
 from bus_smp.runs.run import Run
 from bus_smp.system.files import write_text
+from bus_smp.text import counted
 
 if TYPE_CHECKING:
     from bus_smp.config import Settings
@@ -123,9 +124,10 @@ def _refuse_seen(parent: Run, ancestors: Sequence["Manifest"], manifest: "Manife
             used = used[used["split"].isin(theirs)]
             seen = rows["group_id"].isin(used["group_id"]) | rows["sha256"].isin(set(used["sha256"]) - {""})
             if seen.any():
-                images = "1 image" if seen.sum() == 1 else f"{seen.sum()} images"
+                count = int(seen.sum())
                 raise TrainingError(
-                    f"{images} of the {split} split were used to train {parent.name} or a run it was started from "
+                    f"{counted(count, 'image')} of the {split} split {'was' if count == 1 else 'were'} used to train "
+                    f"{parent.name} or a run it was started from "
                     f"({rows.loc[seen, 'dataset'].iloc[0]} {rows.loc[seen, 'image_id'].iloc[0]}): results would be too good",
                     hint="train on the manifest with the same splits, or on images that it has not seen",
                 )

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +79,5 @@ def _refuse_running(folder: Path) -> None:
 
 
 def _size(path: Path) -> int:
-    return sum(part.lstat().st_size for part in _parts(path))
-
-
-def _parts(path: Path) -> Iterator[Path]:
-    yield path
-    if path.is_dir() and not path.is_symlink():
-        yield from path.rglob("*")
+    parts = [path] if path.is_symlink() else [path, *path.rglob("*")]
+    return sum(part.lstat().st_size for part in parts)

@@ -25,7 +25,7 @@ def find_folder(name: str | None, out: Path, say: Say = note) -> Path:
         CheckpointError: if there is none; lists those that there are.
     """
     if name is None:
-        return _find_newest(out, say).folder
+        return find_trained(None, out, say).folder
     for folder in (Path(out) / name, Path(name)):
         run = Run(folder)
         if run.has_weights() or is_experiment(folder) or run.exists() or list_evaluations(folder):
@@ -78,7 +78,7 @@ def find_trained(name: str | None, out: Path, say: Say = note) -> Run | Experime
         CheckpointError: as ``find_run``.
     """
     if name is None:
-        return _find_newest(out, say)
+        return _choose_newest(_list_all(out)[0], out, say)
     if _is_file(name):
         if Path(name).name != BEST:
             raise CheckpointError(
@@ -114,10 +114,6 @@ def _list_all(out: Path) -> tuple[list[Run | Experiment], list[str]]:
             reasons.append(error.what)
     members = {member.run for experiment in experiments for member in experiment.members}
     return [*experiments, *(run for run in _list_runs(out) if run.name not in members)], reasons
-
-
-def _find_newest(out: Path, say: Say) -> Run | Experiment:
-    return _choose_newest(_list_all(out)[0], out, say)
 
 
 def _choose_newest(among: list, out: Path, say: Say):

@@ -11,6 +11,7 @@ from bus_smp.model.checkpoint import check_trained_on, read_header
 from bus_smp.runs import layout
 from bus_smp.system.files import explained, file_sha256, remove_leftovers, replacing, write_text
 from bus_smp.system.locks import hold_lock
+from bus_smp.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,9 +217,8 @@ class Run:
             TrainingError: naming what is in it.
         """
         found = [path.name for path in self.folder.glob("*") if not path.name.startswith(".")]
-        # a start that was killed before it wrote the settings leaves the manifest
-        known = {layout.MANIFEST, layout.MANIFEST_SIDECAR, layout.ANCESTORS}
-        if [name for name in found if name not in known and not name.startswith("ancestor-")]:
+        # a start that was killed before it wrote the settings leaves these
+        if {*found} - {path.name for path in self._start_paths()}:
             raise TrainingError(
                 f"{self.folder} is not empty and not a run (it holds {', '.join(sorted(found)[:3])})",
                 hint="choose another name with --run NAME",
@@ -282,9 +282,13 @@ class Run:
     def discard_start(self) -> None:
         """Remove what a start that failed has written; the folder holds no run then."""
         if not self.exists():
-            known = (layout.MANIFEST, layout.MANIFEST_SIDECAR, layout.ANCESTORS)
-            for path in [*map(self.folder.joinpath, known), *self.folder.glob("ancestor-*")]:
+            for path in self._start_paths():
                 path.unlink(missing_ok=True)
+
+    def _start_paths(self) -> list[Path]:
+        """What a start writes before the settings, which make the folder a run."""
+        names = (layout.MANIFEST, layout.MANIFEST_SIDECAR, layout.ANCESTORS)
+        return [*map(self.folder.joinpath, names), *self.folder.glob("ancestor-*")]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -318,11 +322,11 @@ def _find_changes(before: "Manifest", now: "Manifest") -> str:
     old, new = (of.used().set_index(keys).sort_index() for of in (before, now))
     both = old.index.intersection(new.index)
     parts = [
-        f"{len(index)} {'image is' if len(index) == 1 else 'images are'} {word}"
+        f"{counted(len(index), 'image')} {'is' if len(index) == 1 else 'are'} {word}"
         for index, word in ((new.index.difference(both), "new"), (old.index.difference(both), "gone"))
         if len(index)
     ]
     for column in _DECISIVE:
         if count := int((old.loc[both, column] != new.loc[both, column]).sum()):
-            parts.append(f"{count} {'image has' if count == 1 else 'images have'} another {column}")
+            parts.append(f"{counted(count, 'image')} {'has' if count == 1 else 'have'} another {column}")
     return ", ".join(parts)

@@ -1,19 +1,18 @@
-"""What the folders and names of a tree say, by rule: image or mask, split, label, and which masks belong to an image.
+"""Read from folders and names, by rule: image or mask, split, label, and which masks belong to an image.
 
 A folder's name is read word by word ("train_masks", "imagesTr", "Benign_mask"). What says none of this is left over;
 in an export by patients it is the patient.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from bus_smp.classes import LABELS
-from bus_smp.data.images import read_image
+from bus_smp.data.images import looks_like_mask, read_image
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import entries, image_files, key
 from bus_smp.data.splits import SPLITS, parse_split
@@ -86,10 +85,10 @@ def _place(
         # What CVAT draws once more, an object per colour.
         if key(child.name) == "segmentationobject":
             continue
-        said = says or {}
+        found = says or {}
         rest = above.rest if says else (*above.rest, child.name)
-        role, split = said.get("role", above.role), said.get("split", above.split)
-        place = Placed(child, role, split, said.get("label", above.label), rest)
+        role, split = found.get("role", above.role), found.get("split", above.split)
+        place = Placed(child, role, split, found.get("label", above.label), rest)
         yield from _place(child, place, labels, everywhere, depth - 1)
 
 
@@ -97,14 +96,13 @@ def read_name(name: str, labels: Mapping[str, str]) -> dict[str, str] | None:
     """What a folder's name says: role, split, label; None where a word of it is unknown."""
     if key(name) in labels:
         return {"label": labels[key(name)]}
-    said: dict[str, str] = {}
-    words = re.findall(r"[^\W\d_]+", key(name))
-    for word in words:
+    meanings: dict[str, str] = {}
+    for word in re.findall(r"[^\W\d_]+", key(name)):
         pairs = _divided(word)
         if not pairs:
             return None
-        said.update({kind: value for kind, value in pairs if kind})
-    return said or None
+        meanings.update({kind: value for kind, value in pairs if kind})
+    return meanings or None
 
 
 @cache
@@ -225,8 +223,8 @@ def _channel(path: Path) -> str:
 
 def tokens(stem: str) -> tuple[str, ...]:
     """The words and numbers of a name, without those that only say image or mask: "IMG_007 (2)" -> 007, 2."""
-    said = (*_IMAGE.split(), *_MASK.split(), *_LESION.split())
-    return tuple(part for part in re.findall(r"[^\W\d_]+|\d+", key(stem)) if part not in said)
+    kinds = (*_IMAGE.split(), *_MASK.split(), *_LESION.split())
+    return tuple(part for part in re.findall(r"[^\W\d_]+|\d+", key(stem)) if part not in kinds)
 
 
 def _image_names(path: Path, nnunet: bool) -> list[object]:
@@ -248,7 +246,7 @@ def _find_owner(mask: Placed, by_name: Mapping[object, Sequence[Placed]]) -> Pla
 
 
 def _fit(mask: Placed, image: Placed) -> bool:
-    """Whether nothing that their folders say speaks against it."""
+    """Whether the folders of the two do not contradict each other."""
     for one, other in ((mask.split, image.split), (mask.label, image.label)):
         if one and other and one != other:
             return False
@@ -289,13 +287,9 @@ def _says(stem: str, words: str) -> bool:
 
 
 def _is_drawn(path: Path) -> bool:
-    """Whether the picture has few values, as a mask has, or hardly any between black and white."""
-    try:
-        grey = read_image(path)[..., 1]
-    except ImageError:
-        return False
-    counts = np.bincount(grey.reshape(-1), minlength=256)
-    return bool((counts > 0).sum() <= 12 or counts[13:243].sum() < 0.02 * grey.size)
+    with contextlib.suppress(ImageError):
+        return looks_like_mask(read_image(path), named=False)
+    return False
 
 
 def _without_shared(files: Sequence[Placed]) -> list[Placed]:
@@ -308,7 +302,6 @@ def _without_shared(files: Sequence[Placed]) -> list[Placed]:
 
 def _label_of(path: Path, labels: Mapping[str, str]) -> str:
     """The one label that the file's name says; "" for none or several."""
-    said = {labels.get(word) or _LABELS.get(word) for word in re.findall(r"[^\W\d_]+", key(path.stem))} - {
-        None
-    }
-    return str(said.pop()) if len(said) == 1 else ""
+    words = re.findall(r"[^\W\d_]+", key(path.stem))
+    found = {labels.get(word) or _LABELS.get(word) for word in words} - {None}
+    return str(found.pop()) if len(found) == 1 else ""
