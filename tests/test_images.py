@@ -78,25 +78,3 @@ def test_the_classes_of_a_large_picture_computed_in_bands_are_those_of_the_whole
         whole = restore_probabilities(probabilities, shape)
         bands = np.concatenate(list(restore_in_bands(probabilities, shape)), axis=1)
         np.testing.assert_allclose(bands, whole, atol=1e-6)
-
-
-<<<<<<< HEAD
-def test_a_png_without_pixels_and_a_palette_with_transparency(tmp_path, recwarn):
-    data = io.BytesIO()
-    palette = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
-    palette.save(data, "PNG", transparency=bytes(range(64)))
-    (tmp_path / "palette.png").write_bytes(data.getvalue())
-    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
-    assert not recwarn.list
-    raw = data.getvalue()
-    start = raw.index(b"IDAT") - 4
-    (tmp_path / "empty.png").write_bytes(raw[:start] + raw[raw.index(b"IEND") - 4 :])
-    with pytest.raises(ImageError, match="a PNG without pixels"):
-        read_image(tmp_path / "empty.png")
-=======
-def test_a_picture_too_large_for_one_buffer_is_written_as_it_is(tmp_path):
-    rgb = np.zeros((5800, 5800, 3), np.uint8)
-    rgb[1000:1100, ::7] = 10, 20, 30
-    write_png(tmp_path / "large.png", rgb)
-    assert np.array_equal(read_image(tmp_path / "large.png"), rgb)
->>>>>>> 6f1e9e7 (One phrase for counts, next commands and options instead of several; tests hold each promise once)
