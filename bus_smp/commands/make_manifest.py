@@ -215,9 +215,9 @@ def command(
         place = ["--manifests", out] if elsewhere else []
         click.echo(f"Next: {command_line('crosseval', '--target', first, *place)}")
         return
-    words = ["--data", first] if elsewhere or first != "bus-uclm" else []
-    words += ["--set", setting("data.manifests", str(out))] if elsewhere else []
-    click.echo(f"Next: {command_line('train', *words)}")
+    options = ["--data", first] if elsewhere or first != "bus-uclm" else []
+    options += ["--set", setting("data.manifests", str(out))] if elsewhere else []
+    click.echo(f"Next: {command_line('train', *options)}")
 
 
 def _draft(folder: Path, name: str | None, labels: dict[str, str]) -> None:
