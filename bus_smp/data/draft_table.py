@@ -66,13 +66,13 @@ def write_draft(folder: Path, path: Path, labels: Mapping[str, str] | None = Non
     classes, lines = _nnunet_classes(folder)
     has_split = all(image.split for image in layout.images)
     rows = [_row(image, folder, classes) for image in layout.images]
+    # Before the table is written, which may lie in the folder.
+    left = _rest(folder)
     unused = ([] if has_split else ["split"]) + ([] if classes else ["mask_format"])
     with replacing(path) as temporary:
         # Excel takes a file without this mark for its own encoding.
         temporary.write_bytes(codecs.BOM_UTF8 + to_csv(pd.DataFrame(rows).drop(columns=unused)))
-    lines = [*_describe(layout, rows, has_split), *lines]
-    if left := _rest(folder):
-        lines.append(left)
+    lines = [*_describe(layout, rows, has_split), *lines, *([left] if left else [])]
     return Draft(lines, any(not row["label"] for row in rows))
 
 
