@@ -258,7 +258,10 @@ def test_make_manifest_names_each_bad_mask(tmp_path):
             assert row["excluded"] == "", (kind.name, row["excluded"])
             _, mask = read_example(manifest, row.to_dict() | {"image_id": row.name})
             assert np.array_equal(mask, corpus.lesion(kind.name))
-    assert frame.loc["full", "excluded"] == "full-mask: every pixel is marked"
+    assert (
+        frame.loc["full", "excluded"]
+        == "full-mask: every pixel is marked; the background must be black, or 0"
+    )
 
 
 @pytest.fixture(scope="module")

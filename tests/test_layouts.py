@@ -160,6 +160,12 @@ UNKNOWN = {
     "patients with the same names": lambda k: (f"P{k}/image.png", f"P{k}/mask.png"),
     "one flat folder": lambda k: (f"case_{k}.png", f"case_{k}_GT.png"),
     "another prefix": lambda k: (f"images/img{k:03d}.png", f"masks/mask{k:03d}.png"),
+    "numbers with and without zeros": lambda k: (f"images/{k}.png", f"masks/{k:04d}.png"),
+    "folds": lambda k: (f"fold_{k % 4}/img/{k}.png", f"fold_{k % 4}/mask/{k}.png"),
+    "labels in other words": lambda k: (
+        f"{'gb'[k % 2]}artig/img/{k}.png",
+        f"{'gb'[k % 2]}artig/mask/{k}.png",
+    ),
     "classes": lambda k: (f"{label(k)}/images/{k}.png", f"{label(k)}/masks/{k}_seg.png"),
     "class in the name": lambda k: (f"images/{label(k)}_{k}.png", f"masks/0/{label(k)}_{k}.png"),
     "Pascal VOC": lambda k: (f"JPEGImages/{k}.png", f"SegmentationClass/{k}.png"),
@@ -189,6 +195,8 @@ def test_a_folder_of_any_layout_becomes_a_table_to_fill_in(layout, drawn, tmp_pa
         assert "12 to fill in" in result.stdout and "Next: fill in label" in result.stdout
     if "patients" in layout:
         assert all(row["patient_id"] == row["image"].partition("/")[0] for row in rows)
+    if "labels" in layout:
+        assert '--labels "bartig=...,gartig=..."' in result.stdout
     if "train" in layout:
         assert {row["split"] for row in rows} == {"train", "val", "test"}
     # filled in as one would, and typed as printed

@@ -22,6 +22,7 @@ from bus_smp.commands.quoting import setting, typed
 from bus_smp.config import load_settings
 from bus_smp.data.images import color_mask
 from bus_smp.data.manifest import read_manifest, write_manifest
+from bus_smp.data.own_table import read_own_table
 from bus_smp.data.synthetic import draw, write_bus_bra, write_bus_uclm, write_udiat
 from bus_smp.errors import BusSmpError, ConfigError, DataError, ManifestError, TrainingError
 from bus_smp.training.preflight import check_trainable
@@ -355,7 +356,7 @@ def test_one_fault_of_many_rows_is_one_line(own, tmp_path):
     assert [line.partition(":")[0].strip() for line in lines] == [
         f"{column}, {len(rows) - 1} rows, first row 2" for column in ("label", "split", "pixel_mm")
     ]
-    assert "--labels gut=benign" in lines[0] and "0.02 to 0.5" in lines[2]
+    assert '--labels "gut=..."' in lines[0] and "0.02 to 0.5" in lines[2]
 
 
 def test_a_given_split_is_kept_and_one_that_tears_a_patient_is_refused(own, tmp_path):
@@ -416,11 +417,25 @@ def test_a_table_keeps_its_own_words_where_it_is_said_what_they_mean(own, tmp_pa
     ):
         run("--csv", table, "--out", tmp_path)
     columns = ("--columns", "image=bild,masks=Maske,label=Klasse,patient_id=")
-    run("--csv", table, "--out", tmp_path, *columns, "--labels", "gut=benign,Böse=malignant")
+    run("--csv", table, "--out", tmp_path, *columns, "--labels", "gut=benign", "--labels", "Böse=malignant")
     frame = read_manifest(tmp_path / "mine.csv").frame
     assert set(frame["label"]) == {"benign", "malignant"} and not frame["patient_known"].any()
     for wrong in (("--columns", "maske=Maske"), ("--labels", "gut")):
         run("--csv", table, *wrong, code=2)
+
+
+def test_what_a_faulty_table_may_mean_is_said(own):
+    table, rows = own
+    body = [(Path(row[0]).stem.upper(), *row[1:]) for row in rows[1:]]
+    write_table(table, [rows[0], *body])
+    with pytest.raises(DataError, match=rf"no file(?s:.*)there is {rows[1][0]}"):
+        read_own_table(table)
+    body = [(row[0], "n/a", "normal", "" if k % 2 else row[3]) for k, row in enumerate(rows[1:])]
+    write_table(table, [rows[0], *body])
+    said = []
+    [records] = read_own_table(table, announce=said.append).values()
+    assert not any(record.masks for record in records)
+    assert "patient_id is empty for 3 images of 7, first row 3" in said[0] and "merged" in said[0]
 
 
 def test_a_split_without_val_takes_it_from_train_by_patients(own, tmp_path):
@@ -471,7 +486,7 @@ def test_a_table_in_the_output_folder_is_not_overwritten(own):
         run("--csv", table, "--out", table.parent)
 
 
-SPELLED = [["P01", "p01", "P 01", "p-1", "P_001"], ["007", "7", "7.0", "07"]]
+SPELLED = [["P01", "p01", "P 01", "p-1", "P_001"], ["007", "7", "7.0", "07"], ["1200", "1.200", "1,200"]]
 
 
 def write_patients(folder, patients):
@@ -489,17 +504,18 @@ def write_patients(folder, patients):
 
 def test_a_patient_of_several_spellings_is_one_group_and_the_spellings_are_told(tmp_path):
     others = ["1-12", "11-2", "112", "A", "B", "P011", "70", "1.5", "15"]
-    table = write_patients(tmp_path / "own", [*SPELLED[0], *SPELLED[1], *others])
+    table = write_patients(tmp_path / "own", [*sum(SPELLED, []), *others])
     result = run("--csv", table, "--out", tmp_path / "out")
     frame = read_manifest(tmp_path / "out" / "mine.csv").frame
     group = dict(zip(frame["patient_id"], frame["group_id"], strict=True))
     assert {group[name] for name in SPELLED[0]} == {"mine:P01"}
     assert {group[name] for name in SPELLED[1]} == {"mine:007"}
+    assert {group[name] for name in SPELLED[2]} == {"mine:1,200"}
     assert all(group[name] == f"mine:{name}" for name in others)
-    assert frame["group_id"].nunique() == len(others) + 2
+    assert frame["group_id"].nunique() == len(others) + 3
     note = next(line for line in result.stdout.splitlines() if "spelling" in line)
     assert all(name in note for names in SPELLED for name in names) and "11-2" not in note
-    assert f"18 images of {len(others) + 2} patients," in result.stdout
+    assert f"21 images of {len(others) + 3} patients," in result.stdout
     audit = json.loads((tmp_path / "out" / "mine.json").read_text(encoding="utf-8"))["audit"]
     assert sorted(map(sorted, audit["spellings"])) == sorted(map(sorted, SPELLED))
     assert audit["merged_groups"] == {}, "those share pictures"

@@ -99,6 +99,10 @@ KINDS = {
         lambda m, label: Image.fromarray(color_mask(classes(m, label, True))),
         "swapped-classes", {"values": ("swapped",)},
     ),
+    "outlines": (
+        lambda m, label: grey(255 * (m & (cv2.erode(m * np.uint8(1), np.ones((3, 3))) == 0))),
+        "outline-mask", {"values": ("filled",)},
+    ),
     "soft edges": (lambda m, label: grey(soft(m * 255)), "soft-mask", {"values": ("half",)}),
     "soft colours": (
         lambda m, label: Image.fromarray(soft(color_mask(classes(m, label)))), "soft-mask", {"values": ("half",)},

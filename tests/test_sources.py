@@ -400,11 +400,13 @@ def test_halves_in_busi_are_kept_with_the_reason(busi):
     (busi / "benign/benign (3)_mask.png").unlink()
     (busi / "benign/benign (4)_mask.png").unlink()
     (busi / "normal/normal (1).png").unlink()
+    (busi / "normal/normal (2)_mask.png").unlink()
     shutil.copy(busi / "benign/benign (1).png", busi / "malignant/benign (1).png")
     found = read("busi", busi)
     assert found["benign (3)"].masks == ("benign/benign (3)_mask_1.png",) and not problem(found["benign (3)"])
     assert problem(found["benign (4)"]) == "no-mask: image without mask"
     assert (found["normal (1)"].image, problem(found["normal (1)"])) == ("", "no-image: mask without image")
+    assert not found["normal (2)"].masks and not problem(found["normal (2)"])
     assert "benign (1)" in found and not problem(found["benign (1)"])
     assert problem(found["malignant - benign (1)"])
 

@@ -63,8 +63,8 @@ _NAMED_SPLITS = ("official", "test")
 @click.option(
     "--labels",
     metavar="YOURS=LABEL,...",
-    default="",
-    help="What --csv, or the folders of --folder, call normal, benign and malignant, e.g. gutartig=benign.",
+    multiple=True,
+    help="What --csv, or the folders of --folder, call normal, benign and malignant, e.g. gutartig=benign; repeatable.",
 )
 @click.option(
     "--split",
@@ -107,7 +107,7 @@ _NAMED_SPLITS = ("official", "test")
     metavar="WORD,...",
     default="",
     help="How to read masks that the audit doubts. any: all that is not 0 is the lesion of the label (lesion "
-    "numbers, unlisted colours). half: from half brightness on (soft edges, JPEG). alpha: the opaque pixels. swapped: "
+    "numbers, unlisted colours). half: from half brightness on (soft edges, JPEG). alpha: the opaque pixels. filled: outlines and what they enclose. swapped: "
     "benign and malignant exchanged.",
 )
 @click.option("--invert-masks", is_flag=True, help="Invert the masks that the audit finds inverted.")
@@ -120,7 +120,7 @@ _NAMED_SPLITS = ("official", "test")
     "--accept",
     metavar="CODE,...",
     default="",
-    help="Masks that the audit doubts are right: inverted-mask, large-lesion, both-classes, same-mask.",
+    help="Masks that the audit doubts are right: inverted-mask, outline-mask, large-lesion, both-classes, same-mask.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the tables.")
 def command(
@@ -131,7 +131,7 @@ def command(
     name: str | None,
     out: Path,
     columns: str,
-    labels: str,
+    labels: tuple[str, ...],
     split: str | None,
     test_patients: str,
     folds: int | None,
@@ -162,7 +162,7 @@ def command(
     if split in _NAMED_SPLITS and test_patients:
         raise click.UsageError(f"--split {split} and --test-patients exclude each other")
 
-    words = {theirs.casefold(): ours for theirs, ours in _pairs(labels, "--labels").items()}
+    words = {theirs.casefold(): ours for theirs, ours in _pairs(",".join(labels), "--labels").items()}
     if folder is not None:
         _draft(folder, name, words)
         return

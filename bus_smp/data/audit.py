@@ -408,7 +408,8 @@ def _compare_label(image: AuditedImage, worst: int, full: bool) -> AuditedImage:
     if worst == 0 and label != "normal":
         return _found(image, "empty_mask", Problem("empty-mask", f"the image is labelled {label}"))
     if full:
-        image = _found(image, "full_mask", Problem("full-mask", "every pixel is marked"))
+        words = "every pixel is marked; the background must be black, or 0"
+        image = _found(image, "full_mask", Problem("full-mask", words))
     marked = LABELS[worst]
     if marked != label:
         lesion = "a lesion" if image.mask_format == "binary" else f"a {marked} lesion"

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ _FORMS: dict[tuple[str, ...], str] = {
     ("benign", "malignant"): "index",
     ("malignant", "benign"): "swapped-index",
 }
+
+# Folders that divide a set otherwise than by patients.
+_PARTS = re.compile(r"(fold|part|batch|group|set|class|bi[ _-]?rads)[ _-]?\d*[abc]?$", re.IGNORECASE)
+# So few folders are rather classes or sources than patients; no split can be made of fewer than three patients.
+_FEWEST_PATIENTS = 4
 
 # Files and patients that a sentence names.
 _NAMED = 4
@@ -68,6 +74,15 @@ def write_draft(folder: Path, path: Path, labels: Mapping[str, str] | None = Non
     rows = [_row(image, folder, classes) for image in layout.images]
     # Before the table is written, which may lie in the folder.
     left = _rest(folder)
+    few = {row["patient_id"] for row in rows} - {""}
+    if len(few) < _FEWEST_PATIENTS:
+        rows = [{**row, "patient_id": ""} for row in rows]
+        if few and any(not row["label"] for row in rows):
+            words = ",".join(f"{name}=..." for name in sorted(few))
+            lines.append(
+                f"{len(few)} folders are too few for patients; if they are labels, delete {path} and draft it again with "
+                f'--labels "{words}"'
+            )
     unused = ([] if has_split else ["split"]) + ([] if classes else ["mask_format"])
     with replacing(path) as temporary:
         # Excel takes a file without this mark for its own encoding.
@@ -82,7 +97,7 @@ def _row(image: LaidOut, folder: Path, classes: Mapping[int, str]) -> dict[str, 
         "masks": "|".join(relative(mask, folder) for mask in image.masks),
         "label": image.label or _label_of_masks(image.masks, classes),
         # The first folder: a patient's examinations lie below it.
-        "patient_id": image.rest[0] if image.rest else "",
+        "patient_id": next((name for name in image.rest if not _PARTS.match(name)), ""),
         "split": image.split,
         "mask_format": _FORMS.get(tuple(classes.values()), "") if image.masks else "",
     }

@@ -23,6 +23,7 @@ CODES = {
     "soft-mask": "mask with values between black and white (soft edges, JPEG)",
     "lesion-numbers": "mask that numbers its lesions or regions",
     "inverted-mask": "mask that marks what surrounds the lesion",
+    "outline-mask": "mask that draws the outline of the lesion only",
     "large-lesion": "lesion over most of the picture, or at all its sides",
     "swapped-classes": "mask of the other class than the label, as in most of the set",
     "both-classes": "benign and malignant pixels in one mask",
@@ -49,6 +50,7 @@ ANSWERS = {
     "soft-mask": "--mask-values half takes what is at least half bright for the lesion",
     "lesion-numbers": "--mask-values any takes all numbers but 0 for the lesion that the label names",
     "inverted-mask": "--invert-masks, or --accept inverted-mask if they are right",
+    "outline-mask": "--mask-values filled fills the outlines; --accept outline-mask if they are right",
     "large-lesion": "--accept large-lesion if they are right",
     "swapped-classes": "--mask-values swapped exchanges the classes of the masks; or correct the labels",
     "both-classes": "--mask-values any gives all lesions the label; --accept both-classes if both are there",
@@ -57,7 +59,7 @@ ANSWERS = {
 }
 
 # Doubts that --accept removes.
-ACCEPTABLE = ("inverted-mask", "large-lesion", "both-classes", "same-mask")
+ACCEPTABLE = ("inverted-mask", "outline-mask", "large-lesion", "both-classes", "same-mask")
 
 
 class Problem(NamedTuple):

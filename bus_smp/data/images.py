@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # The first three are how masks should be. The others are read only where the user says so, by an option of
 # make-manifest: see ``read_mask``.
 MASK_FORMATS = (
-    "binary", "color", "index", "any", "half", "alpha",
+    "binary", "color", "index", "any", "half", "alpha", "filled",
     "swapped-color", "swapped-index", "inverted-any", "inverted-half", "inverted-alpha",
 )  # fmt: skip
 
@@ -289,7 +289,7 @@ def read_mask(
             ``color`` (black, green benign, red malignant) or ``index`` (0, 1, 2). Where the user says so:
             ``any`` (all that is not 0 is the lesion), ``half`` (each channel counts from 128 on, so soft edges
             and what JPEG adds disappear; white has the image's label), ``alpha`` (the lesion is what is at least
-            half opaque), ``swapped-color`` and ``swapped-index`` (benign and malignant exchanged),
+            half opaque), ``filled`` (as ``any``, with what it encloses), ``swapped-color`` and ``swapped-index`` (benign and malignant exchanged),
             ``inverted-any``, ``inverted-half`` and ``inverted-alpha`` (the lesion is what these do not mark).
         label: the image's label; gives the class of a mask that has no classes.
         shape: (H, W) of the image; needed where ``paths`` is empty, checked where it is not.
@@ -395,6 +395,17 @@ def _read_any(image: Image.Image, path: Path) -> np.ndarray:
     return marked * np.uint8(3)
 
 
+def _read_filled(image: Image.Image, path: Path) -> np.ndarray:
+    return fill_holes(_read_any(image, path) > 0) * np.uint8(3)
+
+
+def fill_holes(lesion: np.ndarray) -> np.ndarray:
+    """bool (H, W): ``lesion``, bool (H, W), and what it encloses."""
+    outlines, _ = cv2.findContours(lesion.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros(lesion.shape, np.uint8)
+    return cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED).astype(bool)
+
+
 def _read_half(image: Image.Image, path: Path) -> np.ndarray:
     rgb = _rgb_array(image, path)
     if int(rgb.max()) <= 1 and not is_lossy(path):
@@ -415,7 +426,7 @@ def _read_half(image: Image.Image, path: Path) -> np.ndarray:
 
 # How the pixels of a format become class indices; or 0, the class indices and 3 for a lesion without a class.
 _CLASSES_OF = {"index": _read_index, "color": _read_colours}
-_LESION_OF = {"binary": _read_binary, "any": _read_any, "half": _read_half}
+_LESION_OF = {"binary": _read_binary, "any": _read_any, "filled": _read_filled, "half": _read_half}
 
 
 def _indices(image: Image.Image, path: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bus_smp.classes import LABELS
 from bus_smp.data.exclusions import Problem
-from bus_smp.data.images import is_lossy, read_alpha, read_image
+from bus_smp.data.images import fill_holes, is_lossy, read_alpha, read_image
 from bus_smp.errors import ImageError
 
 # Share of the picture's border above which a mask is inverted; the lower one where most of the set is.
@@ -24,6 +24,8 @@ _SURROUNDS, _SURROUNDS_TOO = 0.6, 0.4
 # What surrounds a lesion is more than this share of the picture; less at all its sides is a frame.
 _SURROUNDING = 0.35
 _LARGE = 0.5
+# Closed outlines enclose more than this multiple of what they mark; a lesion with holes does not.
+_OUTLINE = 1.5
 
 # Pixels between black and white: their least share in a picture, and levels of grey; real pictures have 0.44 and more.
 _PICTURE, _PICTURE_LEVELS = 0.3, 32
@@ -42,6 +44,7 @@ _SWAPPED, _SWAPPED_SHARE = 3, 0.8
 _BY_VALUES = {
     "any": ("lesion-numbers", "mask-colours", "both-classes", "swapped-classes"),
     "half": ("soft-mask",),
+    "filled": ("outline-mask",),
     "alpha": ("alpha-mask",),
     "swapped": ("swapped-classes",),
 }
@@ -105,7 +108,7 @@ class Marks:
     """What the masks of one image mark, laid over each other.
 
     benign, malignant: pixels. area: share of the picture. border: share of the picture's outermost pixels. sides: of
-    the four that the lesion touches. mask: hash of the lesion's pixels. numbered: the values are numbers above 2.
+    the four that the lesion touches. filled: share of the picture with holes filled. mask: hash of the lesion's pixels. numbered: the values are numbers above 2.
     """
 
     label: str
@@ -115,6 +118,7 @@ class Marks:
     area: float
     border: float
     sides: int
+    filled: float
     mask: bytes
     phash: str
     numbered: bool
@@ -130,6 +134,7 @@ def measure_marks(mask: np.ndarray, **facts: Any) -> Marks:
         area=float(lesion.mean()),
         border=float(np.concatenate(edges).mean()),
         sides=sum(bool(side.any()) for side in (lesion[0], lesion[-1], lesion[:, 0], lesion[:, -1])),
+        filled=float(fill_holes(lesion).mean()),
         mask=hashlib.sha256(str(lesion.shape).encode() + np.packbits(lesion).tobytes()).digest(),
         **facts,
     )
@@ -213,8 +218,15 @@ def find_doubts(marks: Sequence[Marks | None]) -> dict[int, list[Problem]]:
     doubts: dict[int, list[Problem]] = defaultdict(list)
     lesions = {j: m for j, m in enumerate(marks) if m and m.label in LABELS[1:] and m.area}
     inverted = _find_inverted(marks, lesions)
+    outlines = {
+        j: Problem(
+            "outline-mask", f"marks {_percent(m.area)} of the picture and encloses {_percent(m.filled)}"
+        )
+        for j, m in lesions.items()
+        if m.filled > _OUTLINE * m.area and m.border < _SURROUNDS_TOO
+    }
     rest = {j: m for j, m in lesions.items() if j not in inverted and m.area < 1}
-    for found in (inverted, _find_large(rest), _find_classes(lesions), _find_same(rest)):
+    for found in (inverted, outlines, _find_large(rest), _find_classes(lesions), _find_same(rest)):
         for j, problem in found.items():
             doubts[j].append(problem)
     return doubts
@@ -257,7 +269,8 @@ def _find_large(lesions: Mapping[int, Marks]) -> dict[int, Problem]:
 def _find_classes(lesions: Mapping[int, Marks]) -> dict[int, Problem]:
     """Lesion numbers, swapped classes, and both classes in one mask."""
     classed = {j: m for j, m in lesions.items() if m.mask_format.split("-")[-1] in ("color", "index")}
-    both = {j: m for j, m in classed.items() if m.benign and m.malignant}
+    # Where every pixel is marked, one of the classes is the background: "full-mask" says so.
+    both = {j: m for j, m in classed.items() if m.benign and m.malignant and m.area < 1}
     single = {j: m for j, m in classed.items() if j not in both}
     wrong = [j for j, m in single.items() if (m.label == "benign") != (m.benign > 0)]
     found = {

@@ -6,16 +6,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from bus_smp.classes import parse_label
 from bus_smp.data.audit import AuditedFolder, Progress, audit_folder, no_progress
-from bus_smp.data.images import MASK_FORMATS
+from bus_smp.data.images import IMAGE_SUFFIXES, MASK_FORMATS
 from bus_smp.data.manifest import record_root
 from bus_smp.data.manifest_checks import LEAST_PIXEL_MM, MOST_PIXEL_MM, is_pixel_mm
 from bus_smp.data.mask_doubts import NO_ANSWERS, MaskAnswers
 from bus_smp.data.sources import Record
-from bus_smp.data.sources._tree import key, natural_key
+from bus_smp.data.sources._tree import key, natural_key, stem_of
 from bus_smp.data.splits import parse_split
 from bus_smp.data.tables import read_sheets
 from bus_smp.errors import DataError, ManifestError
@@ -25,12 +26,17 @@ REQUIRED = ("image", "masks", "label", "patient_id")
 OPTIONAL = ("split", "mask_format", "dataset", "image_id", "flags", "pixel_mm")
 _LISTED = 20
 
+# What stands in the cell for masks of an image without lesion.
+_NOTHING = {"", "-", "na", "n/a", "nan", "none"}
+# Files among which the one that a wrong path means is looked for.
+_MOST_FILES = 20_000
+
 # What people call these columns, apart from capitals, spaces and signs. Others are named with --columns.
 _USUAL = {
     "image": ("images", "image_file", "image_path", "image_name", "image_filename", "filename", "file"),
     "masks": ("mask", "mask_file", "mask_path", "mask_name", "mask_filename", "segmentation"),
     "label": ("labels", "class", "diagnosis", "pathology"),
-    "patient_id": ("patient", "patient_no", "patient_number", "pid", "case", "case_id", "subject", "subject_id"),
+    "patient_id": ("patient", "patient_no", "patient_number", "patient_name", "patient_code", "pid", "case", "case_id", "subject", "subject_id"),
     "split": ("subset",),
 }  # fmt: skip
 
@@ -127,12 +133,19 @@ def read_own_table(
     _name_images(rows)
     _refuse_repeated(rows, faults)
     _refuse_half_split(rows, faults)
+    unknown = [row for row in rows if not row["record"].patient_id]
+    if 0 < len(unknown) < len(rows):
+        announce(
+            f"patient_id is empty for {counted(len(unknown), 'image')} of {len(rows)}, first row {unknown[0]['number']}: each "
+            "counts as a patient of its own; where cells were merged, fill them down"
+        )
     if listed := faults.listed():
         more = f"\n  and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         shown = [f"{fault[:300]} ..." if len(fault) > 300 else fault for fault in listed[:_LISTED]]
         raise ManifestError(
             f"{path}: {counted(len(listed), 'fault')}\n  " + "\n  ".join(shown) + more,
-            hint=f"correct the table and run the same command again (paths start from {root}; --root names another folder)",
+            hint="correct the table and run the same command again "
+            f"(paths start from {root}; --root names another folder{_meant(rows, root)})",
         )
     found = {}
     for dataset in sorted({row["dataset"] for row in rows}):
@@ -147,6 +160,16 @@ def read_own_table(
         ]
         found[dataset] = sorted(records, key=lambda record: natural_key(record.image_id))
     return found
+
+
+def _meant(rows: Sequence[dict], root: Path) -> str:
+    """Words for where below ``root`` the first image lies that is not where the table says; "" for nowhere."""
+    absent = next((row["image"] for row in rows if row["image"] and not _is_file(root / row["image"])), "")
+    files = (path for path in islice(root.rglob("*"), _MOST_FILES) if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = min(
+        (p.relative_to(root).as_posix() for p in files if key(p.stem) == key(stem_of(absent))), default=""
+    )
+    return f"; there is {found}" if absent and found else ""
 
 
 def dataset_name(text: str) -> str:
@@ -237,13 +260,14 @@ def _read_row(
         faults.add(number, "image", "image is empty")
     # A name may hold a comma or semicolon, but mostly they stand between names.
     parts = [masks] if masks and _is_file(root / masks.replace("\\", "/")) else re.split(r"[|;,\n]", masks)
-    mask_paths = tuple(relative("masks", part.strip()) for part in parts if part.strip())
+    mask_paths = tuple(relative("masks", part.strip()) for part in parts if key(part) not in _NOTHING)
     word = row.get("label", "")
     label = split = ""
     try:
         label = parse_label(labels.get(key(word), word))
     except ValueError:
-        words = f"unknown label {word!r}; use normal, benign or malignant, or say which it is: --labels {word}=benign"
+        words = f"unknown label {word!r}; use normal, benign or malignant, or say which it is: "
+        words += f'--labels "{word}=..."'
         words = words if word else "label is empty; write normal, benign or malignant"
         faults.add(number, "label", words)
     patient = row.get("patient_id", "")
@@ -305,11 +329,12 @@ def _join_lesions(rows: list[dict], faults: _Faults, announce: Callable[[str], o
 def _normalise_id(patient_id: str) -> str:
     """A patient's id without differences in spelling; "" for no id.
 
-    P01, p1, "P 01" and P-1 become one, and so do 007, 7 and 7.0, which Excel makes of each other. A sign between
+    P01, p1, "P 01" and P-1 become one, and so do 007, 7 and 7.0, and 1200 and 1.200, which Excel makes of each other. A sign between
     two numbers stays, so that 1-12 and 11-2 are two.
     """
     text = unicodedata.normalize("NFKC", patient_id).casefold()
     text = re.sub(r"^(\d+)[.,]0+$", r"\1", text.strip())
+    text = re.sub(r"^(\d{1,3})[.,](\d{3})$", r"\1\2", text)
     parts = re.findall(r"\d+|[^\W\d_]+|[^\w\s\u200b\ufeff\u2010-\u2015\u2212-]", text)
     parts = [part.lstrip("0") or "0" if part.isdecimal() else part for part in parts]
     # A space counts between two numbers only.

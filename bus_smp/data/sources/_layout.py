@@ -229,14 +229,20 @@ def tokens(stem: str) -> tuple[str, ...]:
 
 def _image_names(path: Path, nnunet: bool) -> list[object]:
     stem = path.stem[: len(path.stem) - len(_channel(path))] if nnunet else path.stem
-    return [key(stem), tokens(stem)]
+    return [key(stem), tokens(stem), _numbers(tokens(stem))]
+
+
+def _numbers(parts: Sequence[str]) -> tuple[str | int, ...]:
+    """The parts with numbers as such: 007 and 7 are one."""
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
 def _find_owner(mask: Placed, by_name: Mapping[object, Sequence[Placed]]) -> Placed | None:
     """The image of a mask; None for none, or several that fit equally well."""
     parts = tokens(mask.path.stem)
-    # Its own name, without the words for masks, without a number of the lesion.
-    for name in (key(mask.path.stem), parts, parts[:-1] if parts and parts[-1].isdecimal() else None):
+    lesion = parts[:-1] if parts and parts[-1].isdecimal() else None
+    # Its own name, without the words for masks, without a number of the lesion, without leading zeros.
+    for name in (key(mask.path.stem), parts, lesion, _numbers(parts)):
         fitting = [image for image in by_name.get(name, ()) if name is not None and _fit(mask, image)]
         near = [image for image in fitting if image.rest == mask.rest] or fitting
         near = [image for image in near if image.path.parent == mask.path.parent] or near

@@ -3,7 +3,7 @@
 Layout: ``benign/benign (1).png`` with ``benign (1)_mask.png`` and, for further lesions, ``benign (1)_mask_1.png``
 and so on; ``malignant/`` and ``normal/`` likewise. The folder is the label, else the name. Copies in circulation have
 ``train/``, ``val/`` and ``test/``, ``images/`` and ``masks/`` above or below these folders, or all files in one. Masks are black and white
-(1-bit, RGB or RGBA) and are OR-ed; those of normal images are all black.
+(1-bit, RGB or RGBA) and are OR-ed; those of normal images are all black, or not there.
 There are no patient ids, and many images are near-duplicates: no split of it is patient-level.
 """
 
@@ -52,6 +52,9 @@ def records(root: Path) -> Iterator[Record]:
         for pair in pair_masks(images, masks, _image_name, _mask_owner):
             named = _IMAGE_NAME.match(pair.image_id)
             problems = pair.problems
+            # Copies without the black masks of normal images are in circulation.
+            if label == "normal":
+                problems = tuple(problem for problem in problems if problem.code != "no-mask")
             if named and key(named[1]) != label:
                 words = f"file name says {named[1].lower()}, folder says {label}"
                 problems += (Problem("wrong-folder", words),)
