@@ -522,7 +522,7 @@ def test_a_patient_of_several_spellings_is_one_group_and_the_spellings_are_told(
     # any of the spellings names the patient
     run("--csv", table, "--out", tmp_path / "test", "--test-patients", "p01,07")
     test = read_manifest(tmp_path / "test" / "mine.csv").used("test")
-    assert set(test["patient_id"]) == {name for names in SPELLED for name in names}
+    assert set(test["patient_id"]) == {*SPELLED[0], *SPELLED[1]}
 
 
 def test_a_given_split_that_tears_a_patient_of_two_spellings_is_refused(own, tmp_path):
