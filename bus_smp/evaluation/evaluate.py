@@ -1,6 +1,5 @@
 """Evaluating a run: score, write the tables, summarise and draw from them."""
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from bus_smp.runs.evaluations import (
     write_paper_tables,
     write_summary,
 )
+from bus_smp.statistics.bootstrap import defined
 from bus_smp.statistics.legacy import legacy_metrics
 from bus_smp.statistics.summary import summarise, warnings_of
 from bus_smp.system import ranks
@@ -117,7 +117,7 @@ def write_evaluation(
         "rows_sha256": manifest_hash(rows),
         "warnings": [*about.get("warnings", ()), *_warnings(summaries, known, about)],
         "pixel_calibration": {
-            f"ece_{stage}": _defined(tables.reliability.error(stage)) for stage in Reliability.STAGES
+            f"ece_{stage}": defined(tables.reliability.error(stage)) for stage in Reliability.STAGES
         },
         "summaries": summaries,
     }
@@ -128,10 +128,6 @@ def write_evaluation(
     draw_figures(folder, tables, summary, manifest)
     write_summary(folder, summary)
     return summary
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def describe_data(manifest: Manifest) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from bus_smp.classes import MALIGNANT
 from bus_smp.inference.predictor import Network
 from bus_smp.measures.overlap import confusion, image_metrics, malignant_score
+from bus_smp.statistics.bootstrap import defined
 
 # Share of the pixels with the same most probable class.
 LEAST_AGREEMENT = 0.9995
@@ -68,14 +69,14 @@ def compare_networks(
         "images": len(scores),
         "finite": finite,
         "argmax_agreement": agreed / pixels if pixels else None,
-        "largest_logit_difference": _known(largest),
-        "largest_score_difference": _known(max((abs(a - b) for a, b, _ in scores), default=math.nan)),
-        "dice_lesion_reference": _known(reference_dice),
-        "dice_lesion": _known(network_dice),
-        "dice_lesion_difference": _known(network_dice - reference_dice),
-        "lesion_overlap": _known(_means(overlaps)[1]),
-        "auc_malignant_reference": _known(reference_auc),
-        "auc_malignant": _known(network_auc),
+        "largest_logit_difference": defined(largest),
+        "largest_score_difference": defined(max((abs(a - b) for a, b, _ in scores), default=math.nan)),
+        "dice_lesion_reference": defined(reference_dice),
+        "dice_lesion": defined(network_dice),
+        "dice_lesion_difference": defined(network_dice - reference_dice),
+        "lesion_overlap": defined(_means(overlaps)[1]),
+        "auc_malignant_reference": defined(reference_auc),
+        "auc_malignant": defined(network_auc),
     }
 
 
@@ -123,7 +124,3 @@ def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(truth, scores))
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) or math.isinf(value) else value

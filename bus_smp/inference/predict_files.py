@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from bus_smp.inference.batches import predict_batches
 from bus_smp.inference.predictor import Prediction, Predictor, describe_computing, label_rule
 from bus_smp.system.files import explained, open_regular, remove_leftovers, replacing, short_name
 from bus_smp.system.locks import hold_lock
-from bus_smp.text import harmless_table, printable
+from bus_smp.text import counted, harmless_table, printable
 
 COLUMNS = (
     "file", "width", "height", "decision", "decision_rule", "malignant_score",
@@ -57,7 +57,11 @@ _MASK_WORDS = re.compile(r"mask|gt|truth|label|seg|annot|tumou?r|lesion|roi|othe
 # a copy with about so many pixels; the mask has the image's own size.
 _LARGE = 4_000_000
 
+_MASKS_LEFT = "masks by their few colours, no scans; --include-masks predicts them"
+
 Say = Callable[[str], object]
+# The files that are not predicted, by reason.
+_LeftOut = defaultdict[str, list[Path]]
 
 
 def find_images(
@@ -81,14 +85,14 @@ def find_images(
     if missing:
         raise DataError(f"no such file or folder: {', '.join(missing)}")
     found: dict[Path, str] = {}
-    left_out = _LeftOut()
+    left_out: _LeftOut = defaultdict(list)
     for given in inputs:
         for path in _files(given, skip, left_out) if given.is_dir() else (given,):
             if reason := _why_not(path, named=path == given):
-                left_out.add(path, reason)
+                left_out[reason].append(path)
             else:
                 found.setdefault(path, path.relative_to(given).as_posix() if given.is_dir() else given.name)
-    lines = left_out.lines()
+    lines = _describe_left_out(left_out)
     if not found:
         raise DataError(
             "\n".join([f"no image in {', '.join(map(str, inputs))}", *lines]),
@@ -99,25 +103,15 @@ def find_images(
     return _distinct(found)
 
 
-class _LeftOut:
-    """The files that are not predicted, by reason."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, list[Path]] = {}
-
-    def add(self, path: Path, reason: str) -> None:
-        self._files.setdefault(reason, []).append(path)
-
-    def lines(self) -> list[str]:
-        """One line for each reason, as ``Left out: 2 files (1 .csv, 1 .txt): no images``."""
-        return [self._line(reason, files) for reason, files in sorted(self._files.items())]
-
-    @staticmethod
-    def _line(reason: str, files: Sequence[Path]) -> str:
-        kinds = Counter(path.suffix.lower() or "no suffix" for path in files)
+def _describe_left_out(files: _LeftOut) -> list[str]:
+    """One line for each reason, as ``Left out: 2 files (1 .csv, 1 .txt): no images``."""
+    lines = []
+    for reason, paths in sorted(files.items()):
+        kinds = Counter(path.suffix.lower() or "no suffix" for path in paths)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
         some = "" if len(kinds) <= 5 else ", ..."
-        return f"Left out: {len(files)} file{'s' if len(files) > 1 else ''} ({counts}{some}): {reason}"
+        lines.append(f"Left out: {counted(len(paths), 'file')} ({counts}{some}): {reason}")
+    return lines
 
 
 def _why_not(path: Path, named: bool) -> str:
@@ -153,9 +147,9 @@ def _files(folder: Path, skip: Path | None, left_out: _LeftOut) -> Iterator[Path
         for name in sorted(folders):
             place = os.path.realpath(here / name)
             if place == results:
-                left_out.add(here / name, "the folder that the results go to")
+                left_out["the folder that the results go to"].append(here / name)
             elif name.startswith("."):
-                left_out.add(here / name, "a hidden folder, the name begins with a dot")
+                left_out["a hidden folder, the name begins with a dot"].append(here / name)
             elif place not in entered:
                 kept.append(name)
                 entered.add(place)
@@ -303,7 +297,7 @@ def predict_files(
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows: list[dict[str, Any]] = []
-    left_out = _LeftOut()
+    left_out: _LeftOut = defaultdict(list)
     with _locked(folder):
         # an earlier prediction may have been killed
         if _is_ours(folder / TABLE):
@@ -312,12 +306,12 @@ def predict_files(
         _write_table(folder, rows)
         for (path, _), row in zip(images, predict_batches(predictor, images, load, finish), strict=True):
             if row is None:
-                left_out.add(path, "masks by their few colours, no scans; --include-masks predicts them")
+                left_out[_MASKS_LEFT].append(path)
             else:
                 rows.append(dict.fromkeys(COLUMNS, "") | {"file": printable(str(path))} | row)
             progress()
         table = _write_table(folder, rows)
-    for line in left_out.lines():
+    for line in _describe_left_out(left_out):
         say(line)
     return table
 

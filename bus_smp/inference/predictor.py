@@ -128,10 +128,17 @@ class Predictor(Protocol):
     @overload
     def predict(self, images: list[_Sources] | tuple[_Sources, ...]) -> list[Prediction]: ...
     def predict(self, images: Any) -> Any:
-        """Return the ``Prediction`` of an image; of a list of images the list of theirs.
+        """Return the ``Prediction`` of an image; of a list of images the list of theirs, in their order.
 
         Args:
-            images: one image or a list: a path, or an array of uint8, RGB (H, W, 3) or grey (H, W), of any size.
+            images: one image or a list of them: a path, as for ``read_image``, or an array of uint8, RGB (H, W, 3) or
+                grey (H, W), of any size. Of a list, ``batch_size`` take part in one pass of the network, and all stay
+                in memory.
+
+        Raises:
+            ConfigError: if something is not such an image.
+            ImageError: if a file cannot be read.
+            EvaluationError: if the network returns NaN or infinity.
         """
         ...
 
@@ -182,18 +189,7 @@ class NetworkPredictor:
     @overload
     def predict(self, images: list[_Sources] | tuple[_Sources, ...]) -> list[Prediction]: ...
     def predict(self, images: Any) -> Any:
-        """Return the ``Prediction`` of an image; of a list of images the list of theirs, in their order.
-
-        Args:
-            images: one image or a list of them: a path, as for ``read_image``, or an array of uint8, RGB (H, W, 3) or
-                grey (H, W), of any size. Of a list, ``batch_size`` take part in one pass of the network, and all stay
-                in memory.
-
-        Raises:
-            ConfigError: if something is not such an image.
-            ImageError: if a file cannot be read.
-            EvaluationError: if the network returns NaN or infinity.
-        """
+        """See ``Predictor.predict``."""
         if not isinstance(images, list | tuple):
             return self.predict([images])[0]
         checked = [

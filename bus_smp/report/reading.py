@@ -11,6 +11,7 @@ import pandas as pd
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import BusSmpError, EvaluationError, TrainingError
 from bus_smp.evaluation.draw import failures
+from bus_smp.evaluation.pooling import columns_of
 from bus_smp.report.facts import FIGURES, is_png
 from bus_smp.report.records import EvaluationRecord, RunRecord
 from bus_smp.report.reproduce import evaluation_command
@@ -21,7 +22,7 @@ from bus_smp.runs.experiment import Member, is_experiment, read_experiment
 from bus_smp.runs.layout import DATA, EXPERIMENT, PER_IMAGE, SUMMARY, list_evaluations
 from bus_smp.runs.run import Run
 from bus_smp.statistics.comparison_table import answer, comparison_rows
-from bus_smp.statistics.score_table import digits_of, estimate_over_runs, format_estimate, table_rows
+from bus_smp.statistics.score_table import digits_of, format_estimate, table_rows
 from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.files import file_sha256
 
@@ -212,17 +213,8 @@ def _columns(summary: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     for one in summaries.values():
         for key in ("images", "groups", "by_label"):
             one["counts"][key]
-    if "members" not in summary:
-        return summaries, {}
-    names = [str(name) for name in summary["runs"]]
-    over = {
-        part: {name: estimate_over_runs(one) for name, one in summary["members"][part].items()}
-        for part in ("metrics", "rates")
-    }
-    first = summaries[names[0]]
-    mean = {"counts": first["counts"], "bootstrap": first.get("bootstrap"), **_with_text(over)}
-    baselines = {name: one for name, one in summaries.items() if name not in names}
-    return {f"mean of {len(names)} runs": mean, **baselines}, {name: summaries[name] for name in names}
+    columns = {name: _with_text(one) for name, one in columns_of(summary).items()}
+    return columns, {name: summaries[name] for name in summary.get("runs", [])}
 
 
 def _with_text(value: Any, name: str = "") -> Any:

@@ -223,7 +223,7 @@ def estimate(
     else:
         low, high = percentile_interval(drawn, tail(kinds, group, stratum, confidence))
     return {
-        "mean": None if math.isnan(resampled.point) else resampled.point,
+        "mean": defined(resampled.point),
         "low": low,
         "high": high,
         "n": int(used.sum()),
@@ -232,6 +232,11 @@ def estimate(
         "undefined_draws": undefined,
         "no_interval": why,
     }
+
+
+def defined(value: float) -> float | None:
+    """The value as JSON takes it: None for NaN and infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _groups_of(images: np.ndarray, group: np.ndarray, groups: int) -> int:

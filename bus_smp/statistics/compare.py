@@ -8,13 +8,16 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from bus_smp.errors import EvaluationError
-from bus_smp.statistics.bootstrap import BLOCK_CELLS, Resampled, bootstrap, estimate
+from bus_smp.statistics.bootstrap import BLOCK_CELLS, Resampled, bootstrap, defined, estimate
 from bus_smp.statistics.estimators import Auc, Estimator, Weighted
 from bus_smp.statistics.metrics import COMPARED, PRIMARY, estimators, pixel_counts
 from bus_smp.statistics.summary import check_per_image, sorted_by_group
 
 # Up to how many groups all swaps are tried; beyond, as many as drawn.
 _MOST_EXACT = 12
+
+# How much each image counts, float (images,), for each kind of images that an estimate needs.
+Kinds = tuple[np.ndarray, ...]
 
 _SAME_COLUMNS = ("group_id", "label", "width", "height")
 
@@ -55,12 +58,11 @@ def compare(
         check_per_image(table)
     (a, group, stratum, _), (b, *_) = sorted_by_group(table_a), sorted_by_group(table_b)
     check_same_images(a, b)
-    paired, unpaired = paired_estimators(estimators(a, COMPARED), estimators(b, COMPARED))
-    resampled = [bootstrap(of_run, group, stratum, draws, seed) for of_run in paired]
+    of_a, of_b, kinds, unpaired = resample_pair(a, b, group, stratum, draws, seed)
     swaps, exact = _swaps(len(stratum), permutations, seed)
     stacked = pd.concat([a, b], ignore_index=True)
     both = estimators(stacked, COMPARED)
-    kept = {name: np.tile(_used(paired[0][name]), 2) for name in COMPARED}
+    kept = {name: np.tile(_used(kinds[name]), 2) for name in COMPARED}
     of_both = {name: both[name].within(kept[name]) for name in COMPARED}
     if not exact:
         of_both = {name: _ranked(estimator) for name, estimator in of_both.items()}
@@ -68,36 +70,36 @@ def compare(
 
     metrics = {}
     for column, name in enumerate(COMPARED):
-        one, other = (of_run[name] for of_run in resampled)
-        difference = one - other
-        kinds = paired[0][name].kinds
-        found = estimate(difference, kinds, group, stratum, confidence, len(a))
+        one, other = of_a[name], of_b[name]
+        found = compared(one, other, kinds[name], group, stratum, confidence)
         p, p_least = _p_value(one, other, changed[:, column], exact, found["groups"])
-        del found["n_undefined"]
-        metrics[name] = {
-            "a": _defined(one.point),
-            "b": _defined(other.point),
-            "difference": found.pop("mean"),
-            **found,
-            "n_unpaired": unpaired[name],
-            "p": p,
-            "p_least": p_least,
-        }
-    for name, adjusted in holm({name: one["p"] for name, one in metrics.items()}).items():
-        metrics[name]["p_holm"] = adjusted
+        metrics[name] = found | {"n_unpaired": unpaired[name], "p": p, "p_least": p_least}
     return {
-        "images": len(a),
-        "groups": len(stratum),
-        "primary": PRIMARY,
-        "metrics": metrics,
+        **comparison(metrics, len(a), len(stratum)),
         "bootstrap": {
             "unit": "group",
-            "draws": len(resampled[0][PRIMARY].drawn),
+            "draws": len(of_a[PRIMARY].drawn),
             "seed": seed,
             "confidence": confidence,
         },
         "permutation": {"unit": "group", "number": len(swaps), "exact": exact, "seed": seed},
     }
+
+
+def compared(
+    a: Resampled, b: Resampled, kinds: Kinds, group: np.ndarray, stratum: np.ndarray, confidence: float
+) -> dict[str, Any]:
+    """One metric: ``a``, ``b``, their ``difference`` and the rest of its ``estimate``."""
+    found = estimate(a - b, kinds, group, stratum, confidence, len(group))
+    del found["n_undefined"]
+    return {"a": defined(a.point), "b": defined(b.point), "difference": found.pop("mean"), **found}
+
+
+def comparison(metrics: Mapping[str, dict[str, Any]], images: int, groups: int) -> dict[str, Any]:
+    """The parts of a result that all comparisons have; ``p_holm`` is added to each metric."""
+    for name, adjusted in holm({name: one["p"] for name, one in metrics.items()}).items():
+        metrics[name]["p_holm"] = adjusted
+    return {"images": images, "groups": groups, "primary": PRIMARY, "metrics": metrics}
 
 
 def check_same_images(a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -133,7 +135,7 @@ def _ranked(of_both: Estimator) -> Estimator:
     """
     if not isinstance(of_both, Auc):
         return of_both
-    used = _used(of_both)
+    used = _used(of_both.kinds)
     ranks = np.zeros(len(used))
     for half in np.split(np.arange(len(used)), 2):
         own = half[used[half]]
@@ -141,18 +143,29 @@ def _ranked(of_both: Estimator) -> Estimator:
     return Auc(ranks, of_both.positive, of_both.negative)
 
 
-def _used(estimator: Estimator) -> np.ndarray:
-    return np.any([kind > 0 for kind in estimator.kinds], axis=0)
+def _used(kinds: Kinds) -> np.ndarray:
+    return np.any([kind > 0 for kind in kinds], axis=0)
 
 
-def paired_estimators(
-    a: Mapping[str, Estimator], b: Mapping[str, Estimator]
-) -> tuple[tuple[dict[str, Estimator], dict[str, Estimator]], dict[str, int]]:
-    """Both over the images where both are defined; and how many images are defined in only one."""
-    both = {name: _used(a[name]) & _used(b[name]) for name in a}
-    unpaired = {name: int((_used(a[name]) ^ _used(b[name])).sum()) for name in a}
-    first, second = ({name: of_run[name].within(both[name]) for name in a} for of_run in (a, b))
-    return (first, second), unpaired
+def resample_pair(
+    a: pd.DataFrame, b: pd.DataFrame, group: np.ndarray, stratum: np.ndarray, draws: int, seed: int
+) -> tuple[dict[str, Resampled], dict[str, Resampled], dict[str, Kinds], dict[str, int]]:
+    """Both runs in the same draws, each metric over the images where both define it.
+
+    Args:
+        a, b: per-image tables, sorted by group.
+
+    Returns:
+        A, B, the ``kinds`` of each metric, and how many images have it in only one run.
+    """
+    of_runs = [estimators(table, COMPARED) for table in (a, b)]
+    used = {name: [_used(of_run[name].kinds) for of_run in of_runs] for name in COMPARED}
+    paired = [
+        {name: of_run[name].within(used[name][0] & used[name][1]) for name in COMPARED} for of_run in of_runs
+    ]
+    of_a, of_b = (bootstrap(of_run, group, stratum, draws, seed) for of_run in paired)
+    unpaired = {name: int((one ^ other).sum()) for name, (one, other) in used.items()}
+    return of_a, of_b, {name: paired[0][name].kinds for name in COMPARED}, unpaired
 
 
 def _swaps(groups: int, permutations: int, seed: int) -> tuple[np.ndarray, bool]:
@@ -188,10 +201,6 @@ def _p_value(
     if exact:
         return further / len(changed), least
     return (further + 1) / (len(changed) + 1), max(least, 1 / (len(changed) + 1))
-
-
-def _defined(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -5,7 +5,7 @@ order of images). An interval over patients covers only the first, an sd between
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,16 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-from bus_smp.statistics.bootstrap import Resampled, bootstrap, effective_groups, estimate
-from bus_smp.statistics.compare import check_same_images, compare, holm, paired_estimators
-from bus_smp.statistics.estimators import Estimator
-from bus_smp.statistics.metrics import COMPARED, PRIMARY, estimators
+from bus_smp.statistics.bootstrap import Resampled, defined, effective_groups
+from bus_smp.statistics.compare import (
+    Kinds,
+    check_same_images,
+    compare,
+    compared,
+    comparison,
+    resample_pair,
+)
+from bus_smp.statistics.metrics import COMPARED
 from bus_smp.statistics.summary import check_per_image, sorted_by_group
 
 
@@ -54,7 +60,10 @@ def compare_pairs(
         check_per_image(table)
         check_same_images(*(sorted_by_group(one)[0] for one in (first, table)))
     _, group, stratum, _ = sorted_by_group(first)
-    found = [_resampled(*pair, group, stratum, draws, seed) for pair in pairs]
+    found = [
+        resample_pair(sorted_by_group(a)[0], sorted_by_group(b)[0], group, stratum, draws, seed)
+        for a, b in pairs
+    ]
     metrics = {
         name: _compared(
             [(a[name], b[name], kinds[name]) for a, b, kinds, _ in found], group, stratum, confidence
@@ -62,36 +71,12 @@ def compare_pairs(
         | {"n_unpaired": max(unpaired[name] for *_, unpaired in found)}
         for name in COMPARED
     }
-    for name, adjusted in holm({name: one["p"] for name, one in metrics.items()}).items():
-        metrics[name]["p_holm"] = adjusted
     return {
-        "images": len(first),
-        "groups": len(stratum),
+        **comparison(metrics, len(first), len(stratum)),
         "pairs": len(pairs),
-        "primary": PRIMARY,
-        "metrics": metrics,
         "bootstrap": {"unit": "group", "draws": draws, "seed": seed, "confidence": confidence},
         "permutation": None,
     }
-
-
-Kinds = tuple[np.ndarray, ...]
-
-
-def _resampled(
-    table_a: pd.DataFrame,
-    table_b: pd.DataFrame,
-    group: np.ndarray,
-    stratum: np.ndarray,
-    draws: int,
-    seed: int,
-) -> tuple[Mapping[str, Resampled], Mapping[str, Resampled], Mapping[str, Kinds], Mapping[str, int]]:
-    """Both runs of a pair in the same draws, the images that count for each metric, and how many do not."""
-    tables = (sorted_by_group(table)[0] for table in (table_a, table_b))
-    of_runs: list[dict[str, Estimator]] = [estimators(table, COMPARED) for table in tables]
-    both, unpaired = paired_estimators(*of_runs)
-    a, b = (bootstrap(of_run, group, stratum, draws, seed) for of_run in both)
-    return a, b, {name: both[0][name].kinds for name in COMPARED}, unpaired
 
 
 def _compared(
@@ -108,28 +93,18 @@ def _compared(
     kinds = tuple(
         np.minimum.reduce(of_pairs) for of_pairs in zip(*(kinds for *_, kinds in known), strict=True)
     )
-    difference = a - b
-    found = estimate(difference, kinds, group, stratum, confidence, len(group))
+    found = compared(a, b, kinds, group, stratum, confidence)
     p = None
     if found["low"] is not None:
         found["low"], found["high"], p = _with_pairs(
-            difference,
+            a - b,
             np.array([one.point - other.point for one, other, _ in known]),
             kinds,
             group,
             stratum,
             confidence,
         )
-    del found["n_undefined"]
-    return {
-        "a": None if math.isnan(a.point) else a.point,
-        "b": None if math.isnan(b.point) else b.point,
-        "difference": found.pop("mean"),
-        **found,
-        "differences": [None if math.isnan(point) else point for point in points],
-        "p": p,
-        "p_least": None,
-    }
+    return {**found, "differences": list(map(defined, points)), "p": p, "p_least": None}
 
 
 def _mean(of: Sequence[Resampled]) -> Resampled:
