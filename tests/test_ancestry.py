@@ -80,6 +80,7 @@ def stop_at(beginning: str):
     return say
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_its_ancestor_to_the_same_bits(manifests, trained, tmp_path):
     parent = shutil.copytree(trained, tmp_path / "parent")
     options = settings_options(manifests, "data.train=busi", f"model.init={parent}", "train.ema=0.9")

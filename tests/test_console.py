@@ -87,7 +87,7 @@ def test_without_an_open_standard_error_there_are_no_columns(monkeypatch):
     assert not console.has_columns()
 
 
-def test_durations_are_told_in_the_unit_that_fits():
+def test_a_duration_has_the_unit_that_fits():
     assert [console.duration(s) for s in (0, 99.4, 99.6, 3600, 5969, 6000, 90000)] == [
         "0 s", "99 s", "2 min", "60 min", "99 min", "1.7 h", "25.0 h",
     ]  # fmt: skip

@@ -23,6 +23,7 @@ from bus_smp.statistics.compare_pairs import compare_pairs
 from bus_smp.statistics.comparison_table import comparison_frame, comparison_latex
 from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.files import file_sha256, write_text
+from bus_smp.text import shortened
 
 # Evaluations of a data set, in the order in which they are chosen.
 SPLITS = ("all", "test", "oof", "val")
@@ -239,7 +240,7 @@ def _listed(of: Mapping[Key, Path]) -> str:
         " ".join([f"seed {seed}"] * (seed is not None) + [f"fold {fold}"] * (fold is not None)) or "one run"
         for seed, fold in of
     ]
-    return ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
+    return shortened(words, 5)
 
 
 def _read_evaluation(scored: Path, again: str) -> tuple[pd.DataFrame, dict[str, Any]]:

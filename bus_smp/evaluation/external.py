@@ -18,6 +18,7 @@ from bus_smp.data.near_duplicates.search import Fingerprint, find_near_duplicate
 from bus_smp.data.near_duplicates.store import read_fingerprints, write_fingerprints
 from bus_smp.errors import BusSmpError, EvaluationError, ImageError
 from bus_smp.system.threads import read_ahead
+from bus_smp.text import counted, shortened
 
 # What ``summary.json`` holds for "external" where images could not be compared.
 UNKNOWN = "unknown"
@@ -77,9 +78,10 @@ def check_external(
     for column, things in (("group_id", "groups"), ("sha256", "pictures")):
         common = set(seen[column]) & set(new[column])
         if common:
-            images = new.loc[new[column].isin(common), "image_id"]
+            images = list(new.loc[new[column].isin(common), "image_id"])
+            noun = "image" if len(images) == 1 else "images"
             raise EvaluationError(
-                f"{len(common)} {things} of {names} were used in training this run ({_listed(images)})",
+                f"{len(common)} {things} of {names} were used in training this run ({noun} {shortened(images)})",
                 hint="a target that overlaps with the training data is no external test; choose another",
             )
     warnings = _warn_of_patients(seen, new, names)
@@ -100,9 +102,8 @@ def check_external(
     if not faults:
         return Externality(True, warnings)
     fault = faults[0]
-    missing = "1 image" if len(faults) == 1 else f"{len(faults):,} images"
     warnings.append(
-        f"whether {names} is external to this run is not known: {missing} could not be compared with the others "
+        f"whether {names} is external to this run is not known: {counted(len(faults), 'image')} could not be compared with the others "
         f"({fault.what}); {fault.hint}"
     )
     return Externality(UNKNOWN, warnings)
@@ -137,21 +138,16 @@ def read_external(
     return found
 
 
-def _listed(names: Sequence[str]) -> str:
-    names = list(names)
-    return f"{'image' if len(names) == 1 else 'images'} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-
-
 def _warn_of_patients(seen: pd.DataFrame, new: pd.DataFrame, names: str) -> list[str]:
     """Patients of both by their ids. Numbers are given out by everybody and prove nothing."""
     known = [set(rows.loc[rows["patient_known"], "patient_id"]) for rows in (seen, new)]
     both = sorted(name for name in known[0] & known[1] if re.search(r"[^\W\d_]", name))
     if not both:
         return []
-    shown = ", ".join(both[:3]) + (", ..." if len(both) > 3 else "")
-    ids = "1 patient id is" if len(both) == 1 else f"{len(both):,} patient ids are"
+    ids = f"{counted(len(both), 'patient id')} {'is' if len(both) == 1 else 'are'}"
     return [
-        f"{ids} in the training data and in {names} ({shown}): if these are the same patients, this is no external test"
+        f"{ids} in the training data and in {names} ({shortened(both)}): if these are the same patients, this is no "
+        "external test"
     ]
 
 
@@ -205,10 +201,9 @@ def _refuse_near_duplicates(
     copied = {pair.second: pair.first for pair in reversed(pairs)}
     if copied:
         of = [f"{images[b][0].partition(' ')[2]} is {images[a][0]}" for b, a in sorted(copied.items())]
-        count = "1 near-duplicate" if len(of) == 1 else f"{len(of):,} near-duplicates"
         raise EvaluationError(
-            f"{names}: {count} of images that were used in training this run "
-            f"({', '.join(of[:3])}{', ...' if len(of) > 3 else ''})",
+            f"{names}: {counted(len(of), 'near-duplicate')} of images that were used in training this run "
+            f"({shortened(of)})",
             hint="exclude these rows in the target's manifest (write why into `excluded`, empty `split` and `fold`), or "
             "choose another target; make-manifest of both data sets into one folder flags all of them",
         )

@@ -19,7 +19,6 @@ def write_coverage(per_image: pd.DataFrame, path: Path, title: str, no_threshold
         title: wrapped to the figure's width.
         no_threshold: why ``call_confidence`` is empty, where it is.
     """
-    title = wrap(title, COLUMN - 0.2, 9)
     columns = ["call_confidence", "called_malignant"]
     known = per_image.reindex(columns=[*columns, "label"]).dropna(subset=columns)
     wrong = (known["called_malignant"] == 1) != (known["label"] == MALIGNANT.name)

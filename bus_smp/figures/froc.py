@@ -26,7 +26,6 @@ def write_froc(curves: Mapping[str, tuple], path: Path, title: str) -> None:
     The marker: every predicted lesion counts (Bunch et al., SPIE 127, 1977; Chakraborty, Med Phys 1989). It stands at the edge
     where its rate is outside the axis.
     """
-    title = wrap(title, COLUMN - 0.2, 9)
     drawn = {}
     for name, (false, found, *_) in curves.items():
         false, found = np.asarray(false, float), np.asarray(found, float)

@@ -45,7 +45,6 @@ def write_roc_curves(
         points: label -> false-positive rate and true-positive rate of a fixed threshold, each as (value, low, high), the
             limits None where there is no interval.
     """
-    title = wrap(title, COLUMN - 0.2, 9)
     points = points or {}
     labels = {name: wrap(name, COLUMN - 0.8) for name in (*curves, *points)}
     chance, interval = (

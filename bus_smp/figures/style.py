@@ -69,9 +69,10 @@ def square(title: str, labels: Sequence[str]) -> tuple[Figure, Axes]:
     """A figure of one column: the title, square axes, and room below them for the legend that ``add_legend`` draws.
 
     Args:
-        title: wrapped already.
+        title: wrapped to the figure's width.
         labels: every label of the legend, wrapped already.
     """
+    title = wrap(title, COLUMN - 0.2, 9)
     lines = sum(label.count("\n") + 1 for label in labels)
     above, below, side = 0.12 + 0.17 * (title.count("\n") + 1), 0.5 + 0.17 * lines, COLUMN - 0.75
     height = above + side + below

@@ -15,7 +15,7 @@ from bus_smp.errors import CheckpointError, ConfigError
 from bus_smp.model.pretrained import RANDOM_WEIGHTS, download_encoder
 from bus_smp.model.tensor_files import load_tensors
 from bus_smp.system.files import open_regular
-from bus_smp.text import did_you_mean
+from bus_smp.text import did_you_mean, shortened
 
 _WAYS_OUT = f"{RANDOM_WEIGHTS}, or from a local file: --set model.encoder_weights=path/to/file"
 
@@ -170,8 +170,4 @@ def compare_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor])
         if key in found and found[key].shape != expected[key].shape
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-    return "; ".join(
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in kinds
-        if names
-    )
+    return "; ".join(f"{len(names)} {kind} ({shortened(names)})" for kind, names in kinds if names)
