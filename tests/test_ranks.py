@@ -167,18 +167,9 @@ with ranks.together():
 
 
 def test_options_work_together_with_several_processes():
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--no-python",
-    ]
-    result = subprocess.run(
-        [*command, sys.executable, "-c", _STEPS, COMBINATIONS], capture_output=True, text=True
-    )
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [sys.executable, *command, sys.executable, "-c", _STEPS, COMBINATIONS]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("all done") == 2
 

@@ -152,7 +152,7 @@ def write_members(
         "summaries": models | {name: one for name, one in first["summaries"].items() if name != MODEL},
     }
     with contextlib.suppress(EvaluationError):
-        # left alone, so that a comparison does not look older than what it compared
+        # not written again, so that a comparison does not look older than what it compared
         if read_summary(folder) == json.loads(json.dumps(document)) and (folder / layout.TABLE_TEX).is_file():
             return document
     write_table(table, folder / layout.MEMBERS)

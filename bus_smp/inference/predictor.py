@@ -159,7 +159,7 @@ class NetworkPredictor:
         size: height and width of the network's grid in pixels.
         temperature: > 0; logits are divided by it.
         threshold: the score from which an image is called malignant; None: there is none.
-        weights: as of ``Predictor``.
+        weights: as in ``Predictor``.
     """
 
     def __init__(

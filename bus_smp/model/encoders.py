@@ -36,7 +36,7 @@ def check_encoder(name: str) -> None:
     if not is_known:
         near = did_you_mean(str(name), [*encoders, *(f"tu-{one}" for one in timm.list_models())])
         raise ConfigError(f"model.encoder_name={name} is unknown", hint=f"{near} {hint}".strip())
-    # Neither multiple of 32 nor square: some networks work with multiples only.
+    # Neither multiple of 32 nor square: some networks work only with multiples.
     size = (75, 101)
     try:
         # On this device nothing is computed and no random number is drawn. Checkpoints are loaded through it, too.

@@ -254,13 +254,8 @@ def pictures(run: RunRecord, evaluation: EvaluationRecord | None = None) -> Iter
 def examples(runs: Sequence[RunRecord]) -> list[Picture]:
     """The typical images of the first external evaluation, or of the first one: what a clinic looks at. At most one figure."""
     evaluations = [(run, one) for run in runs for one in (*run.external, *run.own)]
-    found = [
-        picture
-        for run, one in evaluations[:1]
-        for picture in pictures(run, one)
-        if picture.path.stem == "qualitative"
-    ]
-    return found[:1]
+    found = (picture for run, one in evaluations[:1] for picture in pictures(run, one))
+    return [picture for picture in found if picture.path.stem == "qualitative"]
 
 
 def matrix_picture(path: Path) -> Picture | None:

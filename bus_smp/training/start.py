@@ -24,7 +24,7 @@ def train(
     say: Callable[[str], None] = note,
     bar: bool = False,
 ) -> Outcome:
-    """Train in ``folder``, or continue after the last saved epoch. A finished run is not changed, nor its images looked for.
+    """Train in ``folder``, or continue after the last saved epoch. A finished run is not changed, and its images are not looked for.
 
     Args:
         settings: all settings; only ``runtime`` and ``train.save_every`` may differ from those the run was started with.
