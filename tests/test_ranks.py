@@ -32,6 +32,15 @@ def torchrun(*arguments: object, restarts: int = 0, processes: int = 2, wait: bo
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def run_by_two(code: str, *arguments: str) -> str:
+    """What two processes of a job print that run Python code."""
+    job = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [sys.executable, *job, sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def of_rank(pid: int, run: Path) -> str:
     """The RANK that torchrun gave a process of the training ``run``; empty for any other process."""
     try:
@@ -167,11 +176,7 @@ with ranks.together():
 
 
 def test_options_work_together_with_several_processes():
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    command = [sys.executable, *command, sys.executable, "-c", _STEPS, COMBINATIONS]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("all done") == 2
+    assert run_by_two(_STEPS, COMBINATIONS).count("all done") == 2
 
 
 def kill_second(job: subprocess.Popen, run: Path) -> None:
@@ -236,12 +241,7 @@ def test_an_error_of_the_first_process_reaches_all():
         "    except ConfigError as error: told = [error.what, error.hint, ranks.is_shown_by_first(error)]\n"
         "    os.write(1, f'{ranks.gather(told)[ranks.rank()]}\\n'.encode())\n"  # whole: two processes write
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    result = subprocess.run(
-        [*command, "--no-python", sys.executable, "-c", code], capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert sorted(result.stdout.splitlines()) == [
+    assert sorted(run_by_two(code).splitlines()) == [
         "['no room', 'make some', False]",
         "['no room', 'make some', True]",
     ]
