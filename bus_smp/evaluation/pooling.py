@@ -227,7 +227,8 @@ def columns_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     if "members" not in summary:
         return summaries
     runs = summary["runs"]
-    mean = dict(summaries[runs[0]])
+    # nothing else: the subgroups of one run are not those of the mean
+    mean = {key: summaries[runs[0]].get(key) for key in ("counts", "bootstrap")}
     mean |= {
         part: {name: estimate_over_runs(one) for name, one in summary["members"][part].items()}
         for part in PARTS
