@@ -47,8 +47,8 @@ def next_command(folder: Path, training: "Manifest", out: Path) -> str:
 
 def _print_summary(summary: dict[str, Any], legacy: bool, full: bool) -> None:
     from bus_smp.evaluation.evaluate import BEATEN
-    from bus_smp.evaluation.pooling import columns_of, format_lines
-    from bus_smp.statistics.score_table import format_headlines, format_table
+    from bus_smp.evaluation.pooling import format_lines
+    from bus_smp.statistics.score_table import columns_of, format_headlines, format_table
     from bus_smp.text import counted, folded, printable
 
     def show(text: str) -> None:

@@ -32,7 +32,7 @@ from bus_smp.runs.evaluations import (
     write_table,
 )
 from bus_smp.statistics.metrics import BY_KEY, HEADLINES
-from bus_smp.statistics.score_table import estimate_over_runs
+from bus_smp.statistics.score_table import columns_of
 from bus_smp.system import ranks
 from bus_smp.text import counted, folded
 
@@ -219,19 +219,3 @@ def _short(estimate: Mapping[str, Any]) -> str:
     if estimate.get("sd") is not None:
         return f"{value} sd {estimate['sd']:.2f}"
     return value if estimate.get("low") is None else f"{value} [{estimate['low']:.2f} {estimate['high']:.2f}]"
-
-
-def columns_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The columns of the table of any summary: the model, or the mean of several runs; then the baselines."""
-    summaries = summary["summaries"]
-    if "members" not in summary:
-        return summaries
-    runs = summary["runs"]
-    # nothing else: the subgroups of one run are not those of the mean
-    mean = {key: summaries[runs[0]].get(key) for key in ("counts", "bootstrap")}
-    mean |= {
-        part: {name: estimate_over_runs(one) for name, one in summary["members"][part].items()}
-        for part in PARTS
-    }
-    name = f"mean of {counted(len(runs), 'run')}"
-    return {name: mean, **{key: one for key, one in summaries.items() if key not in runs}}

@@ -11,7 +11,6 @@ import pandas as pd
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import BusSmpError, EvaluationError, TrainingError
 from bus_smp.evaluation.draw import failures
-from bus_smp.evaluation.pooling import columns_of
 from bus_smp.report.facts import FIGURES, is_png
 from bus_smp.report.records import EvaluationRecord, RunRecord
 from bus_smp.report.reproduce import evaluation_command
@@ -22,7 +21,7 @@ from bus_smp.runs.experiment import Member, is_experiment, read_experiment
 from bus_smp.runs.layout import DATA, EXPERIMENT, PER_IMAGE, SUMMARY, list_evaluations
 from bus_smp.runs.run import Run
 from bus_smp.statistics.comparison_table import answer, comparison_rows
-from bus_smp.statistics.score_table import digits_of, format_estimate, table_rows
+from bus_smp.statistics.score_table import columns_of, digits_of, format_estimate, table_rows
 from bus_smp.statistics.summary import read_per_image
 from bus_smp.system.files import file_sha256
 

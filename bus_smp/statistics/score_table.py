@@ -32,6 +32,22 @@ def estimate_over_runs(spread: Mapping) -> dict:
     return {**spread, "low": None, "high": None, "no_interval": sd}
 
 
+def columns_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The columns of the table of any summary: the model, or the mean of several runs; then the baselines."""
+    summaries = summary["summaries"]
+    if "members" not in summary:
+        return summaries
+    runs = summary["runs"]
+    # nothing else: the subgroups of one run are not those of the mean
+    mean = {key: summaries[runs[0]].get(key) for key in ("counts", "bootstrap")}
+    mean |= {
+        part: {name: estimate_over_runs(one) for name, one in summary["members"][part].items()}
+        for part in ("metrics", "rates")
+    }
+    name = f"mean of {counted(len(runs), 'run')}"
+    return {name: mean, **{key: one for key, one in summaries.items() if key not in runs}}
+
+
 def digits_of(name: str) -> int:
     """Decimals of an estimate when printed; 3 for one that the table of metrics does not have (any more)."""
     return BY_KEY[name].digits if name in BY_KEY else 3
