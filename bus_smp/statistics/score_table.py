@@ -1,6 +1,7 @@
 """Summaries as people read them: a few lines first, then the table of the model next to the trivial baselines."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
