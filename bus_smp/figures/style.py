@@ -49,6 +49,8 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.3,
     # TrueType: text in a PDF stays text, and journals take the fonts
     "pdf.fonttype": 42,
+    # each picture of a gallery keeps its own pixels: smaller files, in a third of the time
+    "image.composite_image": False,
     # a file name may hold dollar signs
     "text.parse_math": False,
 }
@@ -99,7 +101,8 @@ def save(figure: Figure, path: Path, pdf: bool = True) -> None:
         with replacing(path.with_suffix(f".{kind}")) as temporary, warnings.catch_warnings():
             # a name in another script: boxes instead of letters, and no warning
             warnings.filterwarnings("ignore", message="Glyph .* missing")
-            figure.savefig(temporary, format=kind, metadata=metadata)
+            quick = {"pil_kwargs": {"compress_level": 1}} if kind == "png" else {}
+            figure.savefig(temporary, format=kind, metadata=metadata, **quick)
 
 
 @functools.cache
