@@ -93,7 +93,17 @@ def test_a_metric_is_one_entry_and_a_figure_one_file_one_call_and_one_caption(
     shutil.copy(ROOT / "bus_smp" / "model" / "hybrid.py", own / "bus_smp" / "model" / "hybrid.py")
     shutil.copytree(trained, tmp_path / "first", ignore=shutil.ignore_patterns("eval-*"))
     printed = run(
-        own, "-m", "bus_smp", "evaluate", "--out", tmp_path, "--run", "first", "--root", bus_uclm_tree
+        own,
+        "-m",
+        "bus_smp",
+        "evaluate",
+        "--full",
+        "--out",
+        tmp_path,
+        "--run",
+        "first",
+        "--root",
+        bus_uclm_tree,
     )
     assert "Lesions with Dice above .5" in printed
     (folder,) = (tmp_path / "first").glob("eval-*")

@@ -286,7 +286,7 @@ def test_a_wrong_target_leaves_no_half_done_work(manifests, trained):
         (["--target", "busi", "--run", "absent"], "has: first"),
         (["--target", "busi", "--device", "cuda:7", "--again"], "CUDA"),
         (["--target", "busi", "--device", "gpu", "--again"], "use auto, cpu, cuda"),
-        (["--target", "busi", "--root", "bsui=x"], "there are busi"),
+        (["--target", "busi", "--root", "bsui=x"], "did you mean busi?"),
         (["--target", "busi", "--precision", "fp16", "--device", "cpu", "--again"], "fp16 needs a GPU"),
     ],
 )

@@ -170,7 +170,7 @@ def test_an_unfinished_experiment_is_left_out_and_said(place, made, tmp_path):
     )
     assert result.exit_code == 0, result.stderr
     assert "Left out" in result.stderr
-    assert "twice-seed2 not trained to the end" in result.stderr
+    assert "twice is unfinished, 1 of 2 runs" in result.stderr
     assert pd.read_csv(out / "matrix" / "matrix.csv")["run"].tolist() == ["first"]
 
 

@@ -754,10 +754,10 @@ def test_in_a_browser_nothing_fails_and_a_phone_need_not_scroll_sideways(scored,
         (b"<!doctype html><p>mine", []),
         (b"# Mine\n", ["--markdown"]),
         (b"%PDF-1.7\n%%EOF\n", ["--pdf"]),
-        ("last.ckpt", ["--pdf"]),
+        ("best.safetensors", ["--pdf"]),
         (None, []),
     ],
-    ids=["notes", "another page", "another Markdown", "another PDF", "the state of a training", "a pipe"],
+    ids=["notes", "another page", "another Markdown", "another PDF", "weights", "a pipe"],
 )
 def test_a_report_replaces_nothing_but_a_report(scored, tmp_path, kind, content):
     target = tmp_path / "target"

@@ -81,7 +81,7 @@ def _embedded(path: Path) -> tuple[str, int]:
 
     Pictures of tissue become JPEG, lines stay PNG with few colours: a report of several runs can be sent by mail.
     """
-    with Image.open(path) as opened:
+    with Image.open(path, formats=["PNG"]) as opened:
         dpi = opened.info.get("dpi", (DPI, DPI))[0]
         picture = opened.convert("RGB")
     # a third wider than on paper: a screen is read from further away
