@@ -173,7 +173,7 @@ def _epochs(plan: Plan, implementation: str, workers: int) -> tuple[Work, int]:
     settings, batch = plan.settings, plan.settings.train.batch_size
     augment = settings.augment.model_copy(update={"implementation": implementation})
     sampler = EpochSampler(plan.labels, settings.train.seed, settings.train.balanced_sampling)
-    dataset = TrainingDataset(plan.cache, augment, settings.train.seed)
+    dataset = TrainingDataset(plan.cache, plan.labels, augment, settings.train.seed)
     loader = make_loader(dataset, sampler, batch, workers, plan.engine.device)
     drawn = len(plan.labels) if len(plan.labels) < batch else len(plan.labels) // batch * batch
     epochs = -(-IMAGES // drawn)
@@ -254,7 +254,7 @@ def _waiting(plan: Plan) -> list[float]:
     settings, device = plan.settings, plan.engine.device
     labels = plan.labels[: STEPS * settings.train.batch_size]
     sampler = EpochSampler(labels, settings.train.seed, settings.train.balanced_sampling)
-    dataset = TrainingDataset(plan.cache, settings.augment, settings.train.seed)
+    dataset = TrainingDataset(plan.cache, plan.labels, settings.augment, settings.train.seed)
     workers = count_workers(settings, plan.engine)
     loader = make_loader(dataset, sampler, settings.train.batch_size, workers, device)
     _, step = make_step(plan, plan.engine.dtype)

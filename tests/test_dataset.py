@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bus_smp import classes
 from bus_smp.config import AugmentSettings
 from bus_smp.data.cache import Cache
 from bus_smp.data.loading import TrainingDataset, explained_workers, make_loader
@@ -117,11 +118,11 @@ def test_a_class_that_is_absent_takes_no_share():
 
 def epoch_of(cache: Cache, workers: int, epochs: tuple[int, ...] = (0, 1), settings=STRONG) -> list[bytes]:
     sampler = EpochSampler(LABELS, seed=42)
-    loader = make_loader(TrainingDataset(cache, settings, seed=42), sampler, 4, workers, "cpu")
+    loader = make_loader(TrainingDataset(cache, LABELS, settings, seed=42), sampler, 4, workers, "cpu")
     out = []
     for epoch in epochs:
         sampler.set_epoch(epoch)
-        for image, mask, index in loader:
+        for image, mask, _, index in loader:
             assert image.shape == (4, SIZE, SIZE, 3) and mask.shape == (4, SIZE, SIZE)
             assert image.dtype == mask.dtype == torch.uint8 and index.dtype == torch.int64
             out.append(image.numpy().tobytes() + mask.numpy().tobytes() + index.numpy().tobytes())
@@ -144,49 +145,55 @@ def test_loading_does_not_change_the_global_random_state(cache):
 
 
 def test_an_item_is_what_the_cache_holds_when_nothing_is_augmented(cache):
-    dataset = TrainingDataset(cache, AugmentSettings(enabled=False), seed=0)
-    image, mask, index = dataset[Draw(0, 0, 5)]
+    dataset = TrainingDataset(cache, LABELS, AugmentSettings(enabled=False), seed=0)
+    image, mask, label, index = dataset[Draw(0, 0, 5)]
     assert np.array_equal(image, cache.images[5]) and np.array_equal(mask, cache.masks[5]) and index == 5
+    assert classes.LABELS[label] == LABELS[5]
     image.zero_()  # a copy: the cache stays as it is
     assert cache.images[5].any()
 
 
 @pytest.mark.parametrize("settings", [STRONG, AugmentSettings(enabled=False)], ids=["augmented", "as it is"])
 def test_a_batch_is_its_items_in_arrays_that_nobody_else_holds(cache, settings):
-    dataset = TrainingDataset(cache, settings, seed=0)
+    dataset = TrainingDataset(cache, LABELS, settings, seed=0)
     draws = [Draw(2, position, index) for position, index in enumerate([5, 0, 5, 20])]
-    images, masks, indices = dataset.__getitems__(draws)
-    for draw, *batched in zip(draws, images, masks, indices.tolist(), strict=True):
-        image, mask, index = dataset[draw]
-        assert torch.equal(image, batched[0]) and torch.equal(mask, batched[1]) and index == batched[2]
+    batch = dataset.__getitems__(draws)
+    for draw, *batched in zip(draws, *batch, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(dataset[draw], batched, strict=True))
+    images = batch.images
     kept = images.clone()
     dataset.__getitems__([Draw(3, 0, 1)] * 4)
     assert torch.equal(images, kept)
 
 
 def test_the_same_image_is_changed_differently_at_another_position(cache):
-    dataset = TrainingDataset(cache, AugmentSettings(), seed=0)
+    dataset = TrainingDataset(cache, LABELS, AugmentSettings(), seed=0)
     views = {
         dataset[Draw(epoch, position, 5)][0].numpy().tobytes() for epoch in (0, 1) for position in (0, 1)
     }
     assert len(views) == 4
-    assert TrainingDataset(cache, AugmentSettings(), seed=1)[Draw(0, 0, 5)][0].numpy().tobytes() not in views
+    assert (
+        TrainingDataset(cache, LABELS, AugmentSettings(), seed=1)[Draw(0, 0, 5)][0].numpy().tobytes()
+        not in views
+    )
 
 
 def test_a_data_set_travels_to_a_worker_as_a_path_and_settings(cache):
-    dataset = TrainingDataset(cache, STRONG, seed=3)
+    dataset = TrainingDataset(cache, LABELS, STRONG, seed=3)
     expected = dataset[Draw(1, 2, 3)]
     packed = pickle.dumps(dataset)  # after use, when the transforms have been made
     assert len(packed) < 2000
-    image, mask, _ = pickle.loads(packed)[Draw(1, 2, 3)]
+    image, mask, *_ = pickle.loads(packed)[Draw(1, 2, 3)]
     assert torch.equal(image, expected[0]) and torch.equal(mask, expected[1])
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4] * 5), (20, [20]), (21, [21]), (64, [21])])
 def test_no_batch_is_partly_filled_unless_it_is_the_only_one(cache, batch_size, sizes):
     sampler = EpochSampler(LABELS, seed=42)
-    loader = make_loader(TrainingDataset(cache, AugmentSettings(), seed=0), sampler, batch_size, 0, "cpu")
-    assert [len(index) for _, _, index in loader] == sizes and len(loader) == len(sizes)
+    loader = make_loader(
+        TrainingDataset(cache, LABELS, AugmentSettings(), seed=0), sampler, batch_size, 0, "cpu"
+    )
+    assert [len(batch.indices) for batch in loader] == sizes and len(loader) == len(sizes)
 
 
 class DeadlyDataset(TrainingDataset):
@@ -199,7 +206,9 @@ class DeadlyDataset(TrainingDataset):
 
 
 def test_a_killed_worker_is_one_clear_error(cache):
-    loader = make_loader(DeadlyDataset(cache, AugmentSettings(), 0), EpochSampler(LABELS, 0), 4, 1, "cpu")
+    loader = make_loader(
+        DeadlyDataset(cache, LABELS, AugmentSettings(), 0), EpochSampler(LABELS, 0), 4, 1, "cpu"
+    )
     with pytest.raises(TrainingError, match="data-loading process died") as caught, explained_workers():
         list(loader)
     assert "runtime.workers=0" in caught.value.hint

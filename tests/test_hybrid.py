@@ -235,3 +235,16 @@ def test_a_file_that_holds_no_weights_is_refused_and_runs_no_code(tmp_path, capf
     with pytest.raises(CheckpointError, match="weights"):
         small_model(encoder_weights=path)
     assert "ran code" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_the_record_of_the_heads_holds_what_the_network_returns(deep_supervision):
+    model = HybridResNet50(
+        encoder_name="tu-test_resnet", encoder_weights=None, deep_supervision=deep_supervision
+    ).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        output, returned = model.compute(images), model(images)
+    heads = returned if deep_supervision else (returned,)
+    assert len(output.aux) == (3 if deep_supervision else 0)
+    assert all(torch.equal(*pair) for pair in zip((output.logits, *output.aux), heads, strict=True))

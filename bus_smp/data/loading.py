@@ -4,12 +4,14 @@ import multiprocessing.queues
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from bus_smp.classes import LABELS
 from bus_smp.data.augment import Augmentation
 from bus_smp.data.cache import Cache
 from bus_smp.data.sampler import Draw, EpochSampler, RankSampler
@@ -23,29 +25,45 @@ if TYPE_CHECKING:
 _AUGMENT = 3
 
 
+class Batch(NamedTuple):
+    """Images of one training step.
+
+    Attributes:
+        images: uint8 (N, S, S, 3), RGB.
+        masks: uint8 (N, S, S) of class indices.
+        labels: int64 (N,), the label of each image as its place in ``classes.LABELS``.
+        indices: int64 (N,), the place of each image in the cache.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
 class TrainingDataset(Dataset):
     """Augmented images and masks; what a draw gives depends on (seed, epoch, position, image) only.
 
     Cheap to send to a worker: the cache travels as its path and is mapped again there.
+
+    Args:
+        labels: of the images of the cache, in their order.
     """
 
-    def __init__(self, cache: Cache, augment: "AugmentSettings", seed: int) -> None:
+    def __init__(self, cache: Cache, labels: Sequence[str], augment: "AugmentSettings", seed: int) -> None:
         self.cache = cache
+        self.labels = np.array([LABELS.index(label) for label in labels], np.uint8)
         self.augmentation = Augmentation(augment)
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.cache)
 
-    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Return image uint8 (S, S, 3) RGB, mask uint8 (S, S) of class indices, and the cache index."""
-        epoch, position, index = draw
-        image, mask = self.augmentation(
-            self.cache.images[index], self.cache.masks[index], (self.seed, _AUGMENT, epoch, position)
-        )
-        return torch.from_numpy(image), torch.from_numpy(mask), index
+    def __getitem__(self, draw: Draw) -> Batch:
+        """Return one draw, without the first axis of a batch."""
+        return Batch(*(part[0] for part in self.__getitems__([draw])))
 
-    def __getitems__(self, draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """Return the draws as one batch; each image is computed at its place in it, so nothing is copied together."""
         shape = self.cache.masks.shape[1:]
         images = torch.empty((len(draws), *shape, 3), dtype=torch.uint8)
@@ -54,7 +72,8 @@ class TrainingDataset(Dataset):
         for (epoch, position, index), place in zip(draws, places, strict=True):
             seed = (self.seed, _AUGMENT, epoch, position)
             self.augmentation(self.cache.images[index], self.cache.masks[index], seed, place)
-        return images, masks, torch.tensor([draw.index for draw in draws])
+        indices = torch.tensor([draw.index for draw in draws])
+        return Batch(images, masks, torch.from_numpy(self.labels).long()[indices], indices)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -93,7 +112,7 @@ def make_loader(
     workers: int,
     device: "torch.device | str",
 ) -> DataLoader:
-    """Batches of image uint8 (N, S, S, 3), mask uint8 (N, S, S), index int64 (N,).
+    """Make the loader of ``Batch``.
 
     All batches are full: a last batch of one image has no variance for BatchNorm, and on CUDA another
     shape costs another tuning. The images left over (fewer than ``batch_size``, others in each epoch)

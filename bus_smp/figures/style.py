@@ -101,7 +101,7 @@ def save(figure: Figure, path: Path, pdf: bool = True) -> None:
         with replacing(path.with_suffix(f".{kind}")) as temporary, warnings.catch_warnings():
             # a name in another script: boxes instead of letters, and no warning
             warnings.filterwarnings("ignore", message="Glyph .* missing")
-            quick = {"pil_kwargs": {"compress_level": 1}} if kind == "png" else {}
+            quick: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if kind == "png" else {}
             figure.savefig(temporary, format=kind, metadata=metadata, **quick)
 
 

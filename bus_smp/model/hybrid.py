@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from segmentation_models_pytorch.base import SegmentationHead
@@ -34,6 +34,18 @@ def normalise(
     shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
     scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
     return (pixels / 255.0 - shift) / scale
+
+
+class Output(NamedTuple):
+    """What the heads return for a batch; another head is another field.
+
+    Attributes:
+        logits: (N, num_classes, H, W), on the scale of softmax's input.
+        aux: of the auxiliary heads, at 1/2, 1/4 and 1/8 of the size; empty without deep supervision.
+    """
+
+    logits: Tensor
+    aux: tuple[Tensor, ...]
 
 
 class HybridResNet50(nn.Module):
@@ -98,9 +110,14 @@ class HybridResNet50(nn.Module):
         Returns:
             Logits (N, num_classes, ceil(H / s), ceil(W / s)) for s = 1, 2, 4, 8, on the scale of softmax's input.
         """
+        output = self.compute(images)
+        return (output.logits, *output.aux) if output.aux else output.logits
+
+    def compute(self, images: Tensor) -> Output:
+        """Return the output of every head by its name; arguments as of ``forward``."""
         stages = self._decode(images)
-        logits = tuple(head(stage) for head, stage in zip(self.heads, reversed(stages), strict=False))
-        return logits if len(logits) > 1 else logits[0]
+        logits, *aux = (head(stage) for head, stage in zip(self.heads, reversed(stages), strict=False))
+        return Output(logits, tuple(aux))
 
     def predict_logits(self, images: Tensor) -> Tensor:
         """Return the full-size logits (N, num_classes, H, W); the auxiliary heads are not computed."""

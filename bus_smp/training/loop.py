@@ -120,7 +120,7 @@ class _Training:
         if ranks.count() > 1:
             self.sampler = RankSampler(self.sampler, plan.batch_size, ranks.rank(), ranks.count())
         self.loader = make_loader(
-            TrainingDataset(cache, settings.augment, plan.seed),
+            TrainingDataset(cache, list(self.rows["label"]), settings.augment, plan.seed),
             self.sampler,
             plan.batch_size // ranks.count(),
             count_workers(settings, self.engine),
@@ -243,15 +243,15 @@ class _Training:
         interval = 20 if self.engine.device.type == "cuda" else 1
         losses: list[torch.Tensor] = []
         indices: list[torch.Tensor] = []
-        for step, (images, masks, index) in enumerate(self.loader):
+        for step, batch in enumerate(self.loader):
             rate = cosine_rate(plan.lr, epoch * self.steps + step, plan.epochs * self.steps)
             for group in self.step.optimizer.param_groups:
                 group["lr"] = rate
             # The last group of an epoch may be smaller, because the saved state holds no gradients.
             begun = step // plan.accumulate * plan.accumulate
             size = min(plan.accumulate, self.steps - begun)
-            losses.append(self.step(images, masks, size, last=step + 1 == begun + size))
-            indices.append(index)
+            losses.append(self.step(batch.images, batch.masks, size, last=step + 1 == begun + size))
+            indices.append(batch.indices)
             if len(losses) % interval == 0 or step + 1 == self.steps:
                 self._check_finite(losses, indices, epoch)
                 bar.describe(name, self._postfix(losses))
