@@ -380,6 +380,14 @@ def test_the_interval_over_pairs_includes_the_chance_of_training():
     assert np.mean([answer(of, "AB").startswith("A is better") for of in found]) > 0.8
 
 
+def test_two_pairs_of_runs_give_the_difference_without_interval_and_p():
+    found = compare_pairs(_pairs(1, pairs=2), draws=100)
+    one = found["metrics"]["dice_lesion"]
+    assert one["difference"] is not None and one["low"] is one["high"] is one["p"] is None
+    assert "only 2 pairs of runs" in one["no_interval"]
+    assert "only 2 pairs of runs, 3 are needed" in format_comparison(found, ["a", "b"])
+
+
 def _write_experiment(out, name, pairs, side, seeds):
     members = tuple(Member(f"{name}-seed{seed}", seed, None) for seed in seeds)
     begin_experiment(Experiment(out / name, members))

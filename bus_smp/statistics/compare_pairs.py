@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-from bus_smp.statistics.bootstrap import Resampled, defined, effective_groups
+from bus_smp.statistics.bootstrap import NO_INTERVAL, Resampled, defined, effective_groups
 from bus_smp.statistics.compare import (
     Kinds,
     check_same_images,
@@ -24,6 +24,10 @@ from bus_smp.statistics.compare import (
 )
 from bus_smp.statistics.metrics import COMPARED
 from bus_smp.statistics.summary import check_per_image, sorted_by_group
+from bus_smp.text import counted
+
+# Of two, t with one degree of freedom makes intervals wider than what a share can be.
+LEAST_PAIRS = 3
 
 
 def compare_pairs(
@@ -39,7 +43,7 @@ def compare_pairs(
     half-widths are added as squares (Zou & Donner, Statistics in Medicine 2008): t(n - 1) * sd of d over bootstrap draws of whole groups,
     which are the same for all runs and widened as in ``tail``; and t(K - 1) * s / sqrt(K), with s the standard deviation of a - b
     between the pairs. p is the level at which the interval reaches 0. What a pair and a patient have in common is in
-    both terms: simulated with 2 to 5 pairs and no difference, p is below .05 in 2 to 4 % of experiments (with one
+    both terms: simulated with 3 to 5 pairs and no difference, p is below .05 in 2 to 4 % of experiments (with one
     variance and Satterthwaite's degrees of freedom in 5 to 11 %).
 
     Args:
@@ -47,7 +51,7 @@ def compare_pairs(
         draws, permutations: bootstrap draws; random swaps of a single pair.
 
     Returns:
-        As ``compare``, with ``pairs``: K. Of several pairs ``permutation`` is None, ``p_least`` of a metric is None, and each metric
+        As ``compare``, with ``pairs``: K. Fewer than ``LEAST_PAIRS`` have no interval and no p. Of several pairs ``permutation`` is None, ``p_least`` of a metric is None, and each metric
         has ``differences``: a - b of each pair, None where undefined; it is compared over the pairs where it is defined.
 
     Raises:
@@ -95,7 +99,10 @@ def _compared(
     )
     found = compared(a, b, kinds, group, stratum, confidence)
     p = None
-    if found["low"] is not None:
+    if found["low"] is not None and len(known) < LEAST_PAIRS:
+        why = f"{NO_INTERVAL}only {counted(len(known), 'pair')} of runs, {LEAST_PAIRS} are needed"
+        found |= {"low": None, "high": None, "no_interval": why}
+    elif found["low"] is not None:
         found["low"], found["high"], p = _with_pairs(
             a - b,
             np.array([one.point - other.point for one, other, _ in known]),
@@ -119,16 +126,16 @@ def _with_pairs(
     stratum: np.ndarray,
     confidence: float,
 ) -> tuple[float, float, float]:
-    """Ends of the interval and p; see ``compare_pairs``. One pair adds no variance: nothing is known of it."""
+    """Ends of the interval and p; see ``compare_pairs``."""
     n, freedom = min((effective_groups(kind, group, stratum) for kind in kinds), key=lambda one: one[1])
     freedom = max(freedom, 1.0)
     of_patients = float(np.nanstd(difference.drawn)) * math.sqrt(n / freedom)
     number = len(of_pairs)
-    of_pair = float(np.std(of_pairs, ddof=1)) / math.sqrt(number) if number > 1 else 0.0
+    of_pair = float(np.std(of_pairs, ddof=1)) / math.sqrt(number)
 
     def half(level: float) -> float:
         """Half the width of the interval that leaves out ``level``."""
-        quantiles = stdtrit([freedom, max(1, number - 1)], level / 2)
+        quantiles = stdtrit([freedom, number - 1], level / 2)
         return float(np.hypot(*(quantiles * (of_patients, of_pair))))
 
     wide, distance = half(1 - confidence), abs(difference.point)
