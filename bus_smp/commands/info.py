@@ -98,6 +98,7 @@ def _export_lines(path: Path) -> list[str]:
 
 def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
     from bus_smp.runs.describe import calibration_warnings
+    from bus_smp.text import folded
 
     if not calibration:
         return ["  calibrated no: bus-smp train, typed again, does it"]
@@ -105,7 +106,7 @@ def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
     called = calibration["reason"] if threshold is None else f"malignant from a score of {threshold:.3f} on"
     return [
         f"  calibrated on validation: temperature {calibration['temperature']:.3f}, {called}",
-        *(f"  Warning: {warning}" for warning in calibration_warnings(calibration)),
+        *(line for warning in calibration_warnings(calibration) for line in folded(f"  Warning: {warning}")),
     ]
 
 

@@ -65,7 +65,7 @@ def command(
     from bus_smp.runs.find import find_run
     from bus_smp.runs.layout import BEST
     from bus_smp.system.console import note, show_progress
-    from bus_smp.text import counted
+    from bus_smp.text import counted, folded
 
     if folder is None:
         # what is asked for with --out leaves nothing outside of it
@@ -97,7 +97,7 @@ def command(
         found = ", ".join(f"{count} {label}" for label, count in counts.items()) or "none"
         click.echo(f"{counted(len(predicted), 'image')} predicted: {found}; written to {folder}")
         for rule in predicted["decision_rule"].unique():
-            click.echo(f"Decision: {rule}.")
+            click.echo("\n".join(folded(f"Decision: {rule}.")))
         if differing := _differing(predicted):
             click.echo(
                 f"In {counted(differing, 'image')} most of the marked pixels have another class than the decision:\n"

@@ -64,7 +64,7 @@ def _print_summary(summary: dict[str, Any], legacy: bool, full: bool) -> None:
     counts = next(iter(columns.values()))["counts"]
     labels = ", ".join(f"{number} {label}" for label, number in counts["by_label"].items() if number)
     of = f" of {counted(counts['groups'], 'patient')}" if summary["patient_known"] else ""
-    brackets = f"mean of {counted(len(runs), 'run')} [sd between them]" if runs else "[95 % interval]"
+    brackets = f"mean of {counted(len(runs), 'run')} [sd between them]" if runs else "[95 % CI]"
     show(f"{summary['dataset']}: {kind}, {counted(counts['images'], 'image')}{of} ({labels}); {brackets}")
     click.echo("\n".join(format_headlines(columns)))
     # the verdict has said it, and a single run's own warnings stand in its own folder

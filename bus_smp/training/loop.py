@@ -39,6 +39,7 @@ from bus_smp.system.engine import Engine, make_engine, set_determinism
 from bus_smp.system.environment import describe_environment, git_commit, package_versions
 from bus_smp.system.files import write_text
 from bus_smp.system.threads import count_cores
+from bus_smp.text import folded
 from bus_smp.training.preflight import (
     check_batch,
     explained_compile,
@@ -191,7 +192,7 @@ class _Training:
         )
         self.say(f"Temperature {calibration['temperature']:.3f}, {called}")
         for warning in calibration_warnings(calibration):
-            self.say(f"Warning: {warning}")
+            self.say("\n".join(folded(f"Warning: {warning}")))
 
     def _write_environment(self) -> None:
         """Record what someone needs to repeat the run."""
