@@ -40,7 +40,10 @@ def make_tree(root: Path, files: int, seed: int = 0) -> None:
         label = int(rng.integers(0, len(LABELS)))
         mask = np.zeros((48, 64, 3), np.uint8)
         if label:
-            mask[10:30, 20:45, {1: 1, 2: 2}[label]] = 255  # BGR: green benign, red malignant
+            # different ones: one mask for many images is a fault that excludes them
+            top, left, height, width = rng.integers((2, 2, 10, 10), (16, 24, 30, 38))
+            # BGR: green benign, red malignant
+            mask[top : top + height, left : left + width, label] = 255
         cv2.imwrite(str(root / "images" / name), rng.integers(0, 256, (48, 64), np.uint8))
         cv2.imwrite(str(root / "masks" / name), mask)
         rows.append(f"{name};64x48;{LABELS[label].capitalize()};No;No;No")
