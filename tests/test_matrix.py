@@ -232,3 +232,17 @@ def test_compare_names_no_command_that_is_refused_and_scores_the_own_test_split_
     assert result.exit_code == 0, result.stderr
     assert "own test split is scored first" in result.stderr
     assert result.stdout.startswith("bus-uclm, test: ")
+
+
+def test_runs_without_a_common_seed_are_refused_before_anything_is_scored(place, tmp_path):
+    out = tmp_path / "outputs"
+    for name in ("twice-seed1", "twice-seed2"):
+        _link(place / "outputs" / "first", out / name, "eval-*")
+    begin_experiment(
+        Experiment(out / "twice", tuple(Member(f"twice-seed{seed}", seed, None) for seed in (1, 2)))
+    )
+    _link(place / "outputs" / "first", out / "one", "eval-*")
+    result = invoke("compare", "one", "twice", "--out", out)
+    assert result.exit_code == 1
+    assert "no seed and fold in common: one run against seed 1, seed 2" in result.stderr
+    assert not list(out.glob("*/eval-*"))

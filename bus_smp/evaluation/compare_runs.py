@@ -73,6 +73,12 @@ class Side:
             found[dataset, split] = of
         return found
 
+    def own_keys(self) -> list[Key]:
+        """The keys of its evaluation on its own test split: folds are one table there."""
+        if not is_experiment(self.folder):
+            return [(None, None)]
+        return [(seed, None) for seed in read_experiment(self.folder).seeds]
+
     def trained_on(self) -> list[str]:
         """The data sets of its training; none where the weights are missing."""
         try:
@@ -120,11 +126,19 @@ def compare_runs(
 
 
 def lacks_own(sides: Sequence[Side], target: str | None = None, split: str | None = None) -> bool:
-    """Whether nothing asked for is scored in both, and scoring the test split of the data of both would help."""
+    """Whether nothing asked for is scored in both, and scoring the test split of the data of both would help.
+
+    Raises:
+        EvaluationError: if it would, but their runs have no seed in common.
+    """
     if _common([side.evaluations() for side in sides], target, split):
         return False
     own = [sorted(side.trained_on()) for side in sides]
-    return bool(own[0]) and own[0] == own[1] and split in (None, "test", "oof") and target in (None, *own[0])
+    if not own[0] or own[0] != own[1] or split not in (None, "test", "oof") or target not in (None, *own[0]):
+        return False
+    # scoring takes minutes
+    _paired(sides, *(side.own_keys() for side in sides))
+    return True
 
 
 def _common(
@@ -185,19 +199,7 @@ def _compare(
     sides: Sequence[Side], target: str, split: str, evaluations: Sequence[Mapping[Key, Path]]
 ) -> dict[str, Any]:
     first, second = evaluations
-    keys = [key for key in first if key in second]
-    pairs: list[tuple[Key, Path, Path]]
-    if len(first) == len(second) == 1:
-        # a run of its own has no seed and fold to look for
-        pairs = [(next(iter(first)), next(iter(first.values())), next(iter(second.values())))]
-    elif keys:
-        pairs = [(key, first[key], second[key]) for key in keys]
-    else:
-        raise EvaluationError(
-            f"{' and '.join(side.folder.name for side in sides)} have no seed and fold in common: {_listed(first)} "
-            f"against {_listed(second)}",
-            hint="compare single runs, or train both with the same --seeds and --folds",
-        )
+    pairs = [(key, first[key], second[other]) for key, other in _paired(sides, list(first), list(second))]
     again = " and ".join(side.command(target, split) for side in sides)
     tables: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     rows, known = set(), True
@@ -230,12 +232,26 @@ def _compare(
     }
 
 
+def _paired(sides: Sequence[Side], first: Sequence[Key], second: Sequence[Key]) -> list[tuple[Key, Key]]:
+    """Which runs of A and B are compared with each other."""
+    # a run of its own has no seed and fold to look for
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])]
+    if common := [(key, key) for key in first if key in second]:
+        return common
+    raise EvaluationError(
+        f"{' and '.join(side.folder.name for side in sides)} have no seed and fold in common: {_listed(first)} "
+        f"against {_listed(second)}",
+        hint="compare single runs, or train both with the same --seeds and --folds",
+    )
+
+
 def _name(evaluation: Path, side: Side) -> str:
     """The run that was scored; of out-of-fold predictions the experiment."""
     return evaluation.parent.name if evaluation.parent != side.folder else side.folder.name
 
 
-def _listed(of: Mapping[Key, Path]) -> str:
+def _listed(of: Sequence[Key]) -> str:
     words = [
         " ".join([f"seed {seed}"] * (seed is not None) + [f"fold {fold}"] * (fold is not None)) or "one run"
         for seed, fold in of
