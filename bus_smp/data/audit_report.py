@@ -11,7 +11,7 @@ from bus_smp.data.exclusions import ANSWERS, describe_code, exclusion_code
 from bus_smp.data.near_duplicates.search import DISGUISES
 from bus_smp.data.rows import DatasetRows
 from bus_smp.data.sources._tree import natural_key
-from bus_smp.text import WIDTH, counted, folded
+from bus_smp.text import WIDTH, counted, folded, shortened
 
 # Images named per finding in the text; the sidecar names all.
 _NAMED = 4
@@ -95,10 +95,10 @@ def _named_copies_note(frame: pd.DataFrame) -> list[str]:
     found = find_named_copies(dict(zip(frame["image_id"], frame["group_id"], strict=True)))
     if not found:
         return []
-    shown = ", ".join(f"{image} of {other}" for image, other in found[:_NAMED])
+    shown = shortened([f"{image} of {other}" for image, other in found], _NAMED)
     images = f"{counted(len(found), 'image')} {'is' if len(found) == 1 else 'are'} named"
     return [
-        f"{images} like a changed copy of another, which the search did not confirm: {shown}{', ...' if len(found) > _NAMED else ''}. "
+        f"{images} like a changed copy of another, which the search did not confirm: {shown}. "
         "If they are copies, give both one patient_id in a table of your own (--csv), so that no split divides them"
     ]
 
@@ -133,7 +133,7 @@ def audit_text(about: Mapping) -> str:
 
 def _finding(kind: str, count: int, what: str, images: list[str]) -> list[str]:
     """One finding: what it is, and the first images in a line of their own where one line is too short."""
-    line, names = f"  {kind:<8} {count:5}  {what}", _names(images)
+    line, names = f"  {kind:<8} {count:5}  {what}", shortened(images, _NAMED)
     if len(line) + 2 + len(names) <= WIDTH:
         return [f"{line}: {names}"]
     return [line, f"{'':18}{names}"]
@@ -141,10 +141,6 @@ def _finding(kind: str, count: int, what: str, images: list[str]) -> list[str]:
 
 def _labels(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[label]} {label}" for label in LABELS)
-
-
-def _names(images: list[str]) -> str:
-    return ", ".join(images[:_NAMED]) + (", ..." if len(images) > _NAMED else "")
 
 
 def _duplicates(about: Mapping) -> list[str]:

@@ -20,6 +20,7 @@ from bus_smp.data.sources._tree import LITTER, key, relative
 from bus_smp.data.splits import SPLITS
 from bus_smp.errors import DataError, ImageError
 from bus_smp.system.files import replacing
+from bus_smp.text import shortened
 
 # Files that hold images or annotations and are not read.
 _ANNOTATIONS = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm", ".json", ".xml"}
@@ -155,7 +156,7 @@ def _describe(layout: Layout, rows: Sequence[Mapping[str, str]], has_split: bool
     patients = sorted({row["patient_id"] for row in rows} - {""})
     if patients:
         lines.append(
-            f"patient_id: {len(patients)} from the folders ({_first(patients)}): check that these are patients"
+            f"patient_id: {len(patients)} from the folders ({shortened(patients, _NAMED)}): check that these are patients"
         )
     else:
         lines.append("patient_id: empty; fill it in where you know it, else no split is patient-level")
@@ -168,11 +169,7 @@ def _describe(layout: Layout, rows: Sequence[Mapping[str, str]], has_split: bool
 
 
 def _some(paths: Sequence[Path]) -> str:
-    return f"{len(paths)} ({_first([path.name for path in paths])})"
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(paths)} ({shortened([path.name for path in paths], _NAMED)})"
 
 
 def _rest(folder: Path) -> str:

@@ -12,6 +12,7 @@ from bus_smp.classes import LABELS
 from bus_smp.data.exclusions import describe_code, exclusion_code
 from bus_smp.data.manifest import SPLITS, manifest_hash
 from bus_smp.report.records import EvaluationRecord, RunRecord
+from bus_smp.text import shortened
 
 # images named per reason; the manifest names all
 _NAMED = 5
@@ -97,7 +98,7 @@ def _scored(evaluation: EvaluationRecord, data: Mapping[str, Any]) -> dict[str, 
 
 
 def _examples(images: Sequence[str]) -> str:
-    return (", ".join(str(image) for image in images[:_NAMED]) or "-") + (", ..." * (len(images) > _NAMED))
+    return shortened([str(image) for image in images], _NAMED) or "-"
 
 
 def _audits(sidecars: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
