@@ -39,6 +39,23 @@ def test_a_file_cut_short_is_refused_whatever_the_decoder_could_still_show(tmp_p
         read_image(tmp_path / "x.png")
 
 
+def test_bytes_are_read_and_refused_as_the_file_that_holds_them(tmp_path):
+    path = tmp_path / "x.png"
+    picture = np.random.default_rng(0).integers(0, 256, (60, 70, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(picture).save(path, exif=exif)
+    whole = path.read_bytes()
+    assert np.array_equal(read_image(whole), np.rot90(picture, -1))
+    for data in (whole[:-1], whole[:40], b"", b"PATIENT^NAME" * 20, bytes(128) + b"DICM" + bytes(9)):
+        path.write_bytes(data)
+        with pytest.raises(ImageError) as of_file:
+            read_image(path)
+        with pytest.raises(ImageError) as of_bytes:
+            read_image(data, name="scan 7")
+        assert of_bytes.value.what == of_file.value.what.replace(str(path), "scan 7")
+
+
 def test_a_png_without_pixels_and_one_of_a_transparent_palette_do_not_speak_with_a_library_s_words(tmp_path):
     image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
     image.save(tmp_path / "x.png", transparency=bytes(range(64)))

@@ -54,11 +54,17 @@ Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 cv2.setNumThreads(1)
 
 
-def _open(path: Path) -> Image.Image:
-    """Decode a file fully, so that a truncated one fails here; undo its EXIF rotation."""
+def _open(path: Path, data: bytes | None = None) -> Image.Image:
+    """Decode a file fully, so that a truncated one fails here; undo its EXIF rotation.
+
+    ``data``: the file's bytes, where they are in memory; ``path`` is then only its name in errors.
+    """
     try:
         # Not by its name: Pillow would map the file, and a file cut short meanwhile would end the process.
-        with open_regular(path) as file, warnings.catch_warnings():
+        with (
+            open_regular(path) if data is None else io.BytesIO(data) as file,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # the size is judged below, by our own limit
             return _decode(path, file)
     except ImageError:
@@ -70,13 +76,14 @@ def _open(path: Path) -> Image.Image:
     except PermissionError:
         raise ImageError(f"{path}: no permission to read it") from None
     except Exception as error:  # Pillow's decoders raise many types on damaged bytes
-        raise ImageError(f"{path}: cannot be read as an image ({_reason(error, path)})") from None
+        raise ImageError(f"{path}: cannot be read as an image ({_reason(error, path, data)})") from None
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception, path: Path, data: bytes | None) -> str:
     """An error's text on one line, without the address of an object, which differs from run to run."""
     if isinstance(error, UnidentifiedImageError):
-        found = " but DICOM: convert it to PNG first" if is_dicom(path) else ""
+        dicom = is_dicom(path) if data is None else _begins_as_dicom(data)
+        found = " but DICOM: convert it to PNG first" if dicom else ""
         return f"it is no {', '.join(FORMATS)} file{found}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join((text or type(error).__name__).split())[:200]
@@ -157,8 +164,12 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         raise ImageError(f"{path}: colours are stored as {image.mode}; save it as RGB or grey") from None
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(source: str | Path | bytes, name: str = "the image") -> np.ndarray:
     """Read an image file.
+
+    Args:
+        source: its path, or its bytes.
+        name: what errors call the file where its bytes are given.
 
     Returns:
         uint8 array (H, W, 3), RGB, turned as its EXIF demands. Alpha is dropped, grey is repeated. More than 8 bits
@@ -168,13 +179,13 @@ def read_image(path: str | Path) -> np.ndarray:
         ImageError: if the file is missing, no file, truncated, damaged, too large, an animation, or of
             floating-point pixels.
     """
-    return read_turned_image(path)[0]
+    return read_turned_image(source, name)[0]
 
 
-def read_turned_image(path: str | Path) -> tuple[np.ndarray, int]:
+def read_turned_image(source: str | Path | bytes, name: str = "the image") -> tuple[np.ndarray, int]:
     """Like ``read_image``, with the EXIF orientation that was undone: 2 to 8, and 1 for none."""
-    path = Path(path)
-    image = _open(path)
+    path, data = (Path(name), source) if isinstance(source, bytes) else (Path(source), None)
+    image = _open(path, data)
     orientation = image.info[_ORIENTATION]
     image = _eight_bit(image, path)
     if image.mode == "P":
@@ -239,10 +250,14 @@ def is_dicom(path: Path) -> bool:
             head = file.read(132)
     except OSError:
         return False
+    return _begins_as_dicom(head)
+
+
+def _begins_as_dicom(head: bytes) -> bool:
     group, element = head[:2], head[2:4]
     explicit = head[4:6] in (b"UL", b"CS", b"UI", b"SH", b"DA", b"OB")
     implicit = element in (b"\x00\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00") and head[6:8] == b"\x00\x00"
-    return head[128:] == b"DICM" or (group in (b"\x02\x00", b"\x08\x00") and (explicit or implicit))
+    return head[128:132] == b"DICM" or (group in (b"\x02\x00", b"\x08\x00") and (explicit or implicit))
 
 
 def declared_pixels(path: Path) -> int:
