@@ -88,8 +88,23 @@ class ModelSettings(_Section):
     """Attention in each decoder block."""
     bottleneck: Literal["aspp"] | None = None
     """Layers between encoder and decoder."""
+    decoder_norm: Literal["instance"] | None = None
+    """Normalisation in the decoder: instance, of each image by itself, or null, batch norm."""
+    perturb_norm: Probability = 0.0
+    """Training only: probability that mean and spread of an image's shallow features are multiplied by random factors."""
+    exchange_style: Probability = 0.0
+    """Training only: probability that they are mixed with those of another image of the batch."""
     init: str | None = None
     """A run whose weights all layers start from (train --start-from); encoder_weights then has no effect."""
+
+
+class HeadSettings(_Section):
+    """Heads for the whole image, next to the segmentation. Weight 0: there is no such head."""
+
+    image: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the image head's loss: normal, benign or malignant; 0.2 is a start."""
+    detached: bool = True
+    """Whether the heads only read the encoder's features, without training the encoder."""
 
 
 class LossSettings(_Section):
@@ -164,6 +179,7 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
+    heads: HeadSettings = HeadSettings()
     loss: LossSettings = LossSettings()
     train: TrainSettings = TrainSettings()
     runtime: RuntimeSettings = RuntimeSettings()

@@ -16,6 +16,9 @@ class Draw(NamedTuple):
     index: int  # type: ignore[assignment]
 
 
+# So that the only image of its kind does not decide the batches that it is in.
+_MOST_WEIGHT = 10.0
+
 # Keeps the random streams of this file apart from each other and from the augmentation's.
 _ORDER, _CYCLE = 1, 2
 
@@ -48,6 +51,13 @@ class EpochSampler(Sampler[Draw]):
         """Choose the epoch (from 0) that the next iteration yields."""
         self.epoch = epoch
 
+    def shares(self) -> np.ndarray:
+        """Share of the draws of a long training that each image has, float64 (len(labels),); their sum is 1."""
+        shares = np.zeros(self._length)
+        for members in self._members:
+            shares[members] = 1 / (len(self._members) * len(members))
+        return shares
+
     def indices(self, epoch: int) -> np.ndarray:
         """Image indices of one epoch in their order, int64 (len(labels),)."""
         drawn = [self._stretch(group, epoch) for group in range(len(self._members))]
@@ -71,6 +81,18 @@ class EpochSampler(Sampler[Draw]):
         epoch = self.epoch
         for position, index in enumerate(self.indices(epoch).tolist()):
             yield Draw(epoch, position, index)
+
+
+def balancing_weights(kinds: Sequence[str], shares: np.ndarray) -> np.ndarray:
+    """Weights with which each kind of image counts the same in a loss, float32 (images,); 1 on average over the draws.
+
+    Args:
+        kinds: of each image.
+        shares: of the draws, float (images,).
+    """
+    names, place = np.unique(np.array(list(kinds), dtype=str), return_inverse=True)
+    drawn = np.bincount(place, shares)
+    return np.minimum(1 / (len(names) * drawn[place]), _MOST_WEIGHT).astype(np.float32)
 
 
 class RankSampler(Sampler[Draw]):

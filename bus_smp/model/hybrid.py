@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bus_smp.errors import ConfigError
 from bus_smp.model.decoder import ASPP, StagedUnetDecoder
 from bus_smp.model.encoders import check_encoder, load_encoder
+from bus_smp.model.image_head import ImageHead
 
 # Of RGB in 0..1, as ImageNet-trained encoders expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,10 +43,12 @@ class Output(NamedTuple):
     Attributes:
         logits: (N, num_classes, H, W), on the scale of softmax's input.
         aux: of the auxiliary heads, at 1/2, 1/4 and 1/8 of the size; empty without deep supervision.
+        image: (N, 3), logits of normal, benign and malignant for the whole image; None without an image head.
     """
 
     logits: Tensor
-    aux: tuple[Tensor, ...]
+    aux: tuple[Tensor, ...] = ()
+    image: Tensor | None = None
 
 
 class HybridResNet50(nn.Module):
@@ -63,6 +66,9 @@ class HybridResNet50(nn.Module):
         encoder_weights: "imagenet" (downloaded once), the path of a ResNet state dict, or None.
         encoder_name: "resnet50", another encoder of segmentation_models_pytorch, or "tu-" and the name of a network
             of timm, if it gives features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's size.
+        decoder_norm: None, batch norm; or "instance", which sees no other image and needs images of more than 16 px.
+        image_head: whether there is a head for normal, benign or malignant.
+        detached_heads: whether the heads for the whole image leave the encoder to the other losses.
 
     Raises:
         ConfigError: if an argument is none of those listed.
@@ -77,8 +83,12 @@ class HybridResNet50(nn.Module):
         bottleneck: str | None = None,
         encoder_weights: str | Path | None = "imagenet",
         encoder_name: str = "resnet50",
+        decoder_norm: str | None = None,
+        image_head: bool = False,
+        detached_heads: bool = True,
     ) -> None:
         super().__init__()
+        _check_choice("decoder_norm", decoder_norm, (None, "instance"))
         _check_choice("attention", attention, (None, "scse"))
         _check_choice("bottleneck", bottleneck, (None, "aspp"))
         check_encoder(encoder_name)
@@ -90,6 +100,7 @@ class HybridResNet50(nn.Module):
             encoder_channels=(*skip_channels, ASPP.OUT_CHANNELS if bottleneck == "aspp" else deepest),
             decoder_channels=DECODER_CHANNELS,
             attention_type=attention,
+            use_norm={"type": "instancenorm", "affine": True} if decoder_norm else "batchnorm",
         )
         supervised = DECODER_CHANNELS[:0:-1] if deep_supervision else DECODER_CHANNELS[-1:]
         self.heads = nn.ModuleList(
@@ -100,6 +111,8 @@ class HybridResNet50(nn.Module):
         initialize_head(self.heads)
         # not earlier: the random weights of everything else stay the same
         self.decoder.drop_unused()
+        self.detached_heads = detached_heads
+        self.image_head = ImageHead(deepest) if image_head else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the logits of every head, full size first; without deep supervision that one tensor.
@@ -115,17 +128,23 @@ class HybridResNet50(nn.Module):
 
     def compute(self, images: Tensor) -> Output:
         """Return the output of every head by its name; arguments as of ``forward``."""
-        stages = self._decode(images)
+        features = self.encoder(images)
+        stages = self._decode(features)
         logits, *aux = (head(stage) for head, stage in zip(self.heads, reversed(stages), strict=False))
-        return Output(logits, tuple(aux))
+        return Output(logits, tuple(aux), self._classify(features[-1]))
 
     def predict_logits(self, images: Tensor) -> Tensor:
         """Return the full-size logits (N, num_classes, H, W); the auxiliary heads are not computed."""
-        return self.heads[0](self._decode(images)[-1])
+        return self.heads[0](self._decode(self.encoder(images))[-1])
 
-    def _decode(self, images: Tensor) -> list[Tensor]:
-        *skips, deepest = self.encoder(images)
+    def _decode(self, features: list[Tensor]) -> list[Tensor]:
+        *skips, deepest = features
         return self.decoder([*skips, self.bottleneck(deepest)])
+
+    def _classify(self, deepest: Tensor) -> Tensor | None:
+        if self.image_head is None:
+            return None
+        return self.image_head(deepest.detach() if self.detached_heads else deepest)
 
 
 def _check_choice(name: str, value: object, choices: tuple) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bus_smp.data.manifest import Manifest
 
 # Without these weights do not fit.
-_NETWORK = ("encoder_name", "deep_supervision", "attention", "bottleneck")
+_NETWORK = ("encoder_name", "deep_supervision", "attention", "bottleneck", "decoder_norm")
 
 
 @dataclass(frozen=True)

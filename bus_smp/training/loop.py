@@ -21,7 +21,7 @@ from bus_smp.data.cache import Cache, open_cache
 from bus_smp.data.examples import ExampleReader
 from bus_smp.data.loading import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest
-from bus_smp.data.sampler import EpochSampler, RankSampler
+from bus_smp.data.sampler import EpochSampler, RankSampler, balancing_weights
 from bus_smp.errors import CheckpointError, TrainingError
 from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.score_images import validate
@@ -56,8 +56,6 @@ from bus_smp.training.resume import (
 )
 from bus_smp.training.step import TrainingStep
 from bus_smp.training.tensorboard import EventFile
-
-HEADS = ("main", "aux_2", "aux_4", "aux_8")
 
 # Seconds between two drawings of the curves, each of which takes half a second.
 _DRAW_EVERY = 20.0
@@ -109,17 +107,22 @@ class _Training:
         resuming = run.state_path.exists()
         weights = None if resuming or settings.model.init else settings.model.encoder_weights
         self.step = TrainingStep(settings, self.engine, weights, ancestry.weights)
+        for head in self.step.new_heads:
+            self.say(
+                f"The {head.replace('_', ' ')} starts from random weights: {settings.model.init} has none"
+            )
         self.rows = manifest.used("train")
         smallest = min(plan.batch_size, len(self.rows))
         shared = 1 if plan.sync_batchnorm else ranks.count()
         check_batch(self.step.model, settings.data.size, smallest // shared)
 
         cache = ranks.after_first(self._open_cache)
-        self.sampler: EpochSampler | RankSampler = EpochSampler(
-            list(self.rows["label"]), plan.seed, plan.balanced_sampling
-        )
+        whole = EpochSampler(list(self.rows["label"]), plan.seed, plan.balanced_sampling)
+        self.sampler: EpochSampler | RankSampler = whole
+        kinds = self.rows["dataset"] + " " + self.rows["label"]
+        self.weights = torch.from_numpy(balancing_weights(kinds, whole.shares()))
         if ranks.count() > 1:
-            self.sampler = RankSampler(self.sampler, plan.batch_size, ranks.rank(), ranks.count())
+            self.sampler = RankSampler(whole, plan.batch_size, ranks.rank(), ranks.count())
         self.loader = make_loader(
             TrainingDataset(cache, list(self.rows["label"]), settings.augment, plan.seed),
             self.sampler,
@@ -251,7 +254,8 @@ class _Training:
             # The last group of an epoch may be smaller, because the saved state holds no gradients.
             begun = step // plan.accumulate * plan.accumulate
             size = min(plan.accumulate, self.steps - begun)
-            losses.append(self.step(batch.images, batch.masks, size, last=step + 1 == begun + size))
+            last, weights = step + 1 == begun + size, self.weights[batch.indices]
+            losses.append(self.step(batch.images, batch.masks, size, last, batch.labels, weights))
             indices.append(batch.indices)
             if len(losses) % interval == 0 or step + 1 == self.steps:
                 self._check_finite(losses, indices, epoch)
@@ -259,8 +263,8 @@ class _Training:
             bar.update()
         means = ranks.gather(torch.stack(losses).double().mean(0).tolist())
         table = [sum(of_each) / len(of_each) for of_each in zip(*means, strict=True)]
-        names = ["train_loss", *(f"train_loss_{head}" for head in HEADS)]
-        return {"lr": rate, **dict(zip(names, table, strict=False))}
+        names = ["train_loss", *(f"train_loss_{name}" for name in self.step.loss_names)]
+        return {"lr": rate, **dict(zip(names, table, strict=True))}
 
     def _check_finite(self, losses: list[torch.Tensor], indices: list[torch.Tensor], epoch: int) -> None:
         recent = torch.stack(losses)[:, 0]

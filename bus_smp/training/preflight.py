@@ -41,6 +41,29 @@ def check_trainable(manifest: Manifest) -> list[str]:
     return warnings
 
 
+def check_heads(settings: Settings, manifest: Manifest) -> list[str]:
+    """Return a warning for each data set of which the image head can learn the look in place of the class.
+
+    Raises:
+        ConfigError: if the training split shows one class only.
+    """
+    if not settings.heads.image:
+        return []
+    rows = manifest.used("train")
+    if rows["label"].nunique() == 1:
+        raise ConfigError(
+            f"heads.image: all images of the train split are {rows['label'].iloc[0]}, there is no class to tell apart",
+            hint="leave the image head out: --set heads.image=0",
+        )
+    labels = rows.groupby("dataset")["label"].agg(["nunique", "first"])
+    single = labels[labels["nunique"] == 1]
+    return [
+        f"all training images of {dataset} are {row['first']}: the image head can learn the look of {dataset} in place of "
+        f"what is {row['first']}"
+        for dataset, row in single.iterrows()
+    ]
+
+
 def _remedy(manifest: Manifest, split: str) -> str:
     """What helps where a split is empty or has no lesion: it depends on how many groups have one."""
     used = manifest.used()

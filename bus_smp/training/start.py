@@ -11,7 +11,7 @@ from bus_smp.runs.ancestry import trace_ancestry
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
 from bus_smp.system.console import note
-from bus_smp.training.preflight import check_disk, check_files, check_processes, check_trainable
+from bus_smp.training.preflight import check_disk, check_files, check_heads, check_processes, check_trainable
 from bus_smp.training.progress import Outcome, finished_outcome
 
 
@@ -61,7 +61,7 @@ def train(
             ranks.on_first(lambda: run.state_path.unlink(missing_ok=True))
             begin()
             return outcome
-        for warning in check_trainable(manifest):
+        for warning in (*check_trainable(manifest), *check_heads(settings, manifest)):
             say(f"Warning: {warning}")
         ancestry = trace_ancestry(run, settings, own or manifest)
         check_files(settings, manifest)

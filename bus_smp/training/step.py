@@ -10,11 +10,18 @@ from torch import Tensor, nn
 from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
 from bus_smp.model.checkpoint import load_model
-from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, normalise
+from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, Output, normalise
+from bus_smp.model.image_head import image_loss
 from bus_smp.model.losses import DeepSupervisionLoss
+from bus_smp.model.perturb import change_shallow_features, exchange_style, perturb_norm
 from bus_smp.system import ranks
 from bus_smp.system.engine import Engine
 from bus_smp.training.average import WeightAverage
+
+_SEGMENTATION = ("main", "aux_2", "aux_4", "aux_8")
+_HEADS = ("image_head",)
+# Settings of the model that change its training only.
+_CHANGES = {"perturb_norm": perturb_norm, "exchange_style": exchange_style}
 
 
 class TrainingStep:
@@ -30,6 +37,8 @@ class TrainingStep:
     Attributes:
         model: the network that is trained.
         average: moving average of its weights, or None.
+        loss_names: of the losses that a step returns after the total.
+        new_heads: heads of the whole image that ``start`` does not have, and which start from random weights.
     """
 
     def __init__(
@@ -39,22 +48,33 @@ class TrainingStep:
         encoder_weights: str | None = None,
         start: Path | None = None,
     ) -> None:
-        plan = settings.train
+        plan, self.heads = settings.train, settings.heads
         self.engine = engine
-        self.model_arguments = {"num_classes": len(CLASSES), **settings.model.model_dump(exclude={"init"})}
+        self.model_arguments = {
+            "num_classes": len(CLASSES),
+            **settings.model.model_dump(exclude={"init", *_CHANGES}),
+            "image_head": self.heads.image > 0,
+            "detached_heads": self.heads.detached,
+        }
         model = HybridResNet50(**{**self.model_arguments, "encoder_weights": encoder_weights})
-        if start is not None:
-            model.load_state_dict(load_model(start)[0].state_dict())
+        self.new_heads = [] if start is None else _start_from(model, start)
+        for name, change in _CHANGES.items():
+            if probability := getattr(settings.model, name):
+                change_shallow_features(model.encoder, change, probability)
         if plan.sync_batchnorm and ranks.count() > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(engine.device).to(memory_format=torch.channels_last)
         self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump())
+        supervised = len(self.model.heads)
+        self.loss_names = (*_SEGMENTATION[:supervised], *(["image"] if self.model.image_head else []))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
         )
         self.scaler = engine.make_scaler()
         self.average = WeightAverage(self.model, plan.ema) if plan.ema else None
-        self._network: Any = _distribute(self.model, engine) if ranks.count() > 1 else self.model
+        self._network: Any = _Computed(self.model)
+        if ranks.count() > 1:
+            self._network = _distribute(self._network, engine)
         self._compute = torch.compile(self._losses) if plan.compile else self._losses
 
     @property
@@ -62,7 +82,15 @@ class TrainingStep:
         """The network that is validated and saved: the average, where there is one."""
         return self.model if self.average is None else self.average.model
 
-    def __call__(self, images: Tensor, masks: Tensor, group: int = 1, last: bool = True) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        group: int = 1,
+        last: bool = True,
+        labels: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Add the gradient of one batch; after the last batch of its group, update the weights.
 
         Args:
@@ -70,17 +98,23 @@ class TrainingStep:
             masks: uint8 (N, S, S), class indices.
             group: number of batches whose mean gradient makes one update.
             last: whether this batch is the group's last.
+            labels: int64 (N,), places in ``LABELS``; needed by the image head.
+            weights: float32 (N,), of each image in the losses of the heads of the whole image; None: all 1.
 
         Returns:
-            The total loss and each head's, detached, float32 (1 + heads,).
+            The total loss and those of ``loss_names``, detached, float32 (1 + heads,).
         """
         device = self.engine.device
         inputs = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
         targets = masks.to(device, non_blocking=True)
+        if labels is not None:
+            labels = labels.to(device, non_blocking=True)
+        if weights is not None:
+            weights = weights.to(device, non_blocking=True)
         # processes exchange gradients once for each update of the weights
         waiting = ranks.count() > 1 and not last
         with self._network.no_sync() if waiting else contextlib.nullcontext():
-            loss, heads = self._compute(inputs, targets)
+            loss, heads = self._compute(inputs, targets, labels, weights)
             self.scaler.scale(loss / group).backward()
         if last:
             self.scaler.step(self.optimizer)
@@ -90,10 +124,17 @@ class TrainingStep:
                 self.average.update(self.model)
         return torch.stack([loss.detach(), *heads])
 
-    def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _losses(
+        self, inputs: Tensor, targets: Tensor, labels: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
         with self.engine.autocast():
-            outputs = self._network(inputs)
-        return self.loss(outputs, targets)
+            output: Output = self._network(inputs)
+        total, losses = self.loss((output.logits, *output.aux), targets)
+        if output.image is not None:
+            assert labels is not None
+            image = image_loss(output.image, labels, weights)
+            total, losses = total + self.heads.image * image, [*losses, image.detach()]
+        return total, losses
 
     def share_buffers(self) -> None:
         """Give every process the first one's running statistics of batch norm, because each has seen other images."""
@@ -120,6 +161,27 @@ class TrainingStep:
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.restore(state["average"])
+
+
+class _Computed(nn.Module):
+    """A hybrid model as a module that returns its whole ``Output``: several processes exchange the gradients of a module's call."""
+
+    def __init__(self, model: HybridResNet50) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Output:
+        return self.model.compute(images)
+
+
+def _start_from(model: HybridResNet50, start: Path) -> list[str]:
+    """Load another run's weights; return the names of the heads of the whole image that it does not have."""
+    weights = load_model(start)[0].state_dict()
+    own = model.state_dict()
+    theirs = {name: value for name, value in weights.items() if name in own or not name.startswith(_HEADS)}
+    missing = {name: own[name] for name in own.keys() - theirs.keys() if name.startswith(_HEADS)}
+    model.load_state_dict(theirs | missing)
+    return [head for head in _HEADS if any(name.startswith(head) for name in missing)]
 
 
 def _distribute(model: nn.Module, engine: Engine) -> nn.Module:

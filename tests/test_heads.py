@@ -1,0 +1,219 @@
+"""Heads for the whole image, and changes of style during training: absent by default, exact to continue."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ended, invoke, settings_options
+
+from bus_smp.config import load_settings
+from bus_smp.data.sampler import EpochSampler, balancing_weights
+from bus_smp.errors import ConfigError
+from bus_smp.inference.folding import MainHead, fold_batch_norms
+from bus_smp.model.checkpoint import load_model, read_header, weights_sha256
+from bus_smp.model.encoders import load_encoder
+from bus_smp.model.hybrid import HybridResNet50
+from bus_smp.model.image_head import image_loss
+from bus_smp.model.perturb import change_shallow_features, exchange_style, perturb_norm
+from bus_smp.runs.run import Run
+from bus_smp.system.engine import make_engine
+from bus_smp.training.preflight import check_heads
+from bus_smp.training.step import TrainingStep
+
+ALL = ("heads.image=0.2", "model.perturb_norm=0.5", "model.exchange_style=0.5", "model.decoder_norm=instance")
+
+
+def make_step(*more):
+    torch.manual_seed(0)
+    settings = load_settings(None, ["model.encoder_name=resnet18", "model.encoder_weights=null", *more])
+    step = TrainingStep(settings, make_engine("cpu", "fp32"))
+    step.model.train()
+    return step
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=generator)
+    masks = torch.randint(0, 3, (4, 64, 64), dtype=torch.uint8, generator=generator)
+    return {"images": images, "masks": masks, "labels": torch.tensor([0, 1, 2, 0])}
+
+
+def test_a_head_adds_weights_and_changes_no_other():
+    states = []
+    for image_head in (False, True):
+        torch.manual_seed(0)
+        model = HybridResNet50(encoder_weights=None, encoder_name="resnet18", image_head=image_head)
+        states.append(model.state_dict())
+    plain, more = states
+    assert more.keys() - plain.keys() == {"image_head.weight", "image_head.bias"}
+    assert all(torch.equal(more[name], value) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_the_image_head_learns_and_moves_the_encoder_only_if_attached(detached):
+    steps = [
+        make_step(f"heads.image={weight}", f"heads.detached={str(detached).lower()}") for weight in (0, 1)
+    ]
+    losses = [step(**batch()) for step in steps]
+    assert losses[0].shape == (5,) and losses[1].shape == (6,)
+    assert steps[1].loss_names == ("main", "aux_2", "aux_4", "aux_8", "image")
+    assert losses[1][0] == losses[0][0] + losses[1][5]
+    start = make_step("heads.image=1").model.image_head.weight
+    assert not torch.equal(steps[1].model.image_head.weight, start)
+    same = torch.equal(*(step.model.encoder.conv1.weight for step in steps))
+    assert same == detached
+
+
+def test_the_image_loss_is_the_weighted_mean_of_the_cross_entropies():
+    logits, labels = torch.tensor([[0.0, 0, 0], [1, 0, 0]]), torch.tensor([2, 0])
+    each = [-logits[n].softmax(0)[label].log() for n, label in enumerate(labels)]
+    torch.testing.assert_close(image_loss(logits, labels), (each[0] + each[1]) / 2)
+    weighted = image_loss(logits, labels, torch.tensor([3.0, 0.5]))
+    torch.testing.assert_close(weighted, (3 * each[0] + each[1] / 2) / 2)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_weights_let_each_data_set_and_class_count_the_same_over_a_training(balanced):
+    labels = ["normal"] * 30 + ["benign"] * 12 + ["malignant"] * 6
+    kinds = [f"{'ab'[n % 3 == 0]} {label}" for n, label in enumerate(labels)]
+    sampler = EpochSampler(labels, 0, balanced)
+    shares, weights = sampler.shares(), balancing_weights(kinds, sampler.shares())
+    drawn = np.bincount(np.concatenate([sampler.indices(e) for e in range(60)]), minlength=48) / (60 * 48)
+    np.testing.assert_allclose(drawn, shares, atol=0.004)
+    for kind in set(kinds):
+        chosen = np.array(kinds) == kind
+        assert (shares * weights)[chosen].sum() == pytest.approx(1 / 6)
+    lonely = balancing_weights(["a"] * 999 + ["b"], np.full(1000, 0.001))
+    assert lonely[-1] == 10
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tu-test_resnet", "tu-test_efficientnet", "mobilenet_v2"])
+@pytest.mark.parametrize("change", [perturb_norm, exchange_style])
+def test_styles_change_in_training_at_two_places_and_nowhere_in_prediction(name, change):
+    encoder = load_encoder(name, None)
+    images = torch.randn(4, 3, 64, 64)
+    plain = encoder.eval()(images)
+    change_shallow_features(encoder, change, 1.0)
+    assert all(map(torch.equal, plain, encoder.eval()(images)))
+    state = {key: value.clone() for key, value in encoder.state_dict().items()}
+    torch.manual_seed(3)
+    first = encoder.train()(images)
+    encoder.load_state_dict(state)
+    torch.manual_seed(3)
+    assert all(map(torch.equal, first, encoder(images))), "the seed decides"
+    unchanged = load_encoder(name, None)
+    unchanged.load_state_dict(state)
+    plain = unchanged.train()(images)
+    assert [torch.equal(a, b) for a, b in zip(plain, first, strict=True)][:3] == [True, False, False]
+
+
+def test_a_change_of_style_changes_mean_and_spread_and_nothing_else():
+    feature = torch.randn(6, 5, 9, 9) * 3 + 1
+    for change in (perturb_norm, exchange_style):
+        changed = change(feature)
+        assert not torch.allclose(changed.mean((2, 3)), feature.mean((2, 3)))
+        centred = [x - x.mean((2, 3), keepdim=True) for x in (feature, changed)]
+        normal = [x / x.square().mean((2, 3), keepdim=True).sqrt() for x in centred]
+        torch.testing.assert_close(normal[0].abs(), normal[1].abs(), rtol=1e-3, atol=1e-3)
+    between = torch.stack([torch.zeros(5, 9, 9), torch.ones(5, 9, 9)])
+    assert (exchange_style(between).mean((2, 3)) <= 1).all()
+
+
+def test_an_encoder_without_visible_features_is_refused():
+    class Hidden(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, images):
+            return [self.layer(images) * factor for factor in range(6)]
+
+    with pytest.raises(ConfigError, match="perturb_norm"):
+        change_shallow_features(Hidden(), perturb_norm, 0.5)
+
+
+def test_a_folded_network_with_instance_norm_predicts_as_before():
+    model = HybridResNet50(encoder_weights=None, encoder_name="resnet18", decoder_norm="instance").eval()
+    assert any(isinstance(part, torch.nn.InstanceNorm2d) for part in model.decoder.modules())
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in model.decoder.modules())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fold_batch_norms(MainHead(model))(images), model(images)[0], rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.fixture(scope="module")
+def with_heads(manifests):
+    """A run with all of it, trained at once."""
+    out = manifests / "with_heads"
+    result = invoke("train", "--out", out, "--run", "whole", *settings_options(manifests, *ALL))
+    assert result.exit_code == 0, result.stderr
+    return out / "whole"
+
+
+def test_a_run_with_heads_that_was_stopped_ends_with_the_same_bits(manifests, with_heads, monkeypatch):
+    from bus_smp.training.loop import _Training
+
+    calibrate = _Training._record
+
+    def stop(self, row, board):
+        calibrate(self, row, board)
+        raise KeyboardInterrupt
+
+    command = (
+        "train",
+        "--out",
+        manifests / "with_heads",
+        "--run",
+        "twice",
+        *settings_options(manifests, *ALL),
+    )
+    monkeypatch.setattr(_Training, "_record", stop)
+    assert invoke(*command).exit_code != 0
+    monkeypatch.undo()
+    shown = ended(invoke(*command), 0)
+    assert "Continuing" in shown
+    runs = [Run(with_heads.parent / name) for name in ("whole", "twice")]
+    assert weights_sha256(runs[0].best_path) == weights_sha256(runs[1].best_path)
+    assert runs[0].metrics_path.read_bytes() == runs[1].metrics_path.read_bytes()
+    assert "train_loss_image" in runs[0].metrics()
+
+
+def test_the_header_describes_the_network_with_its_heads(with_heads):
+    model, header = load_model(with_heads / "best.safetensors")
+    assert header["model"]["image_head"] and header["model"]["decoder_norm"] == "instance"
+    assert "perturb_norm" not in header["model"]
+    assert read_header(with_heads / "best.safetensors")["settings"]["heads"]["image"] == 0.2
+    assert model.compute(torch.zeros(2, 3, 64, 64)).image.shape == (2, 3)
+
+
+def test_a_head_that_the_first_run_lacks_starts_random_and_that_is_said(manifests, trained):
+    options = settings_options(manifests, "heads.image=0.2", "train.epochs=1", f"model.init={trained}")
+    shown = ended(invoke("train", "--out", manifests / "more", "--run", "added", *options), 0)
+    assert "The image head starts from random weights" in " ".join(shown.split())
+    options = settings_options(manifests, "train.epochs=1", f"model.init={manifests / 'more' / 'added'}")
+    shown = ended(invoke("train", "--out", manifests / "more", "--run", "dropped", *options), 0)
+    assert "random weights" not in shown
+    norm = settings_options(manifests, "model.decoder_norm=instance", f"model.init={trained}")
+    shown = ended(invoke("train", "--out", manifests / "more", "--run", "other", *norm), 1)
+    assert "model.decoder_norm None, here instance" in shown
+
+
+def test_a_data_set_of_one_class_is_warned_of_and_a_training_of_one_class_refused():
+    class Rows:
+        def __init__(self, *pairs):
+            self.frame = pd.DataFrame(pairs, columns=["dataset", "label"])
+
+        def used(self, split):
+            return self.frame
+
+    with_head, without = load_settings(None, ["heads.image=0.2"]), load_settings()
+    mixed = Rows(("a", "normal"), ("a", "benign"), ("b", "malignant"), ("b", "malignant"))
+    (warning,) = check_heads(with_head, mixed)
+    assert "all training images of b are malignant" in warning
+    single = Rows(("a", "benign"), ("b", "benign"))
+    assert check_heads(without, single) == []
+    with pytest.raises(ConfigError, match="all images of the train split are benign") as caught:
+        check_heads(with_head, single)
+    assert "heads.image=0" in caught.value.hint
