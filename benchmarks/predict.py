@@ -18,7 +18,7 @@ from pathlib import Path
 
 from timing import arguments, peak_mb, quotient, row, show, spread
 
-from bus_smp.data.images import read_image, resize_image
+from bus_smp.data.images import read_image
 from bus_smp.inference.backends import PRECISIONS, open_predictor
 from bus_smp.inference.predict_files import find_images, predict_files
 from bus_smp.inference.predictor import describe_computing
@@ -47,7 +47,7 @@ def main() -> None:
         if options.profile:
             _profile(lambda: predict_files(predictor, chosen, Path(name)))
             return
-        images = [resize_image(read_image(path), predictor.size) for path, _ in chosen]
+        images = [predictor.geometry.fit(read_image(path)) for path, _ in chosen]
 
         def forward() -> None:
             for start in range(0, len(images), predictor.batch_size):

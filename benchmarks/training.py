@@ -37,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bus_smp.config import Settings, load_settings
 from bus_smp.data.cache import Cache, open_cache
+from bus_smp.data.geometry import Geometry
 from bus_smp.data.loading import TrainingDataset, make_loader
 from bus_smp.data.manifest import read_manifest
 from bus_smp.data.sampler import EpochSampler
@@ -80,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         manifest = read_manifest(options.manifest or synthetic_manifest(Path(name)))
         rows = manifest.used("train")
-        cache = open_cache(manifest, rows, settings.data.size, Path(name) / "cache")
+        cache = open_cache(manifest, rows, Geometry.of(settings.data.model_dump()), Path(name) / "cache")
         plan = Plan(engine, settings, cache, list(rows["label"]), options.repeats)
         set_determinism(settings.train.deterministic)
         print(

@@ -19,6 +19,9 @@ MALIGNANT = PixelClass(2, "malignant", (255, 0, 0))
 CLASSES = (BACKGROUND, BENIGN, MALIGNANT)
 LESIONS = (BENIGN, MALIGNANT)
 
+# Stands in a mask on the network's grid for a pixel that belongs to no image, as in the padding of a letterbox.
+IGNORED = 255
+
 # Label of a whole image. Position = severity, so max() over a patient's images is the worst
 # finding, and for images with a lesion it is also the pixel class of that lesion.
 LABELS = ("normal", "benign", "malignant")

@@ -45,7 +45,11 @@ class DataSettings(_Section):
     manifests: str = "data_manifests"
     """Folder of manifests."""
     size: Annotated[int, Field(ge=32, le=2048)] = 256
-    """Side of the square in pixels that images are stretched to; predictions are stretched back."""
+    """Side in pixels of the square that images are brought to; predictions are brought back."""
+    geometry: Literal["stretch", "letterbox"] = "stretch"
+    """How: stretched, or letterboxed, which keeps the shape of a lesion (the longest side becomes size, black padding)."""
+    grey: bool = False
+    """Average the three channels: without the tint of a scanner, and without Doppler colours."""
     fold: Annotated[int, Field(ge=0)] | None = None
     """Cross-validation fold to test on (train --fold and --folds set it); null: the manifest's own splits."""
 
@@ -73,6 +77,26 @@ class AugmentSettings(_Section):
     """Largest change of contrast, as a fraction, up and down."""
     elastic: Probability = 0.3
     """Probability of an elastic deformation."""
+    zoom: Annotated[float, Field(ge=1, le=4)] = 1.0
+    """Largest zoom: a factor from 1/zoom to zoom, log-uniform, times that of scale; e.g. 1.6."""
+    aspect: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest change of width against height, as a fraction, log-uniform; e.g. 0.2."""
+    gamma: Annotated[float, Field(ge=1, le=4)] = 1.0
+    """Largest gamma: an exponent from 1/gamma to gamma, log-uniform; e.g. 1.6."""
+    depth_gain: Annotated[float, Field(ge=0, le=4)] = 0.0
+    """Brightness over depth: times exp(g y) at depth y (0 top, 1 bottom), g up to this to both sides; e.g. 1."""
+    blur: Probability = 0.0
+    """Probability of a Gaussian blur, sigma up to 1 px; e.g. 0.2."""
+    low_resolution: Probability = 0.0
+    """Probability that the image is shrunk, at most to half its size, and enlarged again; e.g. 0.2."""
+
+    @model_validator(mode="after")
+    def _has_reference(self) -> "AugmentSettings":
+        only_fused = ("zoom", "aspect", "gamma", "depth_gain", "blur", "low_resolution")
+        used = [name for name in only_fused if getattr(self, name) != type(self).model_fields[name].default]
+        if self.implementation == "albumentations" and used:
+            raise ValueError(f"implementation=albumentations has no {', '.join(used)}; use fused")
+        return self
 
 
 class ModelSettings(_Section):

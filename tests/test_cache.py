@@ -16,6 +16,7 @@ import pytest
 from bus_smp.data import cache as cache_module
 from bus_smp.data.cache import open_cache
 from bus_smp.data.examples import read_example
+from bus_smp.data.geometry import Geometry
 from bus_smp.data.images import pixel_sha256, read_image, resize_image, resize_mask
 from bus_smp.data.manifest import COLUMNS, Manifest
 from bus_smp.errors import BusSmpError, ImageError, ManifestError
@@ -64,7 +65,9 @@ def store(tmp_path: Path) -> Path:
 def built(manifest: Manifest, store: Path, size: int = SIZE) -> tuple[cache_module.Cache, bool]:
     """The cache, and whether opening it had to build."""
     calls: list[tuple[int, int]] = []
-    cache = open_cache(manifest, manifest.frame, size, store, progress=lambda *state: calls.append(state))
+    cache = open_cache(
+        manifest, manifest.frame, Geometry(size), store, progress=lambda *state: calls.append(state)
+    )
     assert calls in ([], [(i + 1, len(manifest.frame)) for i in range(len(manifest.frame))])
     return cache, bool(calls)
 
@@ -105,13 +108,15 @@ def test_a_cache_travels_to_another_process_as_its_path(manifest, store):
 
 
 def test_another_size_order_selection_or_label_is_another_cache(manifest, store):
-    names = {open_cache(manifest, manifest.frame, SIZE, store).folder.name}
-    names.add(open_cache(manifest, manifest.frame, 16, store).folder.name)
-    names.add(open_cache(manifest, manifest.frame[::-1], SIZE, store).folder.name)
-    names.add(open_cache(manifest, manifest.frame.iloc[:3], SIZE, store).folder.name)
+    names = {open_cache(manifest, manifest.frame, Geometry(SIZE), store).folder.name}
+    names.add(open_cache(manifest, manifest.frame, Geometry(16), store).folder.name)
+    names.add(open_cache(manifest, manifest.frame, Geometry(SIZE, letterbox=True), store).folder.name)
+    names.add(open_cache(manifest, manifest.frame, Geometry(SIZE, grey=True), store).folder.name)
+    names.add(open_cache(manifest, manifest.frame[::-1], Geometry(SIZE), store).folder.name)
+    names.add(open_cache(manifest, manifest.frame.iloc[:3], Geometry(SIZE), store).folder.name)
     relabelled = manifest.frame.assign(label="normal", masks="")
-    names.add(open_cache(manifest, relabelled, SIZE, store).folder.name)
-    assert len(names) == 5
+    names.add(open_cache(manifest, relabelled, Geometry(SIZE), store).folder.name)
+    assert len(names) == 7
 
 
 def test_a_corrected_mask_is_seen(manifest, store):
@@ -194,19 +199,20 @@ def test_a_manifest_without_hashes_can_be_used(manifest, store):
 
 def test_an_empty_selection_is_refused(manifest, store):
     with pytest.raises(ManifestError, match="empty"):
-        open_cache(manifest, manifest.frame.iloc[:0], SIZE, store)
+        open_cache(manifest, manifest.frame.iloc[:0], Geometry(SIZE), store)
 
 
 def test_a_folder_that_is_a_file_is_one_clear_error(manifest, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(BusSmpError, match="taken: cannot be written"):
-        open_cache(manifest, manifest.frame, SIZE, tmp_path / "taken")
+        open_cache(manifest, manifest.frame, Geometry(SIZE), tmp_path / "taken")
 
 
 PROCESS = """
 import sys, resource
 from pathlib import Path
 from bus_smp.data.cache import open_cache
+from bus_smp.data.geometry import Geometry
 from bus_smp.data.manifest import Manifest
 import pandas as pd
 frame = pd.read_pickle({frame!r})
@@ -220,7 +226,7 @@ def progress(done, count):
         print(done, flush=True)
         sys.stdin.readline()
 try:
-    print(open_cache(manifest, frame, {size}, Path({store!r}), progress).folder.name)
+    print(open_cache(manifest, frame, Geometry({size}), Path({store!r}), progress).folder.name)
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -259,7 +265,7 @@ def builder(manifest, store):
 
 def is_right(manifest: Manifest, store: Path) -> bool:
     """Whether opening the cache gives the right one, and nothing else lies in ``store`` afterwards."""
-    cache = open_cache(manifest, manifest.frame, SIZE, store)
+    cache = open_cache(manifest, manifest.frame, Geometry(SIZE), store)
     files = sorted(path.name for path in cache.folder.iterdir())
     return (
         matches(cache, manifest)
@@ -298,12 +304,12 @@ def test_without_locks_the_slower_of_two_builders_takes_the_other_ones_cache_if_
 
     def other_is_faster(done: int, count: int) -> None:
         if done == count:  # our own is all but finished
-            cache = open_cache(manifest, manifest.frame, SIZE, store)
+            cache = open_cache(manifest, manifest.frame, Geometry(SIZE), store)
             (cache.folder / "theirs").touch()
             if damaged:
                 flip_a_pixel(cache.folder)
 
-    cache = open_cache(manifest, manifest.frame, SIZE, store, progress=other_is_faster)
+    cache = open_cache(manifest, manifest.frame, Geometry(SIZE), store, progress=other_is_faster)
     assert matches(cache, manifest)
     assert (cache.folder / "theirs").exists() != damaged
     assert [p.name for p in store.iterdir()] == [cache.folder.name]
@@ -323,7 +329,7 @@ def test_an_interrupted_or_failed_build_leaves_nothing(manifest, store, error):
             raise error
 
     with pytest.raises(type(error)):
-        open_cache(manifest, manifest.frame, SIZE, store, progress)
+        open_cache(manifest, manifest.frame, Geometry(SIZE), store, progress)
     assert list(store.iterdir()) == []
 
 

@@ -85,7 +85,7 @@ def test_loading_draws_no_random_numbers(written):
 
 def test_the_header_is_what_was_written(written):
     header = read_header(written)
-    assert header["format"] == FORMAT
+    assert header["format"] == 1
     assert header["model"] == ABOUT["model"] and header["comment"] == ABOUT["comment"]
     assert header["score"] == {"dice_lesion": 0.5, "dice_malignant": None}
 

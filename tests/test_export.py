@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import invoke
 
+from bus_smp.data.geometry import Geometry
 from bus_smp.data.images import read_image, resize_image
 from bus_smp.data.manifest import read_manifest
 from bus_smp.errors import CheckpointError, ConfigError
@@ -261,20 +262,22 @@ def test_the_comparison_counts_what_differs():
     truth = np.zeros((4, 4), np.uint8)
     truth[:2] = 2
     examples = [(np.zeros((4, 4, 3), np.uint8), truth), (np.zeros((4, 4, 3), np.uint8), np.zeros_like(truth))]
-    parity = compare_networks(lambda _: logits, lambda _: changed, examples)
+    parity = compare_networks(lambda _: logits, lambda _: changed, examples, Geometry(4))
     assert parity["argmax_agreement"] == 31 / 32
     assert parity["dice_lesion_reference"] == 1
     assert parity["dice_lesion"] == pytest.approx(2 * 7 / (7 + 8))
     assert parity["largest_logit_difference"] == 10
     assert (parity["auc_malignant_reference"], parity["auc_malignant"]) == (1, 1)
-    without = compare_networks(lambda _: logits, lambda _: changed, [(image, None) for image, _ in examples])
+    without = compare_networks(
+        lambda _: logits, lambda _: changed, [(image, None) for image, _ in examples], Geometry(4)
+    )
     # without truth it is agreement, and never called Dice of lesions
     assert without["lesion_overlap"] == pytest.approx(2 * 7 / (7 + 8))
     assert without["dice_lesion"] is without["dice_lesion_reference"] is without["auc_malignant"] is None
     words = describe_parity(without | {"on": "images of a folder"})
     assert "overlap of the marked lesions with those of the weights 0.9333" in words and "Dice" not in words
     changed[1, 0, 0, 0] = np.nan
-    assert compare_networks(lambda _: logits, lambda _: changed, examples)["finite"] is False
+    assert compare_networks(lambda _: logits, lambda _: changed, examples, Geometry(4))["finite"] is False
 
 
 def test_int8_takes_its_ranges_only_from_training_images(scratch, monkeypatch):

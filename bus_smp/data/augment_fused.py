@@ -1,7 +1,7 @@
 """All of the augmentation as one warp and one table: each pixel is computed once, from the cached image.
 
-Flips, rotation, scale, shift and elastic deformation are added up in coordinates, on a coarse grid that is then
-stretched to the image's size, and the image is resampled once. Brightness and contrast are one 256-entry table.
+Flips, rotation, scale, zoom, aspect, shift and elastic deformation are added up in coordinates, on a coarse grid that is
+then stretched to the image's size, and the image is resampled once. Gamma, brightness and contrast are one 256-entry table.
 """
 
 import hashlib
@@ -27,6 +27,12 @@ _CELLS = 32
 
 # What a call draws before the elastic field: nine numbers, of four bytes each.
 _NUMBERS = 9
+
+# What the settings that are off by default draw, from a stream of their own: they change no other draw.
+_MORE_NUMBERS = 8
+
+# Largest sigma of the blur, in pixels.
+_BLUR = 1.0
 
 
 class FusedAugmentation:
@@ -61,6 +67,8 @@ class FusedAugmentation:
         self._before = np.empty((size, size, 4), np.uint8)
         self._after = np.empty((size, size, 4), np.uint8)
         self._grey_levels = np.arange(256, dtype=np.float32)
+        self._depth = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5)[:, None]
+        self._gain = np.empty((size, 3 * size), np.float32)
 
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int], out: tuple[np.ndarray, np.ndarray]
@@ -69,14 +77,14 @@ class FusedAugmentation:
         size = self._size
         # A hash as generator: for so few numbers cheaper than seeding one, and the same in any version of numpy.
         stream = hashlib.shake_128(",".join(map(str, seed)).encode())
-        angle, zoom, right, down, across, over, elastic, contrast, brightness = (
-            np.frombuffer(stream.digest(4 * _NUMBERS), "<u4") / 2.0**32
-        ).tolist()
+        angle, scale, right, down, across, over, elastic, contrast, brightness = _numbers(stream, _NUMBERS)
+        more = hashlib.shake_128(",".join(map(str, (*seed, "more"))).encode())
+        zoom, aspect, gamma, gain, *resolution = _numbers(more, _MORE_NUMBERS)
 
         nodes = self._nodes
         if elastic < self._settings.elastic:
             nodes = nodes + self._displacement(stream)
-        matrix = self._matrix(angle, zoom, right, down, across, over)
+        matrix = self._matrix(angle, scale, right, down, across, over, zoom, aspect)
         width = self._map.shape[0]
         cv2.resize(cv2.transform(nodes, matrix), (width, width), dst=self._map)  # linear
 
@@ -86,15 +94,38 @@ class FusedAugmentation:
         cv2.remap(self._before, self._map_inside, None, cv2.INTER_LINEAR, dst=self._after, **black)
         cv2.cvtColor(self._after, cv2.COLOR_RGBA2RGB, dst=new_image)
         cv2.remap(mask, self._map_inside, None, cv2.INTER_NEAREST, dst=new_mask, **black)
+        self._lose_resolution(new_image, *resolution)
 
         # one channel: faster, and one mean for all colours
         rows = new_image.reshape(size, -1)
+        if self._settings.depth_gain:
+            gains = np.exp(self._depth * (self._settings.depth_gain * (2 * gain - 1)))
+            # the mean stays, as otherwise much of a bright image would become white
+            means = cv2.reduce(rows, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F)
+            self._gain[:] = gains * (means.sum() / max((means * gains).sum(), 1.0))
+            cv2.multiply(rows, self._gain, dst=rows, dtype=cv2.CV_8U)
         mean = cv2.sumElems(rows)[0] / rows.size
         factor = 1 + self._settings.contrast * (2 * contrast - 1)
         # relative to the image's mean: scans are dark, 20 % of 255 would drown them
         offset = self._settings.brightness * (2 * brightness - 1) * mean
-        table = np.clip(self._grey_levels * np.float32(factor) + np.float32(offset), 0, 255).astype(np.uint8)
+        levels = self._grey_levels
+        if self._settings.gamma > 1:
+            levels = 255 * (levels / 255) ** np.float32(self._settings.gamma ** (2 * gamma - 1))
+        table = np.clip(levels * np.float32(factor) + np.float32(offset), 0, 255).astype(np.uint8)
         cv2.LUT(rows, table, dst=rows)
+
+    def _lose_resolution(
+        self, image: np.ndarray, low: float, share: float, blurred: float, sigma: float
+    ) -> None:
+        """Shrink and enlarge, and blur, in place; arguments in 0..1."""
+        size = self._size
+        if low < self._settings.low_resolution:
+            side = round(size * (0.5 + 0.5 * share))
+            small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+            cv2.resize(small, (size, size), dst=image, interpolation=cv2.INTER_LINEAR)
+        if blurred < self._settings.blur:
+            # OpenCV takes a sigma of 0 for one of its own choice
+            cv2.GaussianBlur(image, (0, 0), max(_BLUR * sigma, 0.01), dst=image)
 
     def _displacement(self, stream: Any) -> np.ndarray:
         """Smooth random displacement of the nodes in pixels, float32 (count, count, 2): white noise, blurred."""
@@ -105,7 +136,15 @@ class FusedAugmentation:
         return field[self._margin : -self._margin, self._margin : -self._margin]
 
     def _matrix(
-        self, angle: float, zoom: float, right: float, down: float, across: float, over: float
+        self,
+        angle: float,
+        scale: float,
+        right: float,
+        down: float,
+        across: float,
+        over: float,
+        zoom: float,
+        aspect: float,
     ) -> np.ndarray:
         """Where in the source a pixel comes from, (2, 3); arguments in 0..1.
 
@@ -113,15 +152,22 @@ class FusedAugmentation:
         """
         settings, centre = self._settings, (self._size - 1) / 2
         radians = math.radians(settings.rotate * (2 * angle - 1))
-        scale = 1 + settings.scale * (2 * zoom - 1)
+        scale = (1 + settings.scale * (2 * scale - 1)) * settings.zoom ** (2 * zoom - 1)
         cos, sin = math.cos(radians) / scale, math.sin(radians) / scale
+        # half of it to each side, so that the area stays
+        wider = (1 + settings.aspect) ** (aspect - 0.5)
         x = centre + int(settings.shift * (2 * right - 1) * self._size)
         y = centre + int(settings.shift * (2 * down - 1) * self._size)
-        flip_x = -1.0 if across < settings.horizontal_flip else 1.0
-        flip_y = -1.0 if over < settings.vertical_flip else 1.0
+        flip_x = (-1.0 if across < settings.horizontal_flip else 1.0) / wider
+        flip_y = (-1.0 if over < settings.vertical_flip else 1.0) * wider
         return np.array(
             [
                 [flip_x * cos, -flip_x * sin, centre - flip_x * (cos * x - sin * y)],
                 [flip_y * sin, flip_y * cos, centre - flip_y * (sin * x + cos * y)],
             ]
         )
+
+
+def _numbers(stream: Any, count: int) -> list[float]:
+    """The first numbers of a stream, even in 0..1, of four bytes each."""
+    return (np.frombuffer(stream.digest(4 * count), "<u4") / 2.0**32).tolist()

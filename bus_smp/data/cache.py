@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bus_smp.data.examples import read_example
-from bus_smp.data.images import resize_image, resize_mask
+from bus_smp.data.geometry import Geometry
 from bus_smp.errors import BusSmpError, ImageError, ManifestError
 from bus_smp.system.files import explained
 from bus_smp.system.locks import hold_lock
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 class Cache:
     """Resized images and masks in the order of the rows they were made of; read-only.
 
-    ``images`` uint8 (N, size, size, 3) RGB; ``masks`` uint8 (N, size, size) of class indices.
+    ``images`` uint8 (N, size, size, 3) RGB; ``masks`` uint8 (N, size, size) of class indices, ``IGNORED`` in padding.
     Pickles as its path: another process maps the same files instead of receiving a copy.
     """
 
@@ -67,13 +67,13 @@ def _mapped(path: Path) -> np.ndarray:
 def open_cache(
     manifest: "Manifest",
     rows: "pd.DataFrame",
-    size: int,
+    geometry: Geometry,
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cache:
-    """Open the cache of ``rows`` at ``size`` below ``folder``; build it first if there is none.
+    """Open the cache of ``rows`` on the grid of ``geometry`` below ``folder``; build it first if there is none.
 
-    It is found by its content: any change of the rows, their order, their files or ``size`` leads to
+    It is found by its content: any change of the rows, their order, their files or ``geometry`` leads to
     another one. Every byte is checked at each opening, as training is about to read them all; a damaged cache is
     built again, with a note. Of two processes that want the same cache one builds and the other waits, or takes
     over if the first is killed.
@@ -81,7 +81,7 @@ def open_cache(
     Args:
         manifest: where the rows' files lie.
         rows: rows of ``manifest.frame``, none of them excluded.
-        size: side of the square, in pixels.
+        geometry: of the network.
         folder: caches live in sub-folders of it; whole ones are never deleted here.
         progress: called with (images done, images in all) while building.
 
@@ -93,7 +93,7 @@ def open_cache(
     if len(rows) == 0:
         raise ManifestError("no images to prepare: the selection of the manifest is empty")
     folder = Path(folder)
-    place = folder / _key(manifest, rows, size)
+    place, size = folder / _key(manifest, rows, geometry), geometry.size
     if is_whole(place):
         return Cache(place)
 
@@ -115,7 +115,7 @@ def open_cache(
                     shutil.rmtree(left, ignore_errors=True)
             unfinished = folder / f".{place.name}.{uuid.uuid4().hex[:8]}.unfinished"
             try:
-                _build(manifest, rows, size, unfinished, progress)
+                _build(manifest, rows, geometry, unfinished, progress)
                 _publish(unfinished, place)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -144,7 +144,7 @@ def _checksum(path: Path) -> int:
 def _build(
     manifest: "Manifest",
     rows: "pd.DataFrame",
-    size: int,
+    geometry: Geometry,
     folder: Path,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -152,9 +152,10 @@ def _build(
 
     def prepare(row: object) -> tuple[np.ndarray, np.ndarray]:
         image, mask = read_example(manifest, row)
-        return resize_image(image, size), resize_mask(mask, size)
+        return geometry.image(image), geometry.mask(mask)
 
     folder.mkdir()
+    size = geometry.size
     examples = read_ahead(prepare, rows.itertuples(index=False))
     shapes = (len(rows), size, size, 3), (len(rows), size, size)
     crc32 = [0, 0]
@@ -187,9 +188,11 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def _key(manifest: "Manifest", rows: "pd.DataFrame", size: int) -> str:
+def _key(manifest: "Manifest", rows: "pd.DataFrame", geometry: Geometry) -> str:
     """16 hex digits that stand for everything the cache's bytes depend on."""
-    digest = hashlib.sha256(f"{_FORMAT}:{size}\n".encode())
+    # the plain one by its size, as earlier versions wrote it
+    form = geometry.size if geometry == Geometry(geometry.size) else geometry
+    digest = hashlib.sha256(f"{_FORMAT}:{form}\n".encode())
     for row in rows.itertuples(index=False):
         columns = [str(getattr(row, column)) for column in _KEY_COLUMNS]
         files = [_stamp(path) for path in (manifest.image_path(row), *manifest.mask_paths(row))]

@@ -489,19 +489,20 @@ def pixel_sha256(image: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-# Geometry: the whole image is stretched to a square, and stretched back at prediction. Nothing is
-# cropped, so every native pixel is predicted and every metric is taken at native size.
+# To which size, and where on the network's grid, ``geometry`` knows.
 
 
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Stretch uint8 (H, W, 3) to (size, size, 3); area averaging when shrinking, so speckle does not alias."""
-    shrink = max(image.shape[:2]) > size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+def resize_image(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Stretch uint8 (H, W, 3) to a square or (height, width); area averaging when shrinking, so speckle does not alias."""
+    height, width = (size, size) if isinstance(size, int) else size
+    shrink = max(image.shape[:2]) > max(height, width)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Stretch uint8 class indices (H, W) to (size, size); nearest, so no class is invented."""
-    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Stretch uint8 class indices (H, W) to a square or (height, width); nearest, so no class is invented."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def restore_probabilities(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

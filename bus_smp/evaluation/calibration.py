@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from bus_smp.classes import CLASSES, MALIGNANT
+from bus_smp.classes import CLASSES, IGNORED, MALIGNANT
 from bus_smp.data.examples import ExampleReader
-from bus_smp.data.images import resize_mask
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.inference.predictor import Prediction, Predictor
@@ -102,7 +101,7 @@ def _sample(
 
     def load(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         image, mask = reader(manifest, row)
-        return image, resize_mask(mask, predictor.size)[::stride, ::stride]
+        return image, predictor.geometry.mask(mask)[::stride, ::stride]
 
     examples = read_ahead(load, rows.to_dict("records"))
     while batch := list(islice(examples, predictor.batch_size)):
@@ -110,7 +109,9 @@ def _sample(
         grid = predictor.grid_logits(images)[:, :, ::stride, ::stride]
         logits.append(grid.transpose(0, 2, 3, 1).reshape(-1, len(CLASSES)))
         truths.append(np.stack(masks).reshape(-1))
-    return np.concatenate(logits), np.concatenate(truths)
+    truth = np.concatenate(truths)
+    counted = truth != IGNORED
+    return np.concatenate(logits)[counted], truth[counted]
 
 
 def negative_log_likelihood(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:

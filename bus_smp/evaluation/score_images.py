@@ -78,7 +78,7 @@ def score_images(
         truth, shape, of_baselines = reference
         lesion_probability = 1 - prediction.native[BACKGROUND.index]
         measured, found = _measure(row, truth, shape, prediction.mask, lesion_probability)
-        grid_truth = resize_mask(truth, predictor.size)
+        grid_truth = resize_mask(truth, prediction.grid.shape[1:])
         if mask_path is not None:
             write_mask(mask_path(row), prediction.mask)
         measured |= score_row(prediction, grid_truth, calibration or {})

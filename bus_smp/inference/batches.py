@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bus_smp.data.images import resize_image
 from bus_smp.inference.predictor import Prediction, Predictor
 from bus_smp.system.threads import count_cores
 
@@ -43,7 +42,7 @@ def predict_batches(
 
     def load_resized(item: Item) -> tuple[np.ndarray | None, np.ndarray | None, More]:
         image, more = load(item)
-        return image, None if image is None else resize_image(image, predictor.size), more
+        return image, None if image is None else predictor.geometry.fit(image), more
 
     def finish_one(item: Item, image: np.ndarray | None, more: More, found: Prediction | None) -> Result:
         if found is not None and image is not None:
@@ -78,6 +77,6 @@ def predict_batches(
 
 
 def _predict(predictor: Predictor, grids: Sequence[np.ndarray | None]) -> list[Prediction | None]:
-    """Return the prediction of each image that is already on the network's grid; None where there is none."""
+    """Return the prediction of each image that already fits the network's grid; None where there is none."""
     found = iter(predictor.predict([grid for grid in grids if grid is not None]))
     return [None if grid is None else next(found) for grid in grids]

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from bus_smp.data.examples import read_example
-from bus_smp.data.images import read_image, resize_image, resize_mask
+from bus_smp.data.geometry import Geometry
+from bus_smp.data.images import read_image
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import CheckpointError, ConfigError, EvaluationError
 from bus_smp.inference.folding import MainHead, fold_batch_norms
@@ -107,7 +108,7 @@ def export_run(
     manifest = None
     if int8 or check is None:
         manifest = Run(run).manifest(root, images=True)
-    examples = _check_examples(manifest, check, header["size"], say)
+    examples = _check_examples(manifest, check, say)
     about = _about(header, checkpoint, kind, int8)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,11 @@ def export_run(
             _write(model, about, made, kind, manifest if int8 else None, _source(run, checkpoint))
             say("Comparing it with the weights, image by image")
             parity = compare_networks(
-                _torch_network(model, header), _load(made, kind, int8), examples, temperature_of(header)
+                _torch_network(model, header),
+                _load(made, kind, int8),
+                examples,
+                Geometry.of(header),
+                temperature_of(header),
             )
             parity |= {
                 "on": "validation images of the run" if check is None else "images of a folder",
@@ -166,9 +171,9 @@ def describe_parity(parity: Mapping[str, Any]) -> str:
 def _about(header: Mapping[str, Any], checkpoint: str, kind: str, int8: bool) -> dict[str, Any]:
     packages = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}.get(kind, [])
     fed = (
-        "images: float32 (N, 3, H, W), RGB in 0..1 less mean, by std"
+        "images: float32 (N, 3, H, W), RGB (all three their mean, if grey) in 0..1 less mean, by std"
         if kind == "pth"
-        else "images: uint8 (N, H, W, 3), RGB; normalised inside. Resize to size x size first."
+        else "images: uint8 (N, H, W, 3), RGB; averaged (grey) and normalised inside. Bring them to size x size (geometry) first."
     )
     return {
         **header,
@@ -204,13 +209,13 @@ def _write(
     if kind == "pth":
         write_pth(model, path, about)
         return
-    module = FromPixels(fold_batch_norms(MainHead(model)), about["mean"], about["std"]).eval()
+    module = FromPixels(fold_batch_norms(MainHead(model)), about).eval()
     if plain is None or (kind == "onnx" and calibration is None):
         plain = path.with_name("plain.onnx")
         write_onnx(module, plain, about["size"], about)
     if calibration is not None:
         quantised = path.with_name("quantised.onnx")
-        write_int8(plain, quantised, _calibration_batches(calibration, about["size"]), about)
+        write_int8(plain, quantised, _calibration_batches(calibration, Geometry.of(about)), about)
         plain = quantised
     if kind == "openvino":
         write_openvino(plain, path, about)
@@ -229,7 +234,7 @@ def _load(path: Path, kind: str, int8: bool) -> Network:
 
 def _torch_network(model: HybridResNet50, about: Mapping[str, Any]) -> Network:
     """Return the weights as a network in fp32 on the CPU, with nothing folded."""
-    module = FromPixels(MainHead(model), about["mean"], about["std"]).eval()
+    module = FromPixels(MainHead(model), about).eval()
 
     @torch.inference_mode()
     def network(images: np.ndarray) -> np.ndarray:
@@ -248,19 +253,19 @@ def _spread(rows: pd.DataFrame, most: int) -> list[dict[str, Any]]:
     return rows.iloc[chosen].to_dict("records")
 
 
-def _calibration_batches(manifest: Manifest, size: int) -> Iterator[np.ndarray]:
+def _calibration_batches(manifest: Manifest, geometry: Geometry) -> Iterator[np.ndarray]:
     rows = _spread(manifest.used("train"), CALIBRATION_IMAGES)
     for start in range(0, len(rows), _BATCH):
         images = [read_example(manifest, row)[0] for row in rows[start : start + _BATCH]]
-        yield np.stack([resize_image(image, size) for image in images])
+        yield np.stack([geometry.image(image) for image in images])
 
 
 def _check_examples(
-    manifest: Manifest | None, check: Path | None, size: int, say: Callable[[str], None]
+    manifest: Manifest | None, check: Path | None, say: Callable[[str], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     if check is not None:
         found = ((path, read_image(path)) for path, _ in find_images([check], say=say))
-        scans = ((resize_image(pixels, size), None) for path, pixels in found if not is_mask(path, pixels))
+        scans = ((pixels, None) for path, pixels in found if not is_mask(path, pixels))
         return islice(scans, _CHECK_IMAGES)
     assert manifest is not None
     rows = manifest.used("val")
@@ -268,5 +273,4 @@ def _check_examples(
         raise EvaluationError(
             "the run has no validation images to compare on", hint="name a folder of images: --check FOLDER"
         )
-    read = (read_example(manifest, row) for row in _spread(rows, _CHECK_IMAGES))
-    return ((resize_image(image, size), resize_mask(mask, size)) for image, mask in read)
+    return (read_example(manifest, row) for row in _spread(rows, _CHECK_IMAGES))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from bus_smp.classes import MALIGNANT
+from bus_smp.data.geometry import Geometry
+from bus_smp.data.images import resize_mask
 from bus_smp.inference.predictor import Network
 from bus_smp.measures.overlap import confusion, image_metrics, malignant_score
 from bus_smp.statistics.bootstrap import defined
@@ -22,13 +24,15 @@ def compare_networks(
     reference: Network,
     network: Network,
     examples: Iterable[tuple[np.ndarray, np.ndarray | None]],
+    geometry: Geometry,
     temperature: float = 1.0,
 ) -> dict[str, Any]:
-    """Run both on the same images, on the network's grid.
+    """Run both on the same images, and compare them on the network's grid, without its padding.
 
     Args:
         reference, network: from uint8 (N, S, S, 3) to logits float32 (N, 3, S, S).
-        examples: image uint8 (S, S, 3) and true mask uint8 (S, S), or None where it is not known.
+        examples: image uint8 (H, W, 3) and true mask uint8 (H, W), or None where it is not known.
+        geometry: of the run.
         temperature: of the run; the malignancy score of an image is taken after it.
 
     Returns:
@@ -45,25 +49,20 @@ def compare_networks(
     scores: list[tuple[float, float, bool | None]] = []
     remaining = iter(examples)
     while batch := list(islice(remaining, _BATCH)):
-        images = np.stack([image for image, _ in batch])
-        expected, found = reference(images), network(images)
-        finite &= bool(np.isfinite(found).all())
-        largest = max(largest, float(np.abs(expected - found).max()))
-        classes = expected.argmax(1).astype(np.uint8), found.argmax(1).astype(np.uint8)
-        agreed += int((classes[0] == classes[1]).sum())
-        pixels += classes[0].size
-        for number, (_, truth) in enumerate(batch):
-            by_reference, by_network = (
-                image_metrics(confusion(classes[0][number] if truth is None else truth, mask[number]))[
-                    "dice_lesion"
-                ]
-                for mask in classes
-            )
+        grids = np.stack([geometry.image(image) for image, _ in batch])
+        both = reference(grids), network(grids)
+        for number, (image, truth) in enumerate(batch):
+            expected, found = (geometry.cut(logits[number], image.shape) for logits in both)
+            finite &= bool(np.isfinite(found).all())
+            largest = max(largest, float(np.abs(expected - found).max()))
+            masks = expected.argmax(0).astype(np.uint8), found.argmax(0).astype(np.uint8)
+            agreed += int((masks[0] == masks[1]).sum())
+            pixels += masks[0].size
+            true = masks[0] if truth is None else resize_mask(truth, masks[0].shape)
+            by_reference, by_network = (image_metrics(confusion(true, mask))["dice_lesion"] for mask in masks)
             (overlaps if truth is None else dice).append((by_reference, by_network))
-            malignant = None if truth is None else bool((truth == MALIGNANT.index).any())
-            scores.append(
-                (_score(expected[number], temperature), _score(found[number], temperature), malignant)
-            )
+            malignant = None if truth is None else bool((true == MALIGNANT.index).any())
+            scores.append((_score(expected, temperature), _score(found, temperature), malignant))
     (reference_dice, network_dice), (reference_auc, network_auc) = _means(dice), _aucs(scores)
     return {
         "images": len(scores),

@@ -22,7 +22,6 @@ from bus_smp.data.images import (
     is_dicom,
     looks_like_mask,
     read_image,
-    resize_image,
     write_mask,
     write_png,
 )
@@ -280,7 +279,7 @@ def predict_files(
                     return pixels, None
                 share = (_LARGE / declared_pixels(path)) ** 0.5
                 shrunk = cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-                return resize_image(pixels, predictor.size), (pixels.shape[:2], shrunk)
+                return predictor.geometry.fit(pixels), (pixels.shape[:2], shrunk)
         except ImageError as error:
             return None, error.what
 

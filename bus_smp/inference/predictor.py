@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from bus_smp.classes import BENIGN, LABELS, MALIGNANT
-from bus_smp.data.images import check_image, read_image, resize_image, restore_in_bands, restore_probabilities
+from bus_smp.data.geometry import Geometry
+from bus_smp.data.images import check_image, read_image, restore_in_bands, restore_probabilities
 from bus_smp.errors import EvaluationError
 from bus_smp.figures.overlay import overlay
 from bus_smp.inference.folding import MainHead, fold_batch_norms
@@ -34,8 +35,8 @@ class Prediction:
     """What was predicted for one image.
 
     Attributes:
-        grid: float32 (3, S, S), probabilities of background, benign and malignant on the network's grid, after
-            temperature: scores and calibration come from it. They sum to 1 over the classes.
+        grid: float32 (3, h, w), probabilities of background, benign and malignant on the network's grid, without its
+            padding, after temperature: scores and calibration come from it. They sum to 1 over the classes.
         raw_grid: the same before temperature.
         shape: height and width of the image in pixels.
         threshold: the score from which the image is called malignant; None: the run has none.
@@ -105,11 +106,13 @@ class Predictor(Protocol):
     """A trained network that predicts images: the weights of a run, or a file that was exported from them.
 
     Attributes:
-        size: height and width of the network's grid in pixels.
+        geometry: the network's grid, and how images come onto it.
+        size: height and width of that grid in pixels.
         batch_size: images in one pass of the network.
         weights: SHA-256 of each checkpoint that takes part; empty for weights that are still being trained.
     """
 
+    geometry: Geometry
     size: int
     batch_size: int
     weights: tuple[str, ...]
@@ -156,7 +159,7 @@ class NetworkPredictor:
     Args:
         network: a ``TorchNetwork``, or what ``formats`` reads from an exported file.
         computed_in: ``backend``, ``device`` and ``precision`` of the network.
-        size: height and width of the network's grid in pixels.
+        geometry: that the network was trained with.
         temperature: > 0; logits are divided by it.
         threshold: the score from which an image is called malignant; None: there is none.
         weights: as in ``Predictor``.
@@ -167,7 +170,7 @@ class NetworkPredictor:
         network: Network,
         computed_in: Mapping[str, str],
         *,
-        size: int,
+        geometry: Geometry,
         batch_size: int = 8,
         temperature: float = 1.0,
         threshold: float | None = None,
@@ -175,7 +178,8 @@ class NetworkPredictor:
     ) -> None:
         self.network = network
         self.computed_in = dict(computed_in)
-        self.size, self.batch_size, self.temperature = size, batch_size, temperature
+        self.geometry, self.size = geometry, geometry.size
+        self.batch_size, self.temperature = batch_size, temperature
         self.threshold, self.weights = threshold, weights
 
     def at_temperature(self, temperature: float) -> "NetworkPredictor":
@@ -201,8 +205,11 @@ class NetworkPredictor:
             logits = torch.from_numpy(self.grid_logits(batch))
             raw = torch.softmax(logits, dim=1).numpy()
             scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
+            cut = self.geometry.cut
             found += [
-                Prediction(grid, raw_grid, image.shape[:2], self.threshold, image)
+                Prediction(
+                    cut(grid, image.shape), cut(raw_grid, image.shape), image.shape[:2], self.threshold, image
+                )
                 for image, grid, raw_grid in zip(batch, scaled, raw, strict=True)
             ]
         return found
@@ -213,7 +220,7 @@ class NetworkPredictor:
         Raises:
             EvaluationError: if the network returns NaN or infinity.
         """
-        logits = self.network(np.stack([resize_image(image, self.size) for image in images]))
+        logits = self.network(np.stack([self.geometry.image(image) for image in images]))
         # NaN and infinity survive a sum, which is ten times faster than asking each value
         if not torch.isfinite(torch.from_numpy(logits).sum()):
             raise EvaluationError(
@@ -294,7 +301,7 @@ def predictor_of(
     return NetworkPredictor(
         network,
         computed_in,
-        size=header["size"],
+        geometry=Geometry.of(header),
         batch_size=batch_size,
         temperature=temperature_of(header),
         threshold=(header.get("calibration") or {}).get("threshold"),

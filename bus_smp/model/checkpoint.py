@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from bus_smp.data.manifest import Manifest
     from bus_smp.model.hybrid import HybridResNet50
 
-FORMAT = 1
+# 1 is also what a checkpoint has whose images are stretched and in colour, which is all that earlier versions can do.
+FORMAT = 2
 _KEY = "bus_smp"
 _UNUSED = "decoder.blocks.4.attention1."
 # A ResNet-152's has 150 kB; JSON takes some twenty times its size in memory.
@@ -77,6 +78,8 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
 _MORE_FACTS: dict[str, Callable[[Any], bool]] = {
     "calibration": _is_calibration,
     "ancestors": _are_ancestors,
+    "geometry": lambda value: value in ("stretch", "letterbox"),
+    "grey": lambda value: isinstance(value, bool),
     "score": lambda value: (
         isinstance(value, dict) and all(one is None or _is_number(one, -1e9, 1e9) for one in value.values())
     ),
@@ -97,7 +100,9 @@ def write_checkpoint(path: str | Path, model: torch.nn.Module, about: dict) -> N
     """
     from safetensors.torch import save
 
-    about = json.loads(json.dumps({**about, "format": FORMAT}), parse_constant=lambda _: None)
+    plain = about.get("geometry", "stretch") == "stretch" and not about.get("grey")
+    about = {**about, "format": 1 if plain else FORMAT}
+    about = json.loads(json.dumps(about), parse_constant=lambda _: None)
     # One metadata key, because safetensors writes several in random order.
     data = save(_plain_weights(model), metadata={_KEY: json.dumps(about, sort_keys=True)})
     with replacing(Path(path)) as temporary:

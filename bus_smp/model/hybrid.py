@@ -22,16 +22,22 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
 
 def normalise(
-    images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    images: Tensor,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    grey: bool = False,
 ) -> Tensor:
     """Return ``(images / 255 - mean) / std`` as float32 (N, 3, H, W), channels last in memory, on the same device.
 
     Args:
         images: uint8 (N, H, W, 3), RGB.
         mean, std: of each channel, in 0..1.
+        grey: whether the mean of the channels, a whole number as in ``Geometry.fit``, takes the place of each.
     """
     # permuting a (N, H, W, 3) tensor gives the channels_last strides for nothing
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+    if grey:
+        pixels = pixels.mean(1, keepdim=True).round()
     shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
     scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
     return (pixels / 255.0 - shift) / scale

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bus_smp.classes import BACKGROUND, IGNORED
 from bus_smp.errors import ConfigError
 
 
@@ -22,6 +23,7 @@ class DeepSupervisionLoss(nn.Module):
         cross_entropy, dice: weights of the two terms, >= 0 and not both 0.
         head_weights: one weight > 0 per head, full size first; divided by their sum. A single head
             (deep supervision off) uses only the first, which then is 1.
+        padded: whether targets may hold ``IGNORED``; such pixels then take no part.
 
     Raises:
         ConfigError: if a weight is out of its range or not finite.
@@ -33,6 +35,7 @@ class DeepSupervisionLoss(nn.Module):
         cross_entropy: float = 1.0,
         dice: float = 1.0,
         head_weights: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
+        padded: bool = False,
     ) -> None:
         super().__init__()
         # A head with weight 0 would silently not be trained, which is the bug this project began with.
@@ -51,6 +54,7 @@ class DeepSupervisionLoss(nn.Module):
         self.cross_entropy = cross_entropy
         self.dice = dice
         self.head_weights = tuple(head_weights)
+        self.padded = padded
 
     def forward(self, outputs: tuple[Tensor, ...] | Tensor, target: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the total loss and the detached unweighted loss of each head.
@@ -79,8 +83,12 @@ class DeepSupervisionLoss(nn.Module):
         # In bf16 a sum over 65,536 pixels stops growing at 256: both terms need float32.
         with torch.autocast(logits.device.type, enabled=False):
             log_probabilities = F.log_softmax(logits.float(), dim=1)
-            loss = self.cross_entropy * cross_entropy(log_probabilities, target)
-            return loss + self.dice * dice_loss(log_probabilities.exp(), target)
+            counted = None
+            if self.padded:
+                counted = target != IGNORED
+                target = target.where(counted, BACKGROUND.index)
+            loss = self.cross_entropy * cross_entropy(log_probabilities, target, counted)
+            return loss + self.dice * dice_loss(log_probabilities.exp(), target, counted)
 
 
 def resize_target(target: Tensor, size: Sequence[int]) -> Tensor:
@@ -91,20 +99,24 @@ def resize_target(target: Tensor, size: Sequence[int]) -> Tensor:
     return target.long()
 
 
-def cross_entropy(log_probabilities: Tensor, target: Tensor) -> Tensor:
-    """Return the mean of -log p[target] over all pixels.
+def cross_entropy(log_probabilities: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return the mean of -log p[target] over the counted pixels.
 
     Args:
         log_probabilities: float32 (N, C, H, W).
         target: int64 (N, H, W), 0..C-1.
+        counted: bool (N, H, W); None: all pixels are.
     """
-    return -log_probabilities.gather(1, target[:, None]).mean()
+    chosen = log_probabilities.gather(1, target[:, None])
+    if counted is None:
+        return -chosen.mean()
+    return -(chosen[:, 0] * counted).sum() / counted.sum().clamp(min=1)
 
 
-def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+def dice_loss(probabilities: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
     """Return 1 - soft Dice, averaged over the lesion classes that the batch contains; in 0..1.
 
-    Dice = 2 * sum(p * t) / (sum(p) + sum(t)), sums over all pixels of all images of the batch (Milletari et
+    Dice = 2 * sum(p * t) / (sum(p) + sum(t)), sums over all counted pixels of all images of the batch (Milletari et
     al., V-Net, 2016, without their squares). Summed over the batch, a normal image adds only its false alarms.
     A class without one target pixel in the batch is left out: its Dice is undefined (0/0 if not predicted),
     and a smoothing term that made it defined would add a constant near 1 with next to no gradient.
@@ -112,11 +124,14 @@ def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
 
     Args:
         probabilities: float32 (N, C, H, W), class 0 = background.
-        target: int64 (N, H, W), 0..C-1.
+        target: int64 (N, H, W), 0..C-1; background where a pixel is not counted.
+        counted: bool (N, H, W); None: all pixels are.
     """
     classes = torch.arange(1, probabilities.shape[1], device=target.device).view(1, -1, 1, 1)
     truth = (target[:, None] == classes).to(probabilities.dtype)
     predicted = probabilities[:, 1:]
+    if counted is not None:
+        predicted = predicted * counted[:, None]
     overlap = (predicted * truth).sum((0, 2, 3))
     truth_size = truth.sum((0, 2, 3))
     present = truth_size > 0

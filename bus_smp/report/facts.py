@@ -178,8 +178,10 @@ def network(run: RunRecord) -> str:
         return "not known: neither the checkpoint nor the settings could be read"
     heads = "heads at full, 1/2, 1/4 and 1/8 size" if model.get("deep_supervision") else "one head"
     extras = [str(model[key]) for key in ("attention", "bottleneck") if model.get(key)]
-    size = header.get("size") or (run.settings.data.size if run.settings else None)
-    pixels = f"; input RGB stretched to {size} x {size} pixels" if size else ""
+    data = header if "size" in header else run.settings.data.model_dump() if run.settings else {}
+    fitted = "letterboxed" if data.get("geometry") == "letterbox" else "stretched"
+    colours = "grey (mean of RGB)" if data.get("grey") else "RGB"
+    pixels = f"; input {colours} {fitted} to {data['size']} x {data['size']} pixels" if data else ""
     return (
         f"U-Net decoder on a {model.get('encoder_name')} encoder, {', '.join([heads, *extras])}{pixels}; "
         "output: background, benign, malignant for every pixel"

@@ -19,6 +19,7 @@ from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
 from bus_smp.data.cache import Cache, open_cache
 from bus_smp.data.examples import ExampleReader
+from bus_smp.data.geometry import Geometry
 from bus_smp.data.loading import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest
 from bus_smp.data.sampler import EpochSampler, RankSampler, balancing_weights
@@ -27,7 +28,7 @@ from bus_smp.evaluation.calibration import calibrate
 from bus_smp.evaluation.score_images import validate
 from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork, load_predictor
-from bus_smp.model.checkpoint import FORMAT, weights_sha256, write_checkpoint
+from bus_smp.model.checkpoint import weights_sha256, write_checkpoint
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.runs.ancestry import Ancestry
 from bus_smp.runs.describe import calibration_warnings
@@ -116,6 +117,7 @@ class _Training:
         shared = 1 if plan.sync_batchnorm else ranks.count()
         check_batch(self.step.model, settings.data.size, smallest // shared)
 
+        self.geometry = Geometry.of(settings.data.model_dump())
         cache = ranks.after_first(self._open_cache)
         whole = EpochSampler(list(self.rows["label"]), plan.seed, plan.balanced_sampling)
         self.sampler: EpochSampler | RankSampler = whole
@@ -134,7 +136,7 @@ class _Training:
 
         network = TorchNetwork(self.step.best_model, self.engine, IMAGENET_MEAN, IMAGENET_STD)
         self.predictor = NetworkPredictor(
-            network, network.computed_in, size=settings.data.size, batch_size=plan.batch_size
+            network, network.computed_in, geometry=self.geometry, batch_size=plan.batch_size
         )
 
         self.read_validation = ExampleReader(manifest)
@@ -151,7 +153,7 @@ class _Training:
             return open_cache(
                 self.manifest,
                 self.rows,
-                self.settings.data.size,
+                self.geometry,
                 Path(self.settings.runtime.cache),
                 lambda done, _: progress.update(),
             )
@@ -313,12 +315,11 @@ class _Training:
     def _about(self, row: dict[str, Any]) -> dict[str, Any]:
         """The checkpoint's header: what is needed to use the weights and to know where they come from."""
         return {
-            "format": FORMAT,
             "model": self.step.model_arguments,
             "classes": [{"index": c.index, "name": c.name, "rgb": list(c.rgb)} for c in CLASSES],
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
-            "size": self.settings.data.size,
+            **self.settings.data.model_dump(include={"size", "geometry", "grey"}),
             "settings": json.loads(self.identity["settings"]),
             "datasets": self.manifest.datasets,
             "manifest_sha256": self.identity["manifest_sha256"],

@@ -64,7 +64,9 @@ class TrainingStep:
         if plan.sync_batchnorm and ranks.count() > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(engine.device).to(memory_format=torch.channels_last)
-        self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump())
+        self.grey = settings.data.grey
+        padded = settings.data.geometry == "letterbox"
+        self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump(), padded=padded)
         supervised = len(self.model.heads)
         self.loss_names = (*_SEGMENTATION[:supervised], *(["image"] if self.model.image_head else []))
         self.optimizer = torch.optim.AdamW(
@@ -95,7 +97,7 @@ class TrainingStep:
 
         Args:
             images: uint8 (N, S, S, 3), RGB.
-            masks: uint8 (N, S, S), class indices.
+            masks: uint8 (N, S, S), class indices; ``IGNORED`` in the padding of a letterbox.
             group: number of batches whose mean gradient makes one update.
             last: whether this batch is the group's last.
             labels: int64 (N,), places in ``LABELS``; needed by the image head.
@@ -105,7 +107,7 @@ class TrainingStep:
             The total loss and those of ``loss_names``, detached, float32 (1 + heads,).
         """
         device = self.engine.device
-        inputs = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
+        inputs = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD, self.grey)
         targets = masks.to(device, non_blocking=True)
         if labels is not None:
             labels = labels.to(device, non_blocking=True)

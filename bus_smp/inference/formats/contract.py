@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,17 @@ class FromPixels(nn.Module):
 
     Args:
         network: takes float (N, 3, H, W), normalised.
-        mean, std: of each channel, in 0..1.
+        about: header of the checkpoint: ``mean`` and ``std`` of each channel, in 0..1, and ``grey``.
     """
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: nn.Module, about: Mapping[str, Any]) -> None:
         super().__init__()
         self.network = network
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std, self.grey = tuple(about["mean"]), tuple(about["std"]), bool(about.get("grey"))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the network's logits, float32 (N, classes, H, W), of uint8 (N, H, W, 3), RGB."""
-        return self.network(normalise(images, self.mean, self.std))
+        return self.network(normalise(images, self.mean, self.std, self.grey))
 
 
 @contextlib.contextmanager
