@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
 from matplotlib.patheffects import Normal, Stroke
 
 from bus_smp.classes import BENIGN, MALIGNANT
@@ -61,14 +62,18 @@ def _place(figure: Figure, picture: np.ndarray, left: float, top: float) -> tupl
     return x, y
 
 
-def _draw_line(figure: Figure, points: np.ndarray, look: tuple) -> None:
-    """A line through float (n, 2) pixels of the figure, with a dark edge that keeps it visible on bright tissue."""
-    # In inches: a PDF has pixels of another size.
+def _draw_lines(figure: Figure, lines: Sequence[np.ndarray], look: tuple) -> None:
+    """Lines through float (n, 2) pixels of the figure, with a dark edge that keeps them visible on bright tissue.
+
+    All are one path: of many small outlines, one by one, drawing would take many times as long.
+    """
     _, color, dashes, width = look
     edge = [Stroke(linewidth=width + 1, foreground="black", alpha=0.75), Normal()]
     figure.add_artist(
-        Line2D(
-            *(points / DPI).T, color=color, linestyle=dashes, linewidth=width, dash_capstyle="round" if width > 2 else "butt",
+        PathPatch(
+            # In inches: a PDF has pixels of another size.
+            Outline.make_compound_path(*(Outline(points / DPI) for points in lines)), fill=False, edgecolor=color,
+            linestyle=dashes, linewidth=width, capstyle="round" if width > 2 else "butt", joinstyle="round",
             path_effects=edge, transform=figure.dpi_scale_trans, clip_on=False,
         )
     )  # fmt: skip
@@ -78,10 +83,13 @@ def _draw_outlines(figure: Figure, area: np.ndarray, place: tuple[int, int], loo
     """The outlines of bool (H, W), whose upper left corner is at ``place`` in pixels of the figure."""
     # One pixel further out: the line runs around the area, and around one pixel too.
     grown = cv2.dilate(area.view(np.uint8), np.ones((3, 3), np.uint8))
+    lines = []
     for contour in cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]:
         points = contour.reshape(-1, 2).astype(float)
         closed = np.vstack([points, points[:1]]) + 0.5
-        _draw_line(figure, np.column_stack([place[0] + closed[:, 0], place[1] - closed[:, 1]]), look)
+        lines.append(np.column_stack([place[0] + closed[:, 0], place[1] - closed[:, 1]]))
+    if lines:
+        _draw_lines(figure, lines, look)
 
 
 def write_qualitative(cases: Sequence[Case], path: Path, title: str) -> None:
@@ -134,5 +142,7 @@ def _add_legend(figure: Figure, top: float) -> None:
     grey = np.full((round(0.2 * DPI), round(0.6 * DPI), 3), 110, np.uint8)
     for look, left in zip((_TRUTH, *_PREDICTIONS.values()), (_GAP, 1.9, 4.4), strict=True):
         x, y = _place(figure, grey, left, top)
-        _draw_line(figure, np.array([[x + 0.06 * DPI, y - 0.1 * DPI], [x + 0.54 * DPI, y - 0.1 * DPI]]), look)
+        _draw_lines(
+            figure, [np.array([[x + 0.06 * DPI, y - 0.1 * DPI], [x + 0.54 * DPI, y - 0.1 * DPI]])], look
+        )
         figure.text((left + 0.68) / PAGE, 1 - (top + 0.1) / height, look[0], va="center")

@@ -8,8 +8,8 @@ bytes. No display, no pyplot, no state between calls.
 import bisect
 import functools
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,29 @@ def save(figure: Figure, path: Path, pdf: bool = True) -> None:
         with replacing(path.with_suffix(f".{kind}")) as temporary, warnings.catch_warnings():
             # a name in another script: boxes instead of letters, and no warning
             warnings.filterwarnings("ignore", message="Glyph .* missing")
-            quick: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if kind == "png" else {}
-            figure.savefig(temporary, format=kind, metadata=metadata, **quick)
+            if kind == "png":
+                figure.savefig(temporary, format=kind, metadata=metadata, pil_kwargs={"compress_level": 1})
+            else:
+                with _fonts_without_layout():
+                    figure.savefig(temporary, format=kind, metadata=metadata)
+
+
+@contextmanager
+def _fonts_without_layout() -> Iterator[None]:
+    """Leave the tables of ligatures and kerning out of the fonts in a PDF: half of its time goes into reading them.
+
+    No viewer needs them, because matplotlib has placed each glyph. It has no option for this, so fontTools' default is changed.
+    """
+    # here, because not every figure is a PDF
+    from fontTools.subset import Options
+
+    name = "_drop_tables_default"
+    before = getattr(Options, name, [])
+    setattr(Options, name, [*before, "GSUB", "GPOS", "GDEF", "kern"])
+    try:
+        yield
+    finally:
+        setattr(Options, name, before)
 
 
 @functools.cache

@@ -25,11 +25,13 @@ def roc_of_images(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     scored = ~np.isnan(score)
     if len(set(images.malignant[scored])) < 2:
         return np.empty(0), np.empty(0)
-    # Not at the top: a start of the program would wait for it.
-    from sklearn.metrics import roc_curve
-
-    false, true, _ = roc_curve(images.malignant[scored], score[scored], drop_intermediate=False)
-    return false, true
+    falling = np.unique(score[scored])[::-1]
+    rates = []
+    for kind in (~images.malignant, images.malignant):
+        own = np.sort(score[kind & scored])
+        called = len(own) - np.searchsorted(own, falling)
+        rates.append(np.concatenate([[0.0], called / len(own)]))
+    return rates[0], rates[1]
 
 
 def roc_band(
