@@ -105,7 +105,7 @@ class ModelSettings(_Section):
     encoder_name: str = "resnet50"
     """An encoder of segmentation_models_pytorch, or tu- and the name of a network of timm."""
     encoder_weights: str | None = "imagenet"
-    """What the encoder starts from: imagenet (downloaded once), null (random), or the path of a weights file."""
+    """What the encoder starts from: imagenet (from the hub or an installed package), null (random), or a weights file."""
     deep_supervision: bool = True
     """Whether there are heads at 1/2, 1/4 and 1/8 of the input too: 128, 64 and 32 px."""
     attention: Literal["scse"] | None = None
@@ -154,14 +154,20 @@ class LossSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """The schedule: AdamW, cosine annealing to 0 over all steps."""
+    """The schedule: AdamW, cosine annealing to 0 over all steps after the warm-up."""
 
     epochs: Annotated[int, Field(ge=1)] = 50
     """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Images per step, of all processes together where torchrun starts several."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
-    """Learning rate at the start."""
+    """Learning rate at the start, or after the warm-up."""
+    encoder_lr: Annotated[float, Field(gt=0)] | None = None
+    """The same of the encoder, which often starts from trained weights and then needs a lower one; null: lr."""
+    warmup: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs in which the rates rise to these, may be a fraction; 0: none."""
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    """Gradients of a larger norm, over all weights together, are scaled down to it; 0: never."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Weight decay of AdamW."""
     patience: Annotated[int, Field(ge=0)] = 15
@@ -184,6 +190,12 @@ class TrainSettings(_Section):
     """Seconds between two writes of last.ckpt, 0: after every epoch; may change between two starts of one run."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Decides everything random: weights, order, augmentation."""
+
+    @model_validator(mode="after")
+    def _warm_before_the_end(self) -> "TrainSettings":
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup={self.warmup:g} must be less than epochs={self.epochs}")
+        return self
 
 
 class RuntimeSettings(_Section):
@@ -385,6 +397,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
         key = ".".join(place[:2])
         if fault["type"] == "extra_forbidden":
             yield f"unknown setting {key}{_nearest(place)}"
+        elif fault["type"] == "value_error":
+            yield f"{key}: {fault['ctx']['error']}"
         elif fault["input"] is None:
             named = "; a name that is the word null needs quotes" if fault["type"] == "string_type" else ""
             yield f"{key}: must be neither empty nor null{named}"

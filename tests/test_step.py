@@ -99,18 +99,57 @@ def test_the_average_is_what_its_formula_says():
     assert not any(value.requires_grad for value in average.model.parameters())
 
 
-def test_a_step_restored_from_its_state_goes_on_bit_for_bit():
-    options = ("train.ema=0.9",)
+def test_only_the_encoder_has_the_encoders_rate():
+    step = make_step("train.encoder_lr=1e-5", "train.lr=1e-3")
+    assert step.rates == (1e-5, 1e-3)
+    encoder, rest = ({id(one) for one in group["params"]} for group in step.optimizer.param_groups)
+    assert encoder == {id(one) for one in step.model.encoder.parameters()}
+    assert encoder | rest == {id(one) for one in step.model.parameters()} and not encoder & rest
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3, 1e6])
+def test_gradients_are_scaled_down_to_the_norm_that_clipping_allows(monkeypatch, clip):
+    step, free = make_step(f"train.clip={clip}"), make_step()
+    norms = {}
+    for name, one in (("clipped", step), ("free", free)):
+        used = list(one.model.parameters())
+        monkeypatch.setattr(
+            one.optimizer,
+            "step",
+            lambda name=name, used=used: norms.update(
+                {name: torch.stack([v.grad.norm() for v in used]).norm().item()}
+            ),
+        )
+        one(*batch())
+    assert norms["clipped"] == pytest.approx(min(norms["free"], clip or norms["free"]), rel=1e-4)
+
+
+def test_the_norm_is_that_of_the_gradients_before_they_were_scaled_for_fp16():
+    step = make_step("train.clip=1e-3")
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    step(*batch())
+    plain = make_step("train.clip=1e-3")
+    plain(*batch())
+    for a, b in zip(step.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    "options", [("train.ema=0.9",), ("train.encoder_lr=1e-5",), ("train.clip=0.01",)], ids=lambda one: one[0]
+)
+def test_a_step_restored_from_its_state_goes_on_bit_for_bit(options):
     whole, first, second = make_step(*options), make_step(*options), make_step(*options)
     for seed in (0, 1, 2):
         whole(*batch(seed))
     first(*batch(0))
     first(*batch(1))
+    first.encoder_origin = "the file weights.pth"
     second.restore(first.state())
     second(*batch(2))
+    assert second.encoder_origin == first.encoder_origin
     assert weights_sha256(second.model) == weights_sha256(whole.model)
     assert weights_sha256(second.best_model) == weights_sha256(whole.best_model)
-    assert weights_sha256(whole.best_model) != weights_sha256(whole.model)
+    assert (whole.average is None) == (weights_sha256(whole.best_model) == weights_sha256(whole.model))
 
 
 def test_a_run_with_an_average_keeps_the_average_as_its_best_weights(manifests, tmp_path):

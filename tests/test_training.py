@@ -336,6 +336,15 @@ def test_the_rate_falls_along_half_a_cosine():
     assert 0 < cosine_rate(1e-4, 99, 100) < 1e-7
 
 
+def test_the_rate_rises_along_a_line_in_the_warm_up():
+    rates = [cosine_rate(1.0, step, 100, warmup=9) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert max(rates) == rates[9] == 1 and rates[9:] == sorted(rates[9:], reverse=True)
+    assert cosine_rate(1.0, 9 + 45, 99, warmup=9) == pytest.approx(0.5)
+    # a fraction of an epoch need not be a whole step
+    assert cosine_rate(1.0, 0, 10, warmup=0.5) == pytest.approx(1 / 1.5)
+
+
 def test_without_a_network_imagenet_weights_are_refused_with_a_way_out(manifests, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))

@@ -61,6 +61,7 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
         f"  classes    {', '.join(entry['name'] for entry in about['classes'])}",
         f"  input      {about['size']} px, mean {about['mean']}, std {about['std']}",
         f"  trained on {', '.join(about['datasets'])} (manifest {about['manifest_sha256'][:12]})",
+        *_encoder_lines(about.get("encoder_origin")),
         *_ancestor_lines(about.get("ancestors", [])),
         f"  epoch      {about['epoch']} of {about['settings']['train']['epochs']}, seed {about['settings']['train']['seed']}",
         f"  validation {', '.join(f'{key[4:]} {value:.3f}' for key, value in score.items() if value is not None)}",
@@ -69,6 +70,12 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
         *_export_lines(path),
         "  Research software, not for clinical use.",
     ]
+
+
+def _encoder_lines(origin: str | None) -> list[str]:
+    from bus_smp.text import folded
+
+    return folded(f"  encoder    started from {origin}") if origin else []
 
 
 def _ancestor_lines(ancestors: list[dict[str, Any]]) -> list[str]:

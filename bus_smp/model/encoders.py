@@ -12,7 +12,7 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
 from bus_smp.errors import CheckpointError, ConfigError
-from bus_smp.model.pretrained import RANDOM_WEIGHTS, download_encoder
+from bus_smp.model.pretrained import RANDOM_WEIGHTS, load_imagenet
 from bus_smp.model.tensor_files import load_tensors
 from bus_smp.system.files import open_regular
 from bus_smp.text import did_you_mean, shortened
@@ -28,7 +28,7 @@ def check_encoder(name: str) -> None:
     """
     hint = (
         "some that fit: resnet18, resnet50, efficientnet-b0, mobilenet_v2, "
-        "tu-resnet18, tu-mobilenetv3_large_100, tu-regnety_002"
+        "tu-tf_efficientnet_lite0, tu-mobilenetv3_large_100, tu-regnety_002"
     )
     is_known = isinstance(name, str) and (
         timm.is_model(name.removeprefix("tu-")) if name.startswith("tu-") else name in encoders
@@ -63,16 +63,17 @@ def check_encoder(name: str) -> None:
         )
 
 
-def load_encoder(name: str, weights: str | Path | None) -> nn.Module:
-    """Return the encoder with random weights (None), ImageNet's, or those of a file.
+def load_encoder(name: str, weights: str | Path | None) -> tuple[nn.Module, str]:
+    """Return the encoder with random weights (None), ImageNet's, or those of a file; and in words which they are.
 
     Raises:
         CheckpointError: if the download or the file fails, or the file holds another network.
     """
     if weights is None:
-        return get_encoder(name, weights=None)
+        return get_encoder(name, weights=None), "random"
     if weights == "imagenet":
-        return download_encoder(name)
+        encoder, origin = load_imagenet(name)
+        return encoder, f"ImageNet, {origin}"
     path = Path(weights).expanduser()
     encoder = get_encoder(name, weights=None)
     expected = encoder.state_dict()
@@ -82,10 +83,10 @@ def load_encoder(name: str, weights: str | Path | None) -> nn.Module:
     for inner in _without_prefixes(state):
         if not compare_weights(expected, counters | inner):
             encoder.load_state_dict(counters | inner)
-            return encoder
+            return encoder, f"the file {path.name}"
         # a file as the libraries themselves distribute it: with a classifier, or under other names
         if (loaded := _load_as_published(name, encoder, inner)) is not None:
-            return loaded
+            return loaded, f"the file {path.name}"
     # the innermost network is the one to compare with
     raise CheckpointError(
         f"{path}: does not fit the encoder {name}: {compare_weights(expected, counters | inner)}",

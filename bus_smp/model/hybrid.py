@@ -69,7 +69,7 @@ class HybridResNet50(nn.Module):
         attention: None, or "scse": concurrent spatial and channel attention in each decoder block
             (Roy et al., MICCAI 2018).
         bottleneck: None, or "aspp" between encoder and decoder.
-        encoder_weights: "imagenet" (downloaded once), the path of a ResNet state dict, or None.
+        encoder_weights: "imagenet" (found in the hub's cache, on the hub or in a package), the path of a ResNet state dict, or None.
         encoder_name: "resnet50", another encoder of segmentation_models_pytorch, or "tu-" and the name of a network
             of timm, if it gives features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's size.
         decoder_norm: None, batch norm; or "instance", which sees no other image and needs images of more than 16 px.
@@ -98,7 +98,8 @@ class HybridResNet50(nn.Module):
         _check_choice("attention", attention, (None, "scse"))
         _check_choice("bottleneck", bottleneck, (None, "aspp"))
         check_encoder(encoder_name)
-        encoder: Any = load_encoder(encoder_name, encoder_weights)
+        encoder: Any
+        encoder, self.encoder_origin = load_encoder(encoder_name, encoder_weights)
         self.encoder = encoder
         *skip_channels, deepest = encoder.out_channels
         self.bottleneck = ASPP(deepest) if bottleneck == "aspp" else nn.Identity()

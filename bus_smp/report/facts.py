@@ -196,6 +196,8 @@ def initial_weights(run: RunRecord) -> str:
         )
     saved = (run.header or {}).get("model") or {}
     start = run.settings.model.encoder_weights if run.settings else saved.get("encoder_weights", "unknown")
+    if start is not None and (origin := (run.header or {}).get("encoder_origin")):
+        return f"an encoder with the weights {origin}; random elsewhere"
     named = {
         None: "random weights",
         "imagenet": "an encoder trained on ImageNet, random elsewhere",

@@ -211,6 +211,8 @@ class _Training:
             f"{'Continuing' if done else 'Training'} {self.run.folder} on {self.engine.device.type} "
             f"{self.engine.precision}: {len(self.rows)} images, {self.steps} steps per epoch, epoch {done + 1} of {epochs}"
         )
+        if self.step.encoder_origin and not done:
+            self.say("\n".join(folded(f"Encoder weights: {self.step.encoder_origin}")))
         # like ``_one_line``
         self.say(f"{'':13}   loss  val. Dice  misses  false alarms  seconds  time left")
 
@@ -250,9 +252,9 @@ class _Training:
         losses: list[torch.Tensor] = []
         indices: list[torch.Tensor] = []
         for step, batch in enumerate(self.loader):
-            rate = cosine_rate(plan.lr, epoch * self.steps + step, plan.epochs * self.steps)
-            for group in self.step.optimizer.param_groups:
-                group["lr"] = rate
+            at = (epoch * self.steps + step, plan.epochs * self.steps, plan.warmup * self.steps)
+            for group, highest in zip(self.step.optimizer.param_groups, self.step.rates, strict=True):
+                group["lr"] = rate = cosine_rate(highest, *at)
             # The last group of an epoch may be smaller, because the saved state holds no gradients.
             begun = step // plan.accumulate * plan.accumulate
             size = min(plan.accumulate, self.steps - begun)
@@ -316,6 +318,7 @@ class _Training:
         """The checkpoint's header: what is needed to use the weights and to know where they come from."""
         return {
             "model": self.step.model_arguments,
+            **({"encoder_origin": self.step.encoder_origin} if self.step.encoder_origin else {}),
             "classes": [{"index": c.index, "name": c.name, "rgb": list(c.rgb)} for c in CLASSES],
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
@@ -377,9 +380,12 @@ class _Training:
             yield board
 
 
-def cosine_rate(lr: float, step: int, steps: int) -> float:
-    """Learning rate at ``step`` of ``steps``: from ``lr`` down to 0 along half a cosine (Loshchilov & Hutter 2017)."""
-    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+def cosine_rate(lr: float, step: int, steps: int, warmup: float = 0) -> float:
+    """Learning rate at ``step`` of ``steps``: along a line up to ``lr`` in the first ``warmup`` steps (Goyal et al. 2017),
+    from there down to 0 along half a cosine (Loshchilov & Hutter 2017)."""
+    if step < warmup:
+        return lr * (step + 1) / (warmup + 1)
+    return lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
 def count_workers(settings: Settings, engine: Engine) -> int:

@@ -39,6 +39,8 @@ class TrainingStep:
         average: moving average of its weights, or None.
         loss_names: of the losses that a step returns after the total.
         new_heads: heads of the whole image that ``start`` does not have, and which start from random weights.
+        rates: highest learning rate of each group of the optimiser's parameters, train.lr last.
+        encoder_origin: in words, where the encoder's first weights come from; None if not known or from ``start``.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TrainingStep:
             "detached_heads": self.heads.detached,
         }
         model = HybridResNet50(**{**self.model_arguments, "encoder_weights": encoder_weights})
+        self.encoder_origin: str | None = model.encoder_origin if start is None else None
         self.new_heads = [] if start is None else _start_from(model, start)
         for name, change in _CHANGES.items():
             if probability := getattr(settings.model, name):
@@ -69,9 +72,16 @@ class TrainingStep:
         self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump(), padded=padded)
         supervised = len(self.model.heads)
         self.loss_names = (*_SEGMENTATION[:supervised], *(["image"] if self.model.image_head else []))
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
-        )
+        groups: list[Any] = list(self.model.parameters())
+        self.rates: tuple[float, ...] = (plan.lr,)
+        if plan.encoder_lr is not None:
+            parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+            for name, parameter in self.model.named_parameters():
+                parts[not name.startswith("encoder.")].append(parameter)
+            groups = [{"params": part} for part in parts]
+            self.rates = (plan.encoder_lr, plan.lr)
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
+        self.clip = plan.clip
         self.scaler = engine.make_scaler()
         self.average = WeightAverage(self.model, plan.ema) if plan.ema else None
         self._network: Any = _Computed(self.model)
@@ -119,6 +129,9 @@ class TrainingStep:
             loss, heads = self._compute(inputs, targets, labels, weights)
             self.scaler.scale(loss / group).backward()
         if last:
+            if self.clip:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
@@ -152,6 +165,7 @@ class TrainingStep:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state(),
+            "encoder_origin": self.encoder_origin,
         }
 
     def restore(self, state: dict) -> None:
@@ -163,6 +177,8 @@ class TrainingStep:
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.restore(state["average"])
+        # states of earlier versions do not know it
+        self.encoder_origin = state.get("encoder_origin")
 
 
 class _Computed(nn.Module):
