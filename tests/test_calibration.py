@@ -28,7 +28,7 @@ from bus_smp.evaluation.calibration import (
     score_row,
 )
 from bus_smp.evaluation.score_images import score_images
-from bus_smp.inference.predictor import Prediction, Predictor, load_predictor
+from bus_smp.inference.predictor import NetworkPredictor, Prediction, load_predictor
 from bus_smp.measures.overlap import PIXEL_COLUMNS
 from bus_smp.model.checkpoint import read_header, weights_sha256, write_checkpoint
 from bus_smp.runs.describe import calibration_warnings
@@ -160,7 +160,7 @@ def test_nothing_but_the_validation_split_is_ever_looked_at(predictor, trained):
 def test_no_caller_can_hand_other_images_to_it(predictor, trained):
     """A reader reads the files of its own manifest only, and that of another manifest is refused."""
     assert inspect.get_annotations(calibrate, eval_str=True) == {
-        "predictor": Predictor,
+        "predictor": NetworkPredictor,
         "manifest": Manifest,
         "reader": ExampleReader | None,
         "return": dict[str, Any],

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bus_smp.commands.options import Root, check_root, manifests_option, scoring_options
+from bus_smp.commands.options import Root, check_root, manifests_option, runs_option, scoring_options
 from bus_smp.commands.printing import print_summaries
 from bus_smp.commands.quoting import command_line, run_name
 
 if TYPE_CHECKING:
     from bus_smp.evaluation.scoring import Scorer
+    from bus_smp.runs.ensemble import Ensemble
     from bus_smp.runs.experiment import Experiment
     from bus_smp.runs.run import Run
 
@@ -24,17 +25,12 @@ if TYPE_CHECKING:
     multiple=True,
     help="Manifest to score on, by name or path; repeatable. all: every manifest the run was not trained on.",
 )
-@click.option(
-    "--run",
-    "runs",
-    multiple=True,
-    help="Name or folder of the run, or of an experiment (train --folds, --seeds); repeatable with --matrix.  "
-    "[default: the newest that is finished; with --matrix all]",
-)
+@runs_option
 @click.option(
     "--matrix",
     is_flag=True,
-    help="Score every run on every target (default: all manifests) and write the table of train set against test set.",
+    help="Score every run (default: all) on every target (default: all manifests), each --run by itself, and write the "
+    "table of train set against test set.",
 )
 @scoring_options
 @manifests_option
@@ -51,6 +47,8 @@ def command(
     full: bool,
     legacy: bool,
     as_json: bool,
+    views: tuple[str, ...],
+    ensemble: bool,
     manifests: Path,
 ) -> None:
     """Score a run on data sets it never saw.
@@ -59,25 +57,27 @@ def command(
     size; so are the trivial baselines. A target that shares a data set, a patient, a picture or a
     near-duplicate with the training data is refused (--root NAME=FOLDER where the training images
     have moved). Prints the headline numbers; outputs/<run>/eval-<data set>-all/ gets all of them, with
-    figures. Of an experiment, mean and sd over its runs.
+    figures. Of an experiment, mean and sd over its runs. Several runs, the runs of an experiment
+    with --ensemble, and --views are scored as one network, in a folder of their own, e.g.
+    outputs/<run>+<run>+mirror/; what any of the runs was trained on is refused.
 
     --matrix writes outputs/matrix/matrix.csv, .json and .png: what a run was trained on is marked
     in-domain and shown on the run's own test split, what is refused stays empty and says why.
     """
     if not matrix and not targets:
         raise click.UsageError("Missing option '--target' (or --matrix).")
-    if not matrix and len(runs) > 1:
-        raise click.UsageError("--run is repeatable only with --matrix.")
+    if matrix and (views or ensemble):
+        raise click.UsageError("--matrix scores single runs and experiments: without --views and --ensemble.")
 
     from bus_smp.evaluation.scoring import Scorer
-    from bus_smp.runs.find import find_trained
+    from bus_smp.runs.find import find_scored
     from bus_smp.system.console import note
 
     scorer = Scorer(backend, device, precision, legacy, again, note, bar=True)
     if matrix:
         _score_matrix(scorer, runs, targets, out, manifests, root, as_json)
     else:
-        trained = find_trained(runs[0] if runs else None, out)
+        trained = find_scored(runs, out, views, ensemble)
         summaries = _score_targets(scorer, trained, targets, manifests, root)
         print_summaries(summaries, legacy=legacy, as_json=as_json, full=full)
         note(f"Next: {command_line('report', run_name(trained.folder, out), out=out)}")
@@ -85,7 +85,7 @@ def command(
 
 def _score_targets(
     scorer: "Scorer",
-    trained: "Run | Experiment",
+    trained: "Run | Experiment | Ensemble",
     targets: Sequence[str],
     manifests: Path,
     root: Root,
@@ -129,7 +129,7 @@ def _score_matrix(
     from bus_smp.runs.run import Run
     from bus_smp.system.console import note
 
-    trained = [find_trained(run, out) for run in runs]
+    trained: Sequence[Run | Experiment | Ensemble] = [find_trained(run, out) for run in runs]
     if not trained:
         trained, unfinished = list_trained(out)
         for reason in unfinished:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from bus_smp.commands.options import Root, check_root, scoring_options, trained_option
+from bus_smp.commands.options import Root, check_root, runs_option, scoring_options
 from bus_smp.commands.printing import next_command, print_summaries
 
 
 @click.command("evaluate")
-@trained_option
+@runs_option
 @scoring_options
 @click.option(
     "--split",
@@ -19,7 +19,7 @@ from bus_smp.commands.printing import next_command, print_summaries
     help="Split to score. The best epoch was chosen on val, so its numbers are optimistic.",
 )
 def command(
-    run: str | None,
+    runs: tuple[str, ...],
     out: Path,
     root: Root,
     device: str,
@@ -29,6 +29,8 @@ def command(
     full: bool,
     legacy: bool,
     as_json: bool,
+    views: tuple[str, ...],
+    ensemble: bool,
     split: str,
 ) -> None:
     """Score a run on its own test split.
@@ -38,13 +40,15 @@ def command(
     Prints the headline numbers; outputs/<run>/eval-<data set>-<split>/ gets all of them, with figures.
 
     For an experiment, every run is scored. The test folds of a cross-validation become one table of
-    out-of-fold predictions, eval-<data set>-oof/; several seeds, mean and sd.
+    out-of-fold predictions, eval-<data set>-oof/; several seeds, mean and sd. Several runs, the
+    runs of an experiment with --ensemble, and --views are scored as one network; they have a
+    folder of their own, e.g. outputs/<run>+<run>+mirror/.
     """
     from bus_smp.evaluation.scoring import Scorer
-    from bus_smp.runs.find import find_trained
+    from bus_smp.runs.find import find_scored
     from bus_smp.system.console import note
 
-    trained = find_trained(run, out)
+    trained = find_scored(runs, out, views, ensemble)
     manifest = trained.manifest()
     manifest = manifest.at(check_root(root, manifest.datasets))
     scorer = Scorer(backend, device, precision, legacy, again, note, bar=True)

@@ -61,10 +61,33 @@ def check_root(root: Root, datasets: list[str], also: Sequence[str] = ()) -> Roo
     return root
 
 
+def _parse_views(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    from bus_smp.runs.ensemble import check_views
+
+    try:
+        return () if value is None else check_views([word.strip() for word in value.split(",")])
+    except ConfigError as error:
+        raise click.BadParameter(f"{error.what}; {error.hint}") from None
+
+
 run_option = click.option("--run", help="Name or folder of the run.  [default: the newest that is finished]")
-trained_option = click.option(
+runs_option = click.option(
     "--run",
-    help="Name or folder of the run, or of an experiment (train --folds, --seeds).  [default: the newest that is finished]",
+    "runs",
+    multiple=True,
+    help="Name or folder of the run, or of an experiment (train --folds, --seeds); several: all as one ensemble.  "
+    "[default: the newest that is finished]",
+)
+ensemble_option = click.option(
+    "--ensemble",
+    is_flag=True,
+    help="The runs of an experiment as one ensemble: the mean of their probabilities.",
+)
+views_option = click.option(
+    "--views",
+    callback=_parse_views,
+    metavar="mirror",
+    help="mirror: each image is seen mirrored, too, and the mean of both counts; takes twice the time.",
 )
 out_option = click.option(
     "--out",
@@ -120,6 +143,8 @@ def scoring_options(function: Callable) -> Callable:
         "--again", is_flag=True, help="Score again what is there already from the same weights and images."
     )
     for option in (
+        ensemble_option,
+        views_option,
         as_json,
         legacy,
         full,

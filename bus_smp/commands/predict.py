@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from bus_smp.commands.options import backend_option, device_option, out_option, precision_option, run_option
+from bus_smp.commands.options import (
+    backend_option,
+    device_option,
+    out_option,
+    precision_option,
+    runs_option,
+    views_option,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +23,8 @@ if TYPE_CHECKING:
 
 @click.command("predict")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@run_option
+@runs_option
+@views_option
 @out_option
 @click.option(
     "--to",
@@ -36,7 +44,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, and nothing else.")
 def command(
     inputs: tuple[Path, ...],
-    run: str | None,
+    runs: tuple[str, ...],
+    views: tuple[str, ...],
     out: Path,
     folder: Path | None,
     include_masks: bool,
@@ -51,7 +60,8 @@ def command(
     INPUTS are image files and folders (searched with their sub-folders). Red is malignant, green is
     benign. Writes <name>_predicted.png and <name>_overlay.png, and predictions.csv with the decision
     for each image and the rule behind it. A file that cannot be read gets a row that says why, and
-    the exit code is 1. Files that are left out (DICOM, truth masks, ...) are counted by kind.
+    the exit code is 1. Several runs, or an experiment, predict as one: the mean of their
+    probabilities. Files that are left out (DICOM, truth masks, ...) are counted by kind.
 
     Research software, not for clinical use.
     """
@@ -59,11 +69,9 @@ def command(
     import sys
 
     from bus_smp.errors import DataError
-    from bus_smp.inference.backends import check_backend, open_predictor
+    from bus_smp.inference.backends import check_backend, describe_ensemble, open_ensemble
     from bus_smp.inference.predict_files import check_targets, find_images, predict_files
-    from bus_smp.inference.predictor import describe_computing
-    from bus_smp.runs.find import find_run
-    from bus_smp.runs.layout import BEST
+    from bus_smp.runs.find import find_ensemble
     from bus_smp.system.console import note, show_progress
     from bus_smp.text import counted, folded
 
@@ -74,13 +82,9 @@ def command(
     check_backend(backend, device, precision)
     images = find_images(inputs, skip=folder, say=note)
     check_targets(images, folder)
-    trained = find_run(run, out)
-    predictor, header = open_predictor(
-        trained.best_path, backend=backend, device=device, precision=precision, say=note
-    )
-    how = describe_computing(predictor.computed_in)
-    source = trained.folder if trained.best_path.name == BEST else trained.best_path
-    note(f"Run: {source}, weights of epoch {header['epoch']}, {how}; {counted(len(images), 'file')}")
+    ensemble = find_ensemble(runs, out, views)
+    predictor, header = open_ensemble(ensemble, backend=backend, device=device, precision=precision, say=note)
+    note(f"{describe_ensemble(ensemble, predictor, header)}; {counted(len(images), 'file')}")
     with show_progress(len(images), "predict") as progress:
         table = predict_files(
             predictor, images, folder, include_masks=include_masks, pixel_mm=pixel_mm, say=note,

@@ -85,6 +85,15 @@ class Manifest:
             keep &= self.frame["split"] == split
         return self.frame[keep].reset_index(drop=True)
 
+    def find_learnt(self, rows: pd.DataFrame, split: str) -> pd.Series:
+        """Which ``rows`` of a test or validation split a training on this manifest has learnt from, bool (rows,).
+
+        Validation images choose the epoch: they count for a test split. A group or the same pixels are enough.
+        """
+        used = self.used()
+        used = used[used["split"].isin(("train", "val") if split == "test" else ("train",))]
+        return rows["group_id"].isin(used["group_id"]) | rows["sha256"].isin(set(used["sha256"]) - {""})
+
     def at(self, root: Path | Mapping[str, Path] | None) -> "Manifest":
         """The same rows with their images in other folders; ``root`` as for ``read_manifest``."""
         if root is None:

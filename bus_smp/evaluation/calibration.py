@@ -17,7 +17,7 @@ from bus_smp.classes import CLASSES, IGNORED, MALIGNANT
 from bus_smp.data.examples import ExampleReader
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
-from bus_smp.inference.predictor import Prediction, Predictor
+from bus_smp.inference.predictor import NetworkPredictor, Prediction
 from bus_smp.measures.overlap import malignant_score
 from bus_smp.measures.reliability import brier_score
 from bus_smp.runs.describe import LEAST_TEMPERATURE, MOST_TEMPERATURE
@@ -42,7 +42,7 @@ _PIXELS = 2_000_000
 
 
 def calibrate(
-    predictor: Predictor, manifest: Manifest, reader: ExampleReader | None = None
+    predictor: NetworkPredictor, manifest: Manifest, reader: ExampleReader | None = None
 ) -> dict[str, Any]:
     """Fit temperature and thresholds on the validation split of ``manifest``, and on nothing else.
 
@@ -93,7 +93,7 @@ def calibrate(
 
 
 def _sample(
-    predictor: Predictor, manifest: Manifest, rows: pd.DataFrame, reader: ExampleReader
+    predictor: NetworkPredictor, manifest: Manifest, rows: pd.DataFrame, reader: ExampleReader
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits float32 (N, 3) and classes uint8 (N,) of every k-th pixel of the grid in both directions."""
     stride = max(1, math.ceil(math.sqrt(len(rows) * predictor.size**2 / _PIXELS)))

@@ -15,6 +15,7 @@ from bus_smp import __version__
 from bus_smp.errors import BusSmpError, EvaluationError
 from bus_smp.runs import layout
 from bus_smp.runs.comparisons import read_comparison, write_comparison
+from bus_smp.runs.ensemble import is_ensemble, make_ensemble, read_ensemble
 from bus_smp.runs.evaluations import read_summary, write_table
 from bus_smp.runs.experiment import is_experiment, read_experiment
 from bus_smp.runs.layout import PER_IMAGE, evaluation_folder
@@ -22,7 +23,7 @@ from bus_smp.runs.run import Run
 from bus_smp.statistics.compare_pairs import compare_pairs
 from bus_smp.statistics.comparison_table import comparison_frame, comparison_latex
 from bus_smp.statistics.summary import read_per_image
-from bus_smp.system.files import file_sha256, write_text
+from bus_smp.system.files import write_text
 from bus_smp.text import shortened
 
 # Evaluations of a data set, in the order in which they are chosen.
@@ -82,6 +83,9 @@ class Side:
     def trained_on(self) -> list[str]:
         """The data sets of its training; none where the weights are missing."""
         try:
+            if is_ensemble(self.folder):
+                headers = [run.header() for run in read_ensemble(self.folder).runs]
+                return sorted({name for header in headers for name in header["datasets"]})
             members = (
                 read_experiment(self.folder).runs() if is_experiment(self.folder) else [Run(self.folder)]
             )
@@ -267,7 +271,9 @@ def _read_evaluation(scored: Path, again: str) -> tuple[pd.DataFrame, dict[str, 
             again = f"compare one of them: {', '.join(summary['runs'])}"
             raise EvaluationError(f"{scored}: is a mean over runs")
         weights = (summary.get("checkpoint") or {}).get("sha256")
-        if weights and run.has_weights() and file_sha256(run.best_path) != weights:
+        of_now = read_ensemble(run.folder) if is_ensemble(run.folder) else make_ensemble([run])
+        has_weights = all(one.has_weights() for one in of_now.runs)
+        if weights and has_weights and of_now.weights_sha256() != weights:
             raise EvaluationError(f"{scored} is of other weights than {run.folder} holds now")
         return read_per_image(scored / PER_IMAGE), summary
     except EvaluationError as error:

@@ -35,6 +35,8 @@ from bus_smp.system import ranks
 
 # The beginning of a warning that says what ``score_table.verdict`` says.
 BEATEN = "the trivial baseline "
+# Of the header of the weights, in ``summary.json``.
+_RECORDED = ("epoch", "score", "datasets", "git_commit", "precision", "versions", "sha256")
 NOT_CALIBRATED = "the run is not calibrated (bus-smp train, typed again, does it): no operating point"
 
 
@@ -75,12 +77,13 @@ def evaluate(
     about = {
         **about,
         "computed_in": predictor.computed_in,
-        "checkpoint": {
-            key: header.get(key)
-            for key in ("epoch", "score", "datasets", "git_commit", "precision", "versions", "sha256")
-        },
+        "checkpoint": {key: header.get(key) for key in _RECORDED},
         "calibration": calibration or {"reason": NOT_CALIBRATED},
     }
+    if "members" in header:
+        about["checkpoint"]["members"] = [
+            {key: one.get(key) for key in _RECORDED} for one in header["members"]
+        ]
     return write_evaluation(folder, tables, about, manifest, legacy=legacy)
 
 

@@ -16,6 +16,7 @@ from bus_smp.evaluation.external import Externality, check_external
 from bus_smp.evaluation.pooling import MAIN, cells, estimates_by_key, estimates_of, format_lines
 from bus_smp.evaluation.scoring import Scorer
 from bus_smp.runs import layout
+from bus_smp.runs.ensemble import Ensemble
 from bus_smp.runs.evaluations import write_table
 from bus_smp.runs.experiment import Experiment
 from bus_smp.runs.run import Run
@@ -54,7 +55,7 @@ _REASONS = (CheckpointError, DataError, EvaluationError, TrainingError)
 
 def score_matrix(
     scorer: Scorer,
-    rows: Sequence[tuple[Run | Experiment, Sequence[Manifest]]],
+    rows: Sequence[tuple[Run | Experiment | Ensemble, Sequence[Manifest]]],
     targets: Sequence[Path],
     root: Mapping[str, Path] | None = None,
     store: Path | None = None,
@@ -91,7 +92,7 @@ def score_matrix(
 
 def _row(
     scorer: Scorer,
-    trained: Run | Experiment,
+    trained: Run | Experiment | Ensemble,
     training: Sequence[Manifest],
     targets: Mapping[Path, Manifest | BusSmpError],
     check: Callable[[Sequence[Manifest], Manifest], Externality],

@@ -13,8 +13,9 @@ from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.evaluate import evaluate, is_current, is_current_pool
 from bus_smp.evaluation.external import OWN, Externality
 from bus_smp.evaluation.pooling import pool_folds, write_members
-from bus_smp.inference.backends import choose_precision, open_predictor
+from bus_smp.inference.backends import choose_precision, describe_ensemble, open_ensemble
 from bus_smp.inference.predictor import Predictor, describe_computing
+from bus_smp.runs.ensemble import Ensemble, make_ensemble
 from bus_smp.runs.evaluations import read_summary
 from bus_smp.runs.experiment import Experiment
 from bus_smp.runs.layout import PER_IMAGE, evaluation_folder
@@ -52,15 +53,16 @@ class Scorer:
 
     def score_own(
         self,
-        trained: Run | Experiment,
+        trained: Run | Experiment | Ensemble,
         manifest: Manifest,
         split: str,
         *,
         datasets: Sequence[str] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Score a run, or all runs of an experiment, on their own split; yield a summary for each data set.
+        """Score a run, all runs of an experiment, or an ensemble on their own split; yield a summary for each data set.
 
-        The test folds of a cross-validation become one table of out-of-fold predictions.
+        The test folds of a cross-validation become one table of out-of-fold predictions. An ensemble is scored on the
+        split of its first run.
 
         Args:
             manifest: ``trained.manifest()``, with its images where they are.
@@ -68,7 +70,7 @@ class Scorer:
             datasets: only these; None: all that the run was trained on.
 
         Raises:
-            EvaluationError: if the split is empty.
+            EvaluationError: if the split is empty, or a run of an ensemble has learnt from it.
             ManifestError: if a folder of images is missing.
             TrainingError: if a run of the experiment is not trained to its end.
         """
@@ -84,19 +86,21 @@ class Scorer:
                 f"the {split} split of {trained.folder} is empty",
                 hint="make the manifest with a test split and train again",
             )
+        if isinstance(trained, Ensemble):
+            trained.check_unseen(rows, split)
         for dataset, part in rows.groupby("dataset"):
             yield self._score(trained, manifest, part.reset_index(drop=True), str(dataset), split)
 
     def score_target(
-        self, trained: Run | Experiment, target: Manifest, externality: Externality
+        self, trained: Run | Experiment | Ensemble, target: Manifest, externality: Externality
     ) -> dict[str, Any]:
-        """Score a run, or all runs of an experiment, on all used images of an external data set; return the summary.
+        """Score a run, all runs of an experiment, or an ensemble on all used images of an external data set; return the summary.
 
         Args:
             externality: what ``check_external`` found of the target.
         """
         rows, dataset = target.used(), "+".join(target.datasets)
-        if isinstance(trained, Run):
+        if not isinstance(trained, Experiment):
             return self._score(trained, target, rows, dataset, "all", externality)
         members = {
             run.name: self._score(run, target, rows, dataset, "all", externality)
@@ -167,17 +171,25 @@ class Scorer:
 
     def _score(
         self,
-        run: Run,
+        trained: Run | Ensemble,
         manifest: Manifest,
         rows: pd.DataFrame,
         dataset: str,
         split: str,
         externality: Externality = OWN,
     ) -> dict[str, Any]:
-        """Score ``rows`` with one run, write its evaluation folder, return the summary."""
-        folder = evaluation_folder(run.folder, dataset, split, self.network)
-        about = {"run": run.name, "dataset": dataset, "split": split, **asdict(externality)}
-        if not self.again and self._is_current(run, folder, manifest, rows):
+        """Score ``rows`` with one run or ensemble, write its evaluation folder, return the summary."""
+        ensemble = make_ensemble([trained]) if isinstance(trained, Run) else trained
+        folder = evaluation_folder(ensemble.folder, dataset, split, self.network)
+        about = {"run": ensemble.name, "dataset": dataset, "split": split, **asdict(externality)}
+        if ensemble.folder != ensemble.runs[0].folder:
+            about["ensemble"] = {
+                "runs": [run.name for run in ensemble.runs],
+                "views": list(ensemble.views),
+                "experiment": ensemble.experiment,
+            }
+            ranks.by_first(ensemble.write)()
+        if not self.again and self._is_current(ensemble, folder, manifest, rows):
             summary = read_summary(folder)
             found = [warning in summary["warnings"] for warning in externality.warnings]
             same = summary["external"] == externality.external and all(found)
@@ -185,7 +197,7 @@ class Scorer:
                 how = describe_computing(summary["computed_in"])
                 self.say(f"Already scored: {folder} ({how}; --again scores it again)")
                 return summary
-        predictor, header = self._load(run)
+        predictor, header = self._load(ensemble)
         with show_progress(len(rows), dataset, wanted=self.bar) as progress:
             summary = evaluate(
                 predictor,
@@ -200,28 +212,30 @@ class Scorer:
         self.say(f"Written: {folder}")
         return summary
 
-    def _is_current(self, run: Run, folder: Path, manifest: Manifest, rows: pd.DataFrame) -> bool:
+    def _is_current(self, ensemble: Ensemble, folder: Path, manifest: Manifest, rows: pd.DataFrame) -> bool:
         """Whether the folder holds what scoring now would write, except for the legacy numbers."""
         precision = self.precision
         if self.backend != "torch":
-            precision = choose_precision(self.backend, precision, run.header()["precision"])
-        weights = file_sha256(run.best_path)
+            chosen = (
+                choose_precision(self.backend, precision, run.header()["precision"]) for run in ensemble.runs
+            )
+            precision = "+".join(dict.fromkeys(chosen))
+        weights = ensemble.weights_sha256()
         return is_current(folder, weights, manifest, rows, backend=self.backend, precision=precision)
 
-    def _load(self, run: Run) -> tuple[Predictor, dict[str, Any]]:
-        """The predictor of a run's best weights, and their header."""
-        if self._loaded is None or self._loaded[0] != run.folder:
+    def _load(self, ensemble: Ensemble) -> tuple[Predictor, dict[str, Any]]:
+        """The predictor of the best weights, and their header."""
+        if self._loaded is None or self._loaded[0] != ensemble.folder:
             # in one process after the other: the first may have to write an export, which the others read
             predictor, header = ranks.after_first(
-                lambda: open_predictor(
-                    run.folder,
+                lambda: open_ensemble(
+                    ensemble,
                     backend=self.backend,
                     device=self.device,
                     precision=self.precision,
                     say=self.say,
                 )
             )
-            self._loaded = run.folder, predictor, header
-            how = describe_computing(predictor.computed_in)
-            self.say(f"Run: {run.folder}, weights of epoch {header['epoch']}, {how}")
+            self._loaded = ensemble.folder, predictor, header
+            self.say(describe_ensemble(ensemble, predictor, header))
         return self._loaded[1:]

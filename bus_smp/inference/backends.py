@@ -1,16 +1,21 @@
 """Which library computes a prediction: PyTorch from the weights, or ONNX Runtime and OpenVINO from a run's export."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bus_smp.classes import CLASSES
 from bus_smp.errors import ConfigError
+from bus_smp.inference.ensemble import VIEWS, VIEWS_BY_NAME, EnsemblePredictor
 from bus_smp.inference.export import describe_parity, export_run, find_export
 from bus_smp.inference.formats.onnx import load_onnx
 from bus_smp.inference.formats.openvino import load_openvino
-from bus_smp.inference.predictor import Predictor, load_predictor, predictor_of
+from bus_smp.inference.predictor import Predictor, describe_computing, load_predictor, predictor_of
 from bus_smp.model.checkpoint import read_header
-from bus_smp.runs.find import find_run
+from bus_smp.runs.ensemble import Ensemble, check_views, join_sha256
+from bus_smp.runs.find import find_ensemble
 from bus_smp.runs.layout import BEST
 from bus_smp.system.engine import make_engine
 from bus_smp.system.files import file_sha256
@@ -23,8 +28,9 @@ PRECISIONS = {
 
 
 def load(
-    run: str | Path | None = None,
+    run: str | Path | Sequence[str | Path] | None = None,
     *,
+    views: str | Sequence[str] = (),
     out: str | Path = "outputs",
     backend: str = "torch",
     device: str = "auto",
@@ -33,19 +39,23 @@ def load(
     """Return the network of a trained run: ``load("outputs/bus-uclm").predict("scan.png")``.
 
     Args:
-        run: name of the run in ``out``, its folder, or a ``.safetensors`` file of its weights; None: the newest run.
+        run: name of the run in ``out``, its folder, or a ``.safetensors`` file of its weights; of an experiment: its runs
+            as one ensemble; a list of these: all as one; None: the newest run.
+        views: "mirror": each network sees each image mirrored, too, and the mean of both counts. The time doubles.
         backend: "torch"; "onnx" or "openvino" run the run's export, which is made first if there is none.
         device: "auto", "cpu", "cuda" or "cuda:1".
         precision: "auto" (that of the training), "fp32", "bf16", "fp16" or "int8", if the backend has it.
 
     Raises:
         CheckpointError: if there is no such run, or its weights are damaged.
-        ConfigError: if the backend cannot do what is asked, or its package is missing.
+        ConfigError: if the backend cannot do what is asked, its package is missing, or the networks cannot be combined.
     """
     if backend not in PRECISIONS:
         raise ConfigError(f"backend={backend} is unknown", hint=f"use one of: {', '.join(PRECISIONS)}")
-    weights = find_run(None if run is None else str(run), Path(out)).best_path
-    return open_predictor(weights, backend=backend, device=device, precision=precision)[0]
+    names = [] if run is None else [run] if isinstance(run, str | Path) else list(run)
+    views = check_views([views] if isinstance(views, str) else views)
+    ensemble = find_ensemble([str(name) for name in names], Path(out), views)
+    return open_ensemble(ensemble, backend=backend, device=device, precision=precision)[0]
 
 
 def check_backend(backend: str, device: str, precision: str) -> None:
@@ -120,3 +130,89 @@ def open_predictor(
     network = load_onnx(path) if backend == "onnx" else load_openvino(path, precision)
     computed_in = {"backend": backend, "device": "cpu", "precision": precision}
     return predictor_of(network, computed_in, header, batch_size), header
+
+
+def open_ensemble(
+    ensemble: Ensemble,
+    *,
+    backend: str = "torch",
+    device: str = "auto",
+    precision: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Predictor, dict[str, Any]]:
+    """Return the predictor of runs and views as one, and what their headers say together (``join_headers``).
+
+    Arguments and errors are those of ``open_predictor``.
+
+    Raises:
+        ConfigError: also if the networks predict other numbers of classes.
+    """
+    predictors: list[Predictor] = []
+    headers: list[dict[str, Any]] = []
+    for run in ensemble.runs:
+        predictor, header = open_predictor(
+            run.best_path, backend=backend, device=device, precision=precision, say=say
+        )
+        classes = [one["model"].get("num_classes", len(CLASSES)) for one in (header, *headers[:1])]
+        if len(set(classes)) > 1:
+            raise ConfigError(
+                f"{run.name} has {classes[0]} classes and {ensemble.runs[0].name} {classes[1]}: their probabilities have no mean",
+                hint="combine runs of the same classes",
+            )
+        headers.append(header)
+        views = [predictor, *(VIEWS_BY_NAME[view](predictor) for view in ensemble.views)]
+        predictors.append(EnsemblePredictor(views, VIEWS) if len(views) > 1 else predictor)
+    together = EnsemblePredictor(predictors) if len(predictors) > 1 else predictors[0]
+    return together, join_headers(headers)
+
+
+def join_headers(headers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The headers of several runs as one, for what scores and records them; a single one as it is.
+
+    ``sha256`` is that of ``join_sha256``; ``datasets`` are all; ``epoch`` and ``score`` are None; ``calibration`` holds
+    the means of the thresholds, which decide as ``Prediction.label`` does, or the reason why there are none;
+    ``members`` are the headers.
+    """
+    first = headers[0]
+    if len(headers) == 1:
+        return first
+    return {
+        **{key: value for key, value in first.items() if all(one.get(key) == value for one in headers)},
+        "epoch": None,
+        "score": None,
+        "sha256": join_sha256([one["sha256"] for one in headers]),
+        "datasets": sorted({name for one in headers for name in one["datasets"]}),
+        "calibration": _join_calibrations([one.get("calibration") or {} for one in headers]),
+        "members": list(headers),
+    }
+
+
+def _join_calibrations(calibrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    thresholds = [one["threshold"] for one in calibrations if one.get("threshold") is not None]
+    if len(thresholds) < len(calibrations):
+        reasons = [one.get("reason") for one in calibrations if one.get("threshold") is None]
+        return {"threshold": None, "reason": next(filter(None, reasons), "not every run is calibrated")}
+    levels = [one.get("thresholds") or {} for one in calibrations]
+    return {
+        "threshold": float(np.mean(thresholds)),
+        "thresholds": {
+            key: float(np.mean([one[key] for one in levels]))
+            for key in levels[0]
+            if all(one.get(key) is not None for one in levels)
+        },
+        "fitted_on": "val, each run on its own; the means",
+        "reason": "",
+    }
+
+
+def describe_ensemble(ensemble: Ensemble, predictor: Predictor, header: Mapping[str, Any]) -> str:
+    """What predicts, in words: the run, or the runs and views, and in what they are computed."""
+    how = describe_computing(predictor.computed_in)
+    first = ensemble.runs[0]
+    source = first.folder if first.best_path.name == BEST else first.best_path
+    seen = f", views: plain, {', '.join(ensemble.views)}" if ensemble.views else ""
+    passes = len(ensemble.runs) * (1 + len(ensemble.views))
+    cost = f"; {passes} passes for each image" if passes > 1 else ""
+    if len(ensemble.runs) == 1:
+        return f"Run: {source}{seen}, weights of epoch {header['epoch']}, {how}{cost}"
+    return f"Ensemble of {', '.join(run.name for run in ensemble.runs)}{seen}, {how}{cost}"

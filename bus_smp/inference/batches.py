@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bus_smp.inference.predictor import Prediction, Predictor
+from bus_smp.inference.predictor import Prediction, Predictor, Prepared
 from bus_smp.system.threads import count_cores
 
 Item = TypeVar("Item")
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 def predict_batches(
     predictor: Predictor,
     items: Sequence[Item],
-    load: Callable[[Item], tuple[np.ndarray | None, More]],
+    load: Callable[[Item], tuple[np.ndarray | Prepared | None, More]],
     finish: Callable[[Item, Any, More, Any], Result],
 ) -> Iterator[Result]:
     """Yield ``finish(item, image, more, prediction)`` for each item, in order; two batches are in memory at most.
@@ -28,10 +28,10 @@ def predict_batches(
     idle: while it computes, the next batch is loaded and the last one finished.
 
     Args:
-        load: called in threads; returns the image, uint8 RGB (H, W, 3), and what ``finish`` needs of it. None in
-            place of the image: there is nothing to predict.
-        finish: called in threads with the item, its image and ``more`` of ``load``, and its ``Prediction``; image and
-            prediction are None where there was no image.
+        load: called in threads; returns the image, uint8 RGB (H, W, 3), and what ``finish`` needs of it. Of an image
+            that is too large to keep, what ``predictor.prepare`` made of it; None: there is nothing to predict.
+        finish: called in threads with the item, its image (None where ``load`` did not return it) and ``more`` of
+            ``load``, and its ``Prediction`` (None where there is nothing to predict).
 
     Raises:
         EvaluationError: if the network returns NaN or infinity. Exceptions of ``load`` and ``finish`` pass.
@@ -40,24 +40,24 @@ def predict_batches(
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     overlaps = predictor.computed_in["device"] != "cpu"
 
-    def load_resized(item: Item) -> tuple[np.ndarray | None, np.ndarray | None, More]:
-        image, more = load(item)
-        return image, None if image is None else predictor.geometry.fit(image), more
+    def load_prepared(item: Item) -> tuple[np.ndarray | None, Prepared | None, More]:
+        loaded, more = load(item)
+        if loaded is None or isinstance(loaded, Prepared):
+            return None, loaded, more
+        return loaded, predictor.prepare(loaded), more
 
     def finish_one(item: Item, image: np.ndarray | None, more: More, found: Prediction | None) -> Result:
-        if found is not None and image is not None:
-            found = replace(found, image=image, shape=image.shape[:2])
-        return finish(item, image, more, found)
+        return finish(item, image, more, None if found is None else replace(found, image=image))
 
     with ThreadPoolExecutor(count_cores()) as pool:
         loading: list[Future] = []
         finishing: list[Future] = []
         try:
-            loading = [pool.submit(load_resized, item) for item in (batches[0] if batches else ())]
+            loading = [pool.submit(load_prepared, item) for item in (batches[0] if batches else ())]
             for batch, following in zip(batches, [*batches[1:], ()], strict=True):
                 loaded = [future.result() for future in loading]
-                loading = [pool.submit(load_resized, item) for item in following] if overlaps else []
-                predicted = _predict(predictor, [grid for _, grid, _ in loaded])
+                loading = [pool.submit(load_prepared, item) for item in following] if overlaps else []
+                predicted = _predict(predictor, [prepared for _, prepared, _ in loaded])
                 for future in finishing:
                     yield future.result()
                 finishing = [
@@ -65,7 +65,7 @@ def predict_batches(
                     for item, (image, _, more), prediction in zip(batch, loaded, predicted, strict=True)
                 ]
                 if not overlaps:
-                    loading = [pool.submit(load_resized, item) for item in following]
+                    loading = [pool.submit(load_prepared, item) for item in following]
                     for future in finishing:
                         yield future.result()
                     finishing = []
@@ -76,7 +76,7 @@ def predict_batches(
                 future.cancel()
 
 
-def _predict(predictor: Predictor, grids: Sequence[np.ndarray | None]) -> list[Prediction | None]:
-    """Return the prediction of each image that already fits the network's grid; None where there is none."""
-    found = iter(predictor.predict([grid for grid in grids if grid is not None]))
-    return [None if grid is None else next(found) for grid in grids]
+def _predict(predictor: Predictor, images: Sequence[Prepared | None]) -> list[Prediction | None]:
+    """Return the prediction of each image; None where there is none."""
+    found = iter(predictor.predict_prepared([image for image in images if image is not None]))
+    return [None if image is None else next(found) for image in images]

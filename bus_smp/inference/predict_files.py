@@ -6,7 +6,6 @@ import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from bus_smp.data.sources._tree import key
 from bus_smp.errors import DataError, ImageError
 from bus_smp.figures.overlay import overlay
 from bus_smp.inference.batches import predict_batches
-from bus_smp.inference.predictor import Prediction, Predictor, describe_computing, label_rule
+from bus_smp.inference.predictor import Prediction, Predictor, Prepared, describe_computing, label_rule
 from bus_smp.system.files import explained, open_regular, remove_leftovers, replacing, short_name
 from bus_smp.system.locks import hold_lock
 from bus_smp.text import counted, harmless_table, printable
@@ -267,7 +266,7 @@ def predict_files(
     folder = Path(folder)
     alone = threading.Lock()
 
-    def load(image: tuple[Path, str]) -> tuple[np.ndarray | None, Any]:
+    def load(image: tuple[Path, str]) -> tuple[np.ndarray | Prepared | None, Any]:
         path = image[0]
         large = declared_pixels(path) > _LARGE
         try:
@@ -279,18 +278,17 @@ def predict_files(
                     return pixels, None
                 share = (_LARGE / declared_pixels(path)) ** 0.5
                 shrunk = cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-                return predictor.geometry.fit(pixels), (pixels.shape[:2], shrunk)
+                return predictor.prepare(pixels), shrunk
         except ImageError as error:
             return None, error.what
 
     def finish(
         image: tuple[Path, str], pixels: np.ndarray | None, known: Any, prediction: Prediction | None
     ) -> dict[str, Any] | None:
-        if pixels is None or prediction is None:
+        if prediction is None:
             return None if known is None else {"error": known}
-        if known is not None:
-            shape, pixels = known
-            prediction = replace(prediction, shape=shape)
+        # of a large image only a smaller copy is there
+        pixels = known if pixels is None else pixels
         _write_pictures(folder, image[1], pixels, prediction.mask)
         described = _describe(prediction, image[1], pixel_mm)
         return described | {"computed_in": describe_computing(predictor.computed_in)}

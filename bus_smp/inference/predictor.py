@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
@@ -41,6 +41,12 @@ class Prediction:
         shape: height and width of the image in pixels.
         threshold: the score from which the image is called malignant; None: the run has none.
         image: uint8 (H, W, 3), RGB.
+        spread: float32, as large as a plane of ``grid``: standard deviation of the probability of a lesion between the
+            networks, or between the views of one; None: there is only one.
+        disagreement: 1 - mean pairwise Dice of their lesion masks on the grid, 0..1, of ``networks`` and of ``views``;
+            empty: there is only one.
+        parts: the raw grids of networks whose grids differ in size, weighted; at the image's own size they are added.
+            Empty: ``raw_grid`` is all.
     """
 
     grid: np.ndarray
@@ -48,6 +54,9 @@ class Prediction:
     shape: tuple[int, int]
     threshold: float | None = None
     image: np.ndarray | None = None
+    spread: np.ndarray | None = None
+    disagreement: Mapping[str, float] = field(default_factory=dict)
+    parts: tuple[np.ndarray, ...] = ()
 
     @cached_property
     def native(self) -> np.ndarray:
@@ -55,13 +64,20 @@ class Prediction:
 
         They are taken before temperature: masks come from them, so that calibration never moves an outline.
         """
-        return restore_probabilities(self.raw_grid, self.shape)
+        first, *others = self.parts or (self.raw_grid,)
+        whole = restore_probabilities(first, self.shape)
+        for part in others:
+            whole += restore_probabilities(part, self.shape)
+        return whole
 
     @cached_property
     def mask(self) -> np.ndarray:
         """The most probable class of each pixel, uint8 (H, W): 0 background, 1 benign, 2 malignant."""
         if self.shape[0] * self.shape[1] > _LARGE:
-            return np.concatenate([classes_of(band) for band in restore_in_bands(self.raw_grid, self.shape)])
+            bands = zip(
+                *(restore_in_bands(part, self.shape) for part in self.parts or (self.raw_grid,)), strict=True
+            )
+            return np.concatenate([classes_of(sum(band[1:], band[0])) for band in bands])
         return classes_of(self.native)
 
     @property
@@ -102,28 +118,44 @@ Source = np.ndarray | str | Path
 _Sources = TypeVar("_Sources", bound=Source)
 
 
-class Predictor(Protocol):
-    """A trained network that predicts images: the weights of a run, or a file that was exported from them.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image as ``Predictor.predict_prepared`` takes it: no larger than the networks' grids.
 
     Attributes:
-        geometry: the network's grid, and how images come onto it.
-        size: height and width of that grid in pixels.
-        batch_size: images in one pass of the network.
-        weights: SHA-256 of each checkpoint that takes part; empty for weights that are still being trained.
+        shape: height and width of the image in pixels.
+        grids: what each network of the predictor gets.
     """
 
-    geometry: Geometry
+    shape: tuple[int, int]
+    grids: tuple[Any, ...]
+
+
+class Predictor(Protocol):
+    """What predicts images: a network, a view of one, or several of them as one. Nobody asks how many there are.
+
+    Attributes:
+        size: height and width in pixels of the network's grid; of several networks the largest.
+        batch_size: images in one pass of a network.
+        weights: SHA-256 of each checkpoint that takes part; empty for weights that are still being trained.
+        computed_in: ``backend``, ``device`` and ``precision``: what a number may depend on besides the weights.
+    """
+
     size: int
     batch_size: int
     weights: tuple[str, ...]
+    computed_in: dict[str, str]
 
-    @property
-    def computed_in(self) -> dict[str, str]:
-        """``backend``, ``device`` and ``precision``: what a number may depend on besides the weights."""
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """Bring an image, uint8 RGB (H, W, 3), onto the grids of the networks."""
         ...
 
-    def at_temperature(self, temperature: float) -> "Predictor":
-        """Return the same predictor with another temperature; the weights are shared."""
+    def predict_prepared(self, images: Sequence[Prepared]) -> list[Prediction]:
+        """Return the predictions of at most ``batch_size`` images, without their ``image``.
+
+        Raises:
+            EvaluationError: if the network returns NaN or infinity.
+        """
         ...
 
     @overload
@@ -143,15 +175,21 @@ class Predictor(Protocol):
             ImageError: if a file cannot be read.
             EvaluationError: if the network returns NaN or infinity.
         """
-        ...
+        if not isinstance(images, list | tuple):
+            return self.predict([images])[0]
+        checked = [
+            read_image(image) if isinstance(image, str | Path) else check_image(image) for image in images
+        ]
+        found: list[Prediction] = []
+        for start in range(0, len(checked), self.batch_size):
+            batch = checked[start : start + self.batch_size]
+            predicted = self.predict_prepared([self.prepare(image) for image in batch])
+            found += [replace(one, image=image) for one, image in zip(predicted, batch, strict=True)]
+        return found
 
-    def grid_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the logits of images on the network's grid before temperature, float32 (N, 3, S, S)."""
-        ...
 
-
-class NetworkPredictor:
-    """A network with the geometry that it was trained with; a ``Predictor``.
+class NetworkPredictor(Predictor):
+    """One network with the geometry that it was trained with.
 
     Training's validation and every later evaluation predict through this class, so a number has the same meaning in
     both.
@@ -188,31 +226,22 @@ class NetworkPredictor:
         other.temperature = temperature
         return other
 
-    @overload
-    def predict(self, images: Source) -> Prediction: ...
-    @overload
-    def predict(self, images: list[_Sources] | tuple[_Sources, ...]) -> list[Prediction]: ...
-    def predict(self, images: Any) -> Any:
-        """See ``Predictor.predict``."""
-        if not isinstance(images, list | tuple):
-            return self.predict([images])[0]
-        checked = [
-            read_image(image) if isinstance(image, str | Path) else check_image(image) for image in images
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """See ``Predictor.prepare``."""
+        return Prepared(image.shape[:2], (self.geometry.image(image),))
+
+    def predict_prepared(self, images: Sequence[Prepared]) -> list[Prediction]:
+        """See ``Predictor.predict_prepared``."""
+        if not images:
+            return []
+        logits = torch.from_numpy(self._logits([image.grids[0] for image in images]))
+        raw = torch.softmax(logits, dim=1).numpy()
+        scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
+        cut = self.geometry.cut
+        return [
+            Prediction(cut(grid, image.shape), cut(raw_grid, image.shape), image.shape, self.threshold)
+            for image, grid, raw_grid in zip(images, scaled, raw, strict=True)
         ]
-        found = []
-        for start in range(0, len(checked), self.batch_size):
-            batch = checked[start : start + self.batch_size]
-            logits = torch.from_numpy(self.grid_logits(batch))
-            raw = torch.softmax(logits, dim=1).numpy()
-            scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
-            cut = self.geometry.cut
-            found += [
-                Prediction(
-                    cut(grid, image.shape), cut(raw_grid, image.shape), image.shape[:2], self.threshold, image
-                )
-                for image, grid, raw_grid in zip(batch, scaled, raw, strict=True)
-            ]
-        return found
 
     def grid_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the logits of one batch of uint8 RGB images, before temperature: float32 (N, 3, S, S).
@@ -220,7 +249,10 @@ class NetworkPredictor:
         Raises:
             EvaluationError: if the network returns NaN or infinity.
         """
-        logits = self.network(np.stack([self.geometry.image(image) for image in images]))
+        return self._logits([self.prepare(image).grids[0] for image in images])
+
+    def _logits(self, grids: Sequence[np.ndarray]) -> np.ndarray:
+        logits = self.network(np.stack(grids))
         # NaN and infinity survive a sum, which is ten times faster than asking each value
         if not torch.isfinite(torch.from_numpy(logits).sum()):
             raise EvaluationError(

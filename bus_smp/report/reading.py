@@ -16,6 +16,7 @@ from bus_smp.report.records import EvaluationRecord, RunRecord
 from bus_smp.report.reproduce import evaluation_command
 from bus_smp.runs import layout
 from bus_smp.runs.comparisons import read_comparison
+from bus_smp.runs.ensemble import is_ensemble, make_ensemble, read_ensemble
 from bus_smp.runs.evaluations import read_summary
 from bus_smp.runs.experiment import Member, is_experiment, read_experiment
 from bus_smp.runs.layout import DATA, EXPERIMENT, PER_IMAGE, SUMMARY, list_evaluations
@@ -23,7 +24,6 @@ from bus_smp.runs.run import Run
 from bus_smp.statistics.comparison_table import answer, comparison_rows
 from bus_smp.statistics.score_table import columns_of, digits_of, format_estimate, table_rows
 from bus_smp.statistics.summary import read_per_image
-from bus_smp.system.files import file_sha256
 
 Found = TypeVar("Found")
 
@@ -53,7 +53,14 @@ def read_run(folder: Path) -> RunRecord:
             missing.append(
                 f"{EXPERIMENT} cannot be read; it is written by: bus-smp train --run {name} --folds N or --seeds A,B"
             )
+    ensemble = None
+    if is_ensemble(folder):
+        try:
+            ensemble = read_ensemble(folder)
+        except EvaluationError as error:
+            missing.append(f"{_reason(error, folder)}; {error.hint}")
     run = Run(folder.parent / members[0].run if members else folder)
+    run = ensemble.runs[0] if ensemble else run
     made_by = f"it is written by: bus-smp train --run {name}"
 
     def attempt(path: Path, read: Callable[[], Found], lost: str) -> Found | None:
@@ -83,6 +90,7 @@ def read_run(folder: Path) -> RunRecord:
         metrics=attempt(run.metrics_path, run.metrics, "the course of the training is"),
         evaluations=sorted(evaluations, key=lambda one: (one.is_external, one.dataset, one.folder.name)),
         missing=missing,
+        combined=(*(one.name for one in ensemble.runs), *ensemble.views) if ensemble else (),
     )
     if record.header is not None and record.manifest is not None:
         try:
@@ -91,7 +99,7 @@ def read_run(folder: Path) -> RunRecord:
             reason = _reason(error, run.folder)
             missing.append(f"{reason}: the training data named here are not those of the weights")
     if run.has_weights() and not members:
-        weights = file_sha256(run.best_path)
+        weights = (ensemble or make_ensemble([run])).weights_sha256()
         for one in evaluations:
             scored = (one.summary.get("checkpoint") or {}).get("sha256")
             if scored not in (None, weights):

@@ -132,6 +132,8 @@ class RunRecord:
 
     Attributes:
         members: the runs of an experiment; empty for a run.
+        combined: names of the runs and views of an ensemble, of which settings, weights and data are the first's;
+            empty for a run.
         header: of ``best.safetensors``.
         missing: sentences about what could not be read, each with the command that writes it.
     """
@@ -146,6 +148,7 @@ class RunRecord:
     metrics: pd.DataFrame | None
     evaluations: list[EvaluationRecord]
     missing: list[str]
+    combined: Sequence[str] = ()
 
     @property
     def own(self) -> list[EvaluationRecord]:

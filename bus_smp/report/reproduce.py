@@ -24,6 +24,8 @@ def commands(runs: Sequence[RunRecord]) -> list[str]:
 
 def _train(run: RunRecord) -> str:
     """``bus-smp train`` with every setting that changes a result and differs from the default."""
+    if run.combined:
+        return f"# {run.name} combines runs; the page of each has the command that trains it"
     options = ["--run", run.name]
     varied = set()
     if run.members:
@@ -45,14 +47,20 @@ def _train(run: RunRecord) -> str:
 def evaluation_command(run: str, summary: Mapping[str, Any]) -> str:
     """The command that makes one evaluation folder."""
     computed = summary.get("computed_in") or {}
-    options = ["--legacy-metrics"] if "legacy" in summary else []
+    options = ["--run", run]
+    if ensemble := summary.get("ensemble"):
+        names = [ensemble["experiment"]] if ensemble["experiment"] else ensemble["runs"]
+        options = [word for name in names for word in ("--run", name)]
+        options += ["--ensemble"] if ensemble["experiment"] else []
+        options += ["--views", ",".join(ensemble["views"])] if ensemble["views"] else []
+    options += ["--legacy-metrics"] if "legacy" in summary else []
     if computed.get("backend", "torch") != "torch":
         options += ["--backend", str(computed["backend"])]
         options += ["--precision", str(computed.get("precision", "auto"))]
     if summary["external"]:
-        return _shell("crosseval", "--run", run, "--target", str(summary["dataset"]), *options)
+        return _shell("crosseval", *options[:2], "--target", str(summary["dataset"]), *options[2:])
     val = ["--split", "val"] if str(summary["split"]).endswith("val") else []
-    return _shell("evaluate", "--run", run, *val, *options)
+    return _shell("evaluate", *options[:2], *val, *options[2:])
 
 
 def _make_manifests(run: RunRecord) -> list[str]:

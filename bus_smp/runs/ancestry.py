@@ -117,12 +117,10 @@ def _as_yaml(value: object) -> str:
 
 def _refuse_seen(parent: Run, ancestors: Sequence["Manifest"], manifest: "Manifest") -> None:
     """An image that chose the weights or the epoch of an ancestor cannot test this run, nor choose its epoch."""
-    for split, theirs in (("test", ("train", "val")), ("val", ("train",))):
+    for split in ("test", "val"):
         rows = manifest.used(split)
         for ancestor in ancestors:
-            used = ancestor.used()
-            used = used[used["split"].isin(theirs)]
-            seen = rows["group_id"].isin(used["group_id"]) | rows["sha256"].isin(set(used["sha256"]) - {""})
+            seen = ancestor.find_learnt(rows, split)
             if seen.any():
                 count = int(seen.sum())
                 raise TrainingError(

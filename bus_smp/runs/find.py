@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bus_smp.errors import CheckpointError, TrainingError
+from bus_smp.errors import CheckpointError, ConfigError, TrainingError
+from bus_smp.runs.ensemble import Ensemble, is_ensemble, make_ensemble, read_ensemble
 from bus_smp.runs.experiment import Experiment, is_experiment, read_experiment
 from bus_smp.runs.layout import BEST, EXPERIMENT, list_evaluations
 from bus_smp.runs.run import Run
@@ -71,8 +72,76 @@ def find_run(name: str | None, out: Path, say: Say = note) -> Run:
     raise _no_run(name, out, (BEST,))
 
 
-def find_trained(name: str | None, out: Path, say: Say = note) -> Run | Experiment:
-    """The experiment or run called ``name`` (below ``out``, or a folder); None: the newest of both.
+def find_ensemble(names: Sequence[str], out: Path, views: Sequence[str] = (), say: Say = note) -> Ensemble:
+    """What predicts: one run, or the runs of several names, and views of them, as one.
+
+    Args:
+        names: as for ``find_run``, and of experiments and ensembles; none: the newest run.
+        views: ways to look at each image next to the plain one.
+
+    Raises:
+        CheckpointError, ConfigError, TrainingError: as ``find_run`` and ``_combine``.
+    """
+    if not names:
+        return _combine([find_run(None, out, say)], views)
+    return _combine(
+        [find_run(name, out, say) if _is_file(name) else find_trained(name, out, say) for name in names],
+        views,
+    )
+
+
+def find_scored(
+    names: Sequence[str], out: Path, views: Sequence[str] = (), ensemble: bool = False, say: Say = note
+) -> Run | Experiment | Ensemble:
+    """What is scored: as ``find_trained``, or several names or views as one.
+
+    Args:
+        ensemble: whether the runs of an experiment are scored as one, not one by one.
+
+    Raises:
+        CheckpointError, ConfigError, TrainingError: as ``find_trained`` and ``_combine``; or if views of an experiment are
+            wanted, and not whether it is an ensemble.
+    """
+    trained = [find_trained(name, out, say) for name in names or (None,)]
+    first = trained[0]
+    if len(trained) == 1 and not (isinstance(first, Experiment) and (ensemble or views)) and not views:
+        return first
+    if len(trained) == 1 and isinstance(first, Experiment) and not ensemble:
+        raise ConfigError(
+            f"{first.name} is an experiment: its runs are scored one by one",
+            hint="--ensemble scores them as one, with their views; or name one of them with --run",
+        )
+    return _combine(trained, views)
+
+
+def _combine(trained: "Sequence[Run | Experiment | Ensemble]", views: Sequence[str]) -> Ensemble:
+    """All as one, with the folder for its evaluations.
+
+    Raises:
+        ConfigError: if an ensemble that has views is to be combined with anything else.
+        TrainingError: if a run of an experiment is not trained to its end.
+    """
+    runs: list[Run] = []
+    for one in trained:
+        if isinstance(one, Run):
+            runs.append(one)
+        elif isinstance(one, Experiment):
+            runs += one.trained_runs()
+        elif len(trained) == 1 and not views:
+            return one
+        elif one.views:
+            raise ConfigError(
+                f"{one.name} has views already ({', '.join(one.views)})",
+                hint="name its runs, each with --run, and --views",
+            )
+        else:
+            runs += one.runs
+    only = trained[0] if len(trained) == 1 else None
+    return make_ensemble(runs, views, only.name if isinstance(only, Experiment) else "")
+
+
+def find_trained(name: str | None, out: Path, say: Say = note) -> Run | Experiment | Ensemble:
+    """The experiment, run or ensemble called ``name`` (below ``out``, or a folder); None: the newest run or experiment.
 
     Raises:
         CheckpointError: as ``find_run``.
@@ -87,6 +156,8 @@ def find_trained(name: str | None, out: Path, say: Say = note) -> Run | Experime
             )
         name = str(Path(name).absolute().parent)
     folder = find_folder(name, out, say)
+    if is_ensemble(folder):
+        return read_ensemble(folder)
     return read_experiment(folder) if is_experiment(folder) else find_run(name, out, lambda text: None)
 
 

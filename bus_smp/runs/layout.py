@@ -2,6 +2,7 @@
 
 outputs/<run>/              a run: one training (``Run``)
 outputs/<experiment>/       an experiment: its runs are folders next to it (``Experiment``)
+outputs/<A>+<B>+<view>/     an ensemble of runs and views (``runs.ensemble``)
 .../eval-<data>-<split>/    an evaluation, in the folder of what was scored (``runs.evaluations``)
 outputs/compare-<A>-<B>/    a comparison of two runs or experiments (``runs.comparisons``)
 outputs/matrix/             all runs against all data sets (``evaluation.matrix``)
@@ -25,6 +26,9 @@ EXPORTS = "export"
 
 # An experiment. The file makes a folder an experiment.
 EXPERIMENT = "experiment.json"
+
+# An ensemble of runs or views. The file makes a folder an ensemble.
+ENSEMBLE = "ensemble.json"
 
 # An evaluation. SUMMARY is written last and means that the folder is complete.
 SUMMARY = "summary.json"

@@ -1,0 +1,136 @@
+"""Several networks, or several views of one, as one predictor: the mean of their probabilities, and how far they differ."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bus_smp.data.images import restore_probabilities
+from bus_smp.inference.predictor import Prediction, Predictor, Prepared
+from bus_smp.measures.overlap import classes_of
+
+NETWORKS, VIEWS = "networks", "views"
+
+
+class MirrorPredictor(Predictor):
+    """A predictor that sees each image mirrored left to right, and mirrors what it finds back."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.size, self.batch_size = predictor.size, predictor.batch_size
+        self.weights, self.computed_in = predictor.weights, predictor.computed_in
+
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """See ``Predictor.prepare``."""
+        return self.predictor.prepare(np.ascontiguousarray(image[:, ::-1]))
+
+    def predict_prepared(self, images: Sequence[Prepared]) -> list[Prediction]:
+        """See ``Predictor.predict_prepared``."""
+        return [
+            replace(found, grid=_mirrored(found.grid), raw_grid=_mirrored(found.raw_grid))
+            for found in self.predictor.predict_prepared(images)
+        ]
+
+
+# What ``--views`` may name, and what makes a view of a network.
+VIEWS_BY_NAME: dict[str, Callable[[Predictor], Predictor]] = {"mirror": MirrorPredictor}
+
+
+class EnsemblePredictor(Predictor):
+    """The mean of several predictors. One after the other predicts a batch, and only their sum is kept.
+
+    Outlines come from the mean of the probabilities before temperature, at the image's own size; scores from the mean of
+    the calibrated ones, on the grid of the largest network. The threshold is the mean of theirs.
+
+    Args:
+        members: networks, whose grids may differ in size and geometry; or the views of one network.
+        of: ``NETWORKS`` or ``VIEWS``: the key of their disagreement.
+    """
+
+    def __init__(self, members: Sequence[Predictor], of: str = NETWORKS) -> None:
+        # the largest grid comes first, the others are brought to it
+        self.members = sorted(members, key=lambda member: -member.size)
+        self.of = of
+        self.size = self.members[0].size
+        self.batch_size = min(member.batch_size for member in members)
+        self.weights = tuple(dict.fromkeys(one for member in members for one in member.weights))
+        ways = [member.computed_in for member in members]
+        self.computed_in = {key: "+".join(dict.fromkeys(way[key] for way in ways)) for key in ways[0]}
+
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """See ``Predictor.prepare``."""
+        return Prepared(image.shape[:2], tuple(member.prepare(image) for member in self.members))
+
+    def predict_prepared(self, images: Sequence[Prepared]) -> list[Prediction]:
+        """See ``Predictor.predict_prepared``."""
+        means = [_Mean() for _ in images]
+        for number, member in enumerate(self.members):
+            found = member.predict_prepared([image.grids[number] for image in images])
+            for mean, prediction in zip(means, found, strict=True):
+                mean.add(prediction)
+        return [mean.prediction(self.of) for mean in means]
+
+
+class _Mean:
+    """Predictions of one image, added up; of each only its lesion mask is kept."""
+
+    def __init__(self) -> None:
+        self.lesions: list[np.ndarray] = []
+        self.raw: dict[tuple[int, ...], np.ndarray] = {}
+        self.disagreements: list[dict[str, float]] = []
+        self.thresholds: list[float | None] = []
+
+    def add(self, found: Prediction) -> None:
+        if not self.lesions:
+            self.shape = found.shape
+            self.grid = np.zeros_like(found.grid)
+            # float64: the difference of two large sums
+            self.lesion, self.squared = np.zeros((2, *found.grid.shape[1:]))
+        extent = self.grid.shape[1:]
+        grid, raw = (_on(extent, of) for of in (found.grid, found.raw_grid))
+        self.grid += grid
+        probability = (1 - grid[0]).astype(np.float64)
+        self.lesion += probability
+        self.squared += probability**2
+        self.lesions.append(classes_of(raw) != 0)
+        for part in found.parts or (found.raw_grid,):
+            self.raw[part.shape] = self.raw[part.shape] + part if part.shape in self.raw else part
+        self.disagreements.append(dict(found.disagreement))
+        self.thresholds.append(found.threshold)
+
+    def prediction(self, of: str) -> Prediction:
+        number = np.float32(len(self.lesions))
+        parts = tuple(part / number for part in self.raw.values())
+        raw = sum((_on(self.grid.shape[1:], part) for part in parts[1:]), parts[0])
+        variance = self.squared / number - (self.lesion / number) ** 2
+        inner = self.disagreements[0].keys()
+        thresholds = [one for one in self.thresholds if one is not None]
+        return Prediction(
+            self.grid / number,
+            raw,
+            self.shape,
+            float(np.mean(thresholds)) if len(thresholds) == number else None,
+            spread=np.sqrt(variance.clip(0)).astype(np.float32),
+            disagreement={of: 1 - mean_pairwise_dice(self.lesions)}
+            | {key: float(np.mean([one[key] for one in self.disagreements])) for key in inner},
+            parts=parts if len(parts) > 1 else (),
+        )
+
+
+def mean_pairwise_dice(masks: Sequence[np.ndarray]) -> float:
+    """Return the mean over all pairs of masks, bool (H, W), of 2 |A and B| / (|A| + |B|); two empty masks agree: 1."""
+    flat = np.stack([mask.reshape(-1) for mask in masks]).astype(np.float32)
+    common = flat @ flat.T
+    area = np.diag(common)
+    both = area[:, None] + area
+    pairs = np.triu_indices(len(masks), k=1)
+    return float(np.where(both == 0, 1.0, 2 * common / np.maximum(both, 1))[pairs].mean())
+
+
+def _mirrored(grid: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(grid[..., ::-1])
+
+
+def _on(extent: tuple[int, ...], grid: np.ndarray) -> np.ndarray:
+    """Probabilities (C, h, w) on a grid of another ``extent``: both show the whole image."""
+    return grid if grid.shape[1:] == extent else restore_probabilities(grid, (extent[0], extent[1]))
