@@ -44,7 +44,7 @@ from bus_smp.data.sampler import EpochSampler
 from bus_smp.data.synthetic import write_bus_uclm
 from bus_smp.system.engine import Engine, make_engine, set_determinism
 from bus_smp.training.loop import count_workers
-from bus_smp.training.step import TrainingStep
+from bus_smp.training.step import ImageTargets, TrainingStep
 
 # Bytes of a copy in memory: many times the size of the last cache.
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 31}
@@ -206,7 +206,8 @@ def make_step(plan: Plan, dtype: torch.dtype, *, eager: bool = False) -> tuple[W
     size, batch = settings.data.size, settings.train.batch_size
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
     masks = torch.randint(0, 3, (batch, size, size), dtype=torch.uint8)
-    return lambda: step(images, masks), step
+    whole = ImageTargets(torch.randint(0, 3, (batch,)), torch.rand(batch, 4), torch.ones(batch))
+    return lambda: step(images, masks, whole=whole), step
 
 
 def measure_step(plan: Plan) -> list[dict[str, Any]]:
@@ -255,10 +256,13 @@ def _waiting(plan: Plan) -> list[float]:
     settings, device = plan.settings, plan.engine.device
     labels = plan.labels[: STEPS * settings.train.batch_size]
     sampler = EpochSampler(labels, settings.train.seed, settings.train.balanced_sampling)
-    dataset = TrainingDataset(plan.cache, plan.labels, settings.augment, settings.train.seed)
+    measure = settings.heads.shape > 0
+    dataset = TrainingDataset(plan.cache, plan.labels, settings.augment, settings.train.seed, measure)
     workers = count_workers(settings, plan.engine)
     loader = make_loader(dataset, sampler, settings.train.batch_size, workers, device)
     _, step = make_step(plan, plan.engine.dtype)
+
+    weights = torch.ones(settings.train.batch_size)
 
     def epoch(number: int) -> float:
         sampler.set_epoch(number)
@@ -271,7 +275,7 @@ def _waiting(plan: Plan) -> list[float]:
             if batch is None:
                 wait_for(device)
                 return 100 * waited / (time.perf_counter() - start)
-            step(batch[0], batch[1])
+            step(batch.images, batch.masks, whole=ImageTargets(batch.labels, batch.shapes, weights))
 
     # The first epoch starts the workers and warms the network up.
     epoch(0)

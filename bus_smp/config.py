@@ -127,6 +127,8 @@ class HeadSettings(_Section):
 
     image: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the image head's loss: normal, benign or malignant; 0.2 is a start."""
+    shape: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the shape head's loss: the lesion's area, depth to width, circularity and solidity; 0.2 is a start."""
     detached: bool = True
     """Whether the heads only read the encoder's features, without training the encoder."""
 

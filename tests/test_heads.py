@@ -1,5 +1,7 @@
 """Heads for the whole image, and changes of style during training: absent by default, exact to continue."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,20 +9,29 @@ import torch
 from conftest import ended, invoke, settings_options
 
 from bus_smp.config import load_settings
-from bus_smp.data.sampler import EpochSampler, balancing_weights
+from bus_smp.data.loading import TrainingDataset
+from bus_smp.data.sampler import Draw, EpochSampler, balancing_weights
 from bus_smp.errors import ConfigError
 from bus_smp.inference.folding import MainHead, fold_batch_norms
+from bus_smp.measures.shape import SHAPES, lesion_shape
 from bus_smp.model.checkpoint import load_model, read_header, weights_sha256
 from bus_smp.model.encoders import load_encoder
 from bus_smp.model.hybrid import HybridResNet50
 from bus_smp.model.image_head import image_loss
 from bus_smp.model.perturb import change_shallow_features, exchange_style, perturb_norm
+from bus_smp.model.shape_head import shape_loss, shapes_of, standardise
 from bus_smp.runs.run import Run
 from bus_smp.system.engine import make_engine
 from bus_smp.training.preflight import check_heads
-from bus_smp.training.step import TrainingStep
+from bus_smp.training.step import ImageTargets, TrainingStep
 
-ALL = ("heads.image=0.2", "model.perturb_norm=0.5", "model.exchange_style=0.5", "model.decoder_norm=instance")
+ALL = (
+    "heads.image=0.2",
+    "heads.shape=0.2",
+    "model.perturb_norm=0.5",
+    "model.exchange_style=0.5",
+    "model.decoder_norm=instance",
+)
 
 
 def make_step(*more):
@@ -35,33 +46,69 @@ def batch():
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=generator)
     masks = torch.randint(0, 3, (4, 64, 64), dtype=torch.uint8, generator=generator)
-    return {"images": images, "masks": masks, "labels": torch.tensor([0, 1, 2, 0])}
+    shapes = torch.tensor([[0.1, 0.7, 0.8, 0.9]]).repeat(4, 1)
+    shapes[0] = torch.nan
+    return {
+        "images": images,
+        "masks": masks,
+        "whole": ImageTargets(torch.tensor([0, 1, 2, 0]), shapes, torch.ones(4)),
+    }
 
 
-def test_a_head_adds_weights_and_changes_no_other():
+@pytest.mark.parametrize("head", ["image_head", "shape_head"])
+def test_a_head_adds_weights_and_changes_no_other(head):
     states = []
-    for image_head in (False, True):
+    for exists in (False, True):
         torch.manual_seed(0)
-        model = HybridResNet50(encoder_weights=None, encoder_name="resnet18", image_head=image_head)
+        model = HybridResNet50(encoder_weights=None, encoder_name="resnet18", **{head: exists})
         states.append(model.state_dict())
     plain, more = states
-    assert more.keys() - plain.keys() == {"image_head.weight", "image_head.bias"}
+    assert more.keys() - plain.keys() == {f"{head}.weight", f"{head}.bias"}
     assert all(torch.equal(more[name], value) for name, value in plain.items())
 
 
+@pytest.mark.parametrize("head", ["image", "shape"])
 @pytest.mark.parametrize("detached", [True, False])
-def test_the_image_head_learns_and_moves_the_encoder_only_if_attached(detached):
+def test_a_head_learns_and_moves_the_encoder_only_if_attached(head, detached):
     steps = [
-        make_step(f"heads.image={weight}", f"heads.detached={str(detached).lower()}") for weight in (0, 1)
+        make_step(f"heads.{head}={weight}", f"heads.detached={str(detached).lower()}") for weight in (0, 0.5)
     ]
     losses = [step(**batch()) for step in steps]
     assert losses[0].shape == (5,) and losses[1].shape == (6,)
-    assert steps[1].loss_names == ("main", "aux_2", "aux_4", "aux_8", "image")
-    assert losses[1][0] == losses[0][0] + losses[1][5]
-    start = make_step("heads.image=1").model.image_head.weight
-    assert not torch.equal(steps[1].model.image_head.weight, start)
+    assert steps[1].loss_names == ("main", "aux_2", "aux_4", "aux_8", head)
+    assert losses[1][0] == losses[0][0] + 0.5 * losses[1][5]
+    start = getattr(make_step(f"heads.{head}=0.5").model, f"{head}_head").weight
+    assert not torch.equal(getattr(steps[1].model, f"{head}_head").weight, start)
     same = torch.equal(*(step.model.encoder.conv1.weight for step in steps))
     assert same == detached
+
+
+def test_the_shape_loss_leaves_images_without_a_lesion_out():
+    shapes = torch.tensor([[0.05, 1.2, 0.8, 0.95], [torch.nan] * 4])
+    output = standardise(shapes).nan_to_num(5.0).requires_grad_()
+    torch.testing.assert_close(shapes_of(output)[0], shapes[0])
+    assert shape_loss(output, shapes) == 0
+    loss = shape_loss(output + 0.5, shapes, torch.tensor([2.0, 1.0]))
+    torch.testing.assert_close(loss, torch.tensor(2 * 0.5**2 / 2))
+    loss.backward()
+    assert output.grad.isfinite().all() and not output.grad[1].any()
+    assert shape_loss(output, shapes[1:].repeat(2, 1)) == 0
+    limits = shapes_of(torch.full((1, 4), 9.0))[0]
+    assert limits[0] == limits[2] == limits[3] == 1
+
+
+def test_batches_have_the_shapes_of_their_own_augmented_masks(tmp_path):
+    images, masks = np.zeros((2, 64, 64, 3), np.uint8), np.zeros((2, 64, 64), np.uint8)
+    masks[1, 10:40, 20:30] = 2
+    cache = SimpleNamespace(images=images, masks=masks)
+    settings = load_settings(None, ["augment.horizontal_flip=0.5"]).augment
+    dataset = TrainingDataset(cache, ["normal", "malignant"], settings, 0, measure=True)
+    batch = dataset.__getitems__([Draw(0, place, place % 2) for place in range(6)])
+    for mask, shape in zip(batch.masks.numpy(), batch.shapes.numpy(), strict=True):
+        expected = lesion_shape(mask) if mask.any() else dict.fromkeys(SHAPES, np.nan)
+        expected["area"] /= 64 * 64
+        np.testing.assert_allclose(shape, list(expected.values()), rtol=1e-6)
+    assert np.isnan(batch.shapes[0]).all() and 0.02 < batch.shapes[1, 0] < 0.2
 
 
 def test_the_image_loss_is_the_weighted_mean_of_the_cross_entropies():

@@ -139,11 +139,11 @@ def test_crosseval_by_two_processes_writes_what_one_writes(shared_run, manifests
 
 # Every value of every option with every value of each other one at least once. Batch norm over GPUs is refused on CPUs.
 COMBINATIONS = """
-model.attention=scse model.bottleneck=aspp model.deep_supervision=true  train.ema=0.5 train.accumulate=2 train.precision=fp32 heads.image=0.2 heads.detached=false model.perturb_norm=0.5 model.exchange_style=0.5 model.decoder_norm=instance
-model.attention=scse model.bottleneck=null model.deep_supervision=false train.ema=0   train.accumulate=1 train.precision=bf16 heads.image=0.2 model.perturb_norm=0.5 model.exchange_style=0.5
+model.attention=scse model.bottleneck=aspp model.deep_supervision=true  train.ema=0.5 train.accumulate=2 train.precision=fp32 heads.image=0.2 heads.detached=false model.perturb_norm=0.5 model.exchange_style=0.5 model.decoder_norm=instance heads.shape=0.2
+model.attention=scse model.bottleneck=null model.deep_supervision=false train.ema=0   train.accumulate=1 train.precision=bf16 heads.image=0.2 model.perturb_norm=0.5 model.exchange_style=0.5 heads.shape=0.2
 model.attention=null model.bottleneck=aspp model.deep_supervision=false train.ema=0.5 train.accumulate=1 train.precision=bf16 heads.image=0.2 model.decoder_norm=instance
 model.attention=null model.bottleneck=null model.deep_supervision=true  train.ema=0   train.accumulate=2 train.precision=bf16 model.perturb_norm=0.5 model.exchange_style=0.5 model.decoder_norm=instance
-model.attention=null model.bottleneck=aspp model.deep_supervision=true  train.ema=0   train.accumulate=1 train.precision=fp32
+model.attention=null model.bottleneck=aspp model.deep_supervision=true  train.ema=0   train.accumulate=1 train.precision=fp32 heads.shape=0.2
 model.attention=scse model.bottleneck=null model.deep_supervision=false train.ema=0.5 train.accumulate=2 train.precision=fp32
 """
 
@@ -153,7 +153,7 @@ import sys, torch
 from bus_smp.config import load_settings
 from bus_smp.system import ranks
 from bus_smp.system.engine import make_engine
-from bus_smp.training.step import TrainingStep
+from bus_smp.training.step import ImageTargets, TrainingStep
 with ranks.together():
     for line in sys.argv[1].strip().splitlines():
         settings = load_settings(None, ["model.encoder_name=tu-test_resnet", *line.split()])
@@ -164,8 +164,8 @@ with ranks.together():
         for number in range(2 * group):
             images = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
             masks = torch.randint(3, (2, 32, 32), dtype=torch.uint8)
-            last, labels = number % group == group - 1, torch.randint(3, (2,))
-            losses = step(images, masks, group, last, labels, torch.ones(2))
+            whole = ImageTargets(torch.randint(3, (2,)), torch.rand(2, 4), torch.ones(2))
+            losses = step(images, masks, group, number % group == group - 1, whole)
             assert torch.isfinite(losses).all(), line
         step.share_buffers()
         sums = [sum(t.double().abs().sum().item() for t in step.best_model.state_dict().values())]

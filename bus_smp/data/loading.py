@@ -16,6 +16,7 @@ from bus_smp.data.augment import Augmentation
 from bus_smp.data.cache import Cache
 from bus_smp.data.sampler import Draw, EpochSampler, RankSampler
 from bus_smp.errors import TrainingError
+from bus_smp.measures.shape import SHAPES, lesion_shape
 from bus_smp.system import signals as stopping
 
 if TYPE_CHECKING:
@@ -33,12 +34,15 @@ class Batch(NamedTuple):
         masks: uint8 (N, S, S) of class indices.
         labels: int64 (N,), the label of each image as its place in ``classes.LABELS``.
         indices: int64 (N,), the place of each image in the cache.
+        shapes: float32 (N, 4), the truth of the shape head: share of the area, and what ``lesion_shape`` says; NaN where
+            there is no lesion, or where they are not asked for.
     """
 
     images: torch.Tensor
     masks: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
+    shapes: torch.Tensor
 
 
 class TrainingDataset(Dataset):
@@ -48,13 +52,22 @@ class TrainingDataset(Dataset):
 
     Args:
         labels: of the images of the cache, in their order.
+        measure: whether batches have the shapes of their lesions.
     """
 
-    def __init__(self, cache: Cache, labels: Sequence[str], augment: "AugmentSettings", seed: int) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        labels: Sequence[str],
+        augment: "AugmentSettings",
+        seed: int,
+        measure: bool = False,
+    ) -> None:
         self.cache = cache
         self.labels = np.array([LABELS.index(label) for label in labels], np.uint8)
         self.augmentation = Augmentation(augment)
         self.seed = seed
+        self.measure = measure
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -73,7 +86,11 @@ class TrainingDataset(Dataset):
             seed = (self.seed, _AUGMENT, epoch, position)
             self.augmentation(self.cache.images[index], self.cache.masks[index], seed, place)
         indices = torch.tensor([draw.index for draw in draws])
-        return Batch(images, masks, torch.from_numpy(self.labels).long()[indices], indices)
+        shapes = torch.full((len(draws), len(SHAPES)), torch.nan)
+        if self.measure:
+            shapes = torch.tensor([list(lesion_shape(mask).values()) for mask in masks.numpy()])
+            shapes[:, SHAPES.index("area")] /= masks[0].numel()
+        return Batch(images, masks, torch.from_numpy(self.labels).long()[indices], indices, shapes)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -13,6 +13,7 @@ from bus_smp.errors import ConfigError
 from bus_smp.model.decoder import ASPP, StagedUnetDecoder
 from bus_smp.model.encoders import check_encoder, load_encoder
 from bus_smp.model.image_head import ImageHead
+from bus_smp.model.shape_head import ShapeHead
 
 # Of RGB in 0..1, as ImageNet-trained encoders expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -50,11 +51,13 @@ class Output(NamedTuple):
         logits: (N, num_classes, H, W), on the scale of softmax's input.
         aux: of the auxiliary heads, at 1/2, 1/4 and 1/8 of the size; empty without deep supervision.
         image: (N, 3), logits of normal, benign and malignant for the whole image; None without an image head.
+        shape: (N, 4), of the shape head, in its own units (``shapes_of``); None without one.
     """
 
     logits: Tensor
     aux: tuple[Tensor, ...] = ()
     image: Tensor | None = None
+    shape: Tensor | None = None
 
 
 class HybridResNet50(nn.Module):
@@ -73,7 +76,7 @@ class HybridResNet50(nn.Module):
         encoder_name: "resnet50", another encoder of segmentation_models_pytorch, or "tu-" and the name of a network
             of timm, if it gives features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's size.
         decoder_norm: None, batch norm; or "instance", which sees no other image and needs images of more than 16 px.
-        image_head: whether there is a head for normal, benign or malignant.
+        image_head, shape_head: whether there is a head for normal, benign or malignant, and for the lesion's shape.
         detached_heads: whether the heads for the whole image leave the encoder to the other losses.
 
     Raises:
@@ -91,6 +94,7 @@ class HybridResNet50(nn.Module):
         encoder_name: str = "resnet50",
         decoder_norm: str | None = None,
         image_head: bool = False,
+        shape_head: bool = False,
         detached_heads: bool = True,
     ) -> None:
         super().__init__()
@@ -120,6 +124,7 @@ class HybridResNet50(nn.Module):
         self.decoder.drop_unused()
         self.detached_heads = detached_heads
         self.image_head = ImageHead(deepest) if image_head else None
+        self.shape_head = ShapeHead(deepest) if shape_head else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the logits of every head, full size first; without deep supervision that one tensor.
@@ -138,7 +143,11 @@ class HybridResNet50(nn.Module):
         features = self.encoder(images)
         stages = self._decode(features)
         logits, *aux = (head(stage) for head, stage in zip(self.heads, reversed(stages), strict=False))
-        return Output(logits, tuple(aux), self._classify(features[-1]))
+        deepest = features[-1].detach() if self.detached_heads else features[-1]
+        image, shape = (
+            None if head is None else head(deepest) for head in (self.image_head, self.shape_head)
+        )
+        return Output(logits, tuple(aux), image, shape)
 
     def predict_logits(self, images: Tensor) -> Tensor:
         """Return the full-size logits (N, num_classes, H, W); the auxiliary heads are not computed."""
@@ -147,11 +156,6 @@ class HybridResNet50(nn.Module):
     def _decode(self, features: list[Tensor]) -> list[Tensor]:
         *skips, deepest = features
         return self.decoder([*skips, self.bottleneck(deepest)])
-
-    def _classify(self, deepest: Tensor) -> Tensor | None:
-        if self.image_head is None:
-            return None
-        return self.image_head(deepest.detach() if self.detached_heads else deepest)
 
 
 def _check_choice(name: str, value: object, choices: tuple) -> None:

@@ -55,7 +55,7 @@ from bus_smp.training.resume import (
     read_state,
     run_identity,
 )
-from bus_smp.training.step import TrainingStep
+from bus_smp.training.step import ImageTargets, TrainingStep
 from bus_smp.training.tensorboard import EventFile
 
 # Seconds between two drawings of the curves, each of which takes half a second.
@@ -126,7 +126,9 @@ class _Training:
         if ranks.count() > 1:
             self.sampler = RankSampler(whole, plan.batch_size, ranks.rank(), ranks.count())
         self.loader = make_loader(
-            TrainingDataset(cache, list(self.rows["label"]), settings.augment, plan.seed),
+            TrainingDataset(
+                cache, list(self.rows["label"]), settings.augment, plan.seed, settings.heads.shape > 0
+            ),
             self.sampler,
             plan.batch_size // ranks.count(),
             count_workers(settings, self.engine),
@@ -258,8 +260,9 @@ class _Training:
             # The last group of an epoch may be smaller, because the saved state holds no gradients.
             begun = step // plan.accumulate * plan.accumulate
             size = min(plan.accumulate, self.steps - begun)
-            last, weights = step + 1 == begun + size, self.weights[batch.indices]
-            losses.append(self.step(batch.images, batch.masks, size, last, batch.labels, weights))
+            whole = ImageTargets(batch.labels, batch.shapes, self.weights[batch.indices])
+            last = step + 1 == begun + size
+            losses.append(self.step(batch.images, batch.masks, size, last, whole))
             indices.append(batch.indices)
             if len(losses) % interval == 0 or step + 1 == self.steps:
                 self._check_finite(losses, indices, epoch)

@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,29 @@ from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, Ou
 from bus_smp.model.image_head import image_loss
 from bus_smp.model.losses import DeepSupervisionLoss
 from bus_smp.model.perturb import change_shallow_features, exchange_style, perturb_norm
+from bus_smp.model.shape_head import shape_loss
 from bus_smp.system import ranks
 from bus_smp.system.engine import Engine
 from bus_smp.training.average import WeightAverage
 
 _SEGMENTATION = ("main", "aux_2", "aux_4", "aux_8")
-_HEADS = ("image_head",)
+_HEADS = ("image_head", "shape_head")
 # Settings of the model that change its training only.
 _CHANGES = {"perturb_norm": perturb_norm, "exchange_style": exchange_style}
+
+
+class ImageTargets(NamedTuple):
+    """What the heads of the whole image learn from a batch.
+
+    Attributes:
+        labels: int64 (N,), places in ``LABELS``.
+        shapes: float32 (N, 4), as in ``Batch``.
+        weights: float32 (N,), of each image in these losses.
+    """
+
+    labels: Tensor
+    shapes: Tensor
+    weights: Tensor
 
 
 class TrainingStep:
@@ -56,22 +71,25 @@ class TrainingStep:
             "num_classes": len(CLASSES),
             **settings.model.model_dump(exclude={"init", *_CHANGES}),
             "image_head": self.heads.image > 0,
+            "shape_head": self.heads.shape > 0,
             "detached_heads": self.heads.detached,
         }
         model = HybridResNet50(**{**self.model_arguments, "encoder_weights": encoder_weights})
         self.encoder_origin: str | None = model.encoder_origin if start is None else None
         self.new_heads = [] if start is None else _start_from(model, start)
-        for name, change in _CHANGES.items():
-            if probability := getattr(settings.model, name):
-                change_shallow_features(model.encoder, change, probability)
         if plan.sync_batchnorm and ranks.count() > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(engine.device).to(memory_format=torch.channels_last)
+        # not earlier: the conversion above replaces modules
+        for name, change in _CHANGES.items():
+            if probability := getattr(settings.model, name):
+                change_shallow_features(model.encoder, change, probability)
         self.grey = settings.data.grey
         padded = settings.data.geometry == "letterbox"
         self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump(), padded=padded)
         supervised = len(self.model.heads)
-        self.loss_names = (*_SEGMENTATION[:supervised], *(["image"] if self.model.image_head else []))
+        whole = [name for name in ("image", "shape") if getattr(self.heads, name)]
+        self.loss_names = (*_SEGMENTATION[:supervised], *whole)
         groups: list[Any] = list(self.model.parameters())
         self.rates: tuple[float, ...] = (plan.lr,)
         if plan.encoder_lr is not None:
@@ -100,8 +118,7 @@ class TrainingStep:
         masks: Tensor,
         group: int = 1,
         last: bool = True,
-        labels: Tensor | None = None,
-        weights: Tensor | None = None,
+        whole: ImageTargets | None = None,
     ) -> Tensor:
         """Add the gradient of one batch; after the last batch of its group, update the weights.
 
@@ -110,8 +127,7 @@ class TrainingStep:
             masks: uint8 (N, S, S), class indices; ``IGNORED`` in the padding of a letterbox.
             group: number of batches whose mean gradient makes one update.
             last: whether this batch is the group's last.
-            labels: int64 (N,), places in ``LABELS``; needed by the image head.
-            weights: float32 (N,), of each image in the losses of the heads of the whole image; None: all 1.
+            whole: what the heads of the whole image learn; needed where there is one.
 
         Returns:
             The total loss and those of ``loss_names``, detached, float32 (1 + heads,).
@@ -119,14 +135,12 @@ class TrainingStep:
         device = self.engine.device
         inputs = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD, self.grey)
         targets = masks.to(device, non_blocking=True)
-        if labels is not None:
-            labels = labels.to(device, non_blocking=True)
-        if weights is not None:
-            weights = weights.to(device, non_blocking=True)
+        if whole is not None:
+            whole = ImageTargets(*(part.to(device, non_blocking=True) for part in whole))
         # processes exchange gradients once for each update of the weights
         waiting = ranks.count() > 1 and not last
         with self._network.no_sync() if waiting else contextlib.nullcontext():
-            loss, heads = self._compute(inputs, targets, labels, weights)
+            loss, heads = self._compute(inputs, targets, whole)
             self.scaler.scale(loss / group).backward()
         if last:
             if self.clip:
@@ -140,16 +154,20 @@ class TrainingStep:
         return torch.stack([loss.detach(), *heads])
 
     def _losses(
-        self, inputs: Tensor, targets: Tensor, labels: Tensor | None, weights: Tensor | None
+        self, inputs: Tensor, targets: Tensor, whole: ImageTargets | None
     ) -> tuple[Tensor, list[Tensor]]:
         with self.engine.autocast():
             output: Output = self._network(inputs)
         total, losses = self.loss((output.logits, *output.aux), targets)
         if output.image is not None:
-            assert labels is not None
-            image = image_loss(output.image, labels, weights)
-            total, losses = total + self.heads.image * image, [*losses, image.detach()]
-        return total, losses
+            assert whole is not None
+            losses.append(image_loss(output.image, whole.labels, whole.weights))
+            total = total + self.heads.image * losses[-1]
+        if output.shape is not None:
+            assert whole is not None
+            losses.append(shape_loss(output.shape, whole.shapes, whole.weights))
+            total = total + self.heads.shape * losses[-1]
+        return total, [loss.detach() for loss in losses]
 
     def share_buffers(self) -> None:
         """Give every process the first one's running statistics of batch norm, because each has seen other images."""
