@@ -27,6 +27,7 @@ from bus_smp.inference.formats.onnx import load_onnx
 from bus_smp.inference.formats.openvino import load_openvino
 from bus_smp.inference.formats.pth import load_pth
 from bus_smp.inference.parity import compare_networks, passes
+from bus_smp.inference.predictor import Outputs
 from bus_smp.model.checkpoint import load_model, read_header, write_checkpoint
 from bus_smp.model.hybrid import HybridResNet50, normalise
 from bus_smp.system.files import file_sha256
@@ -73,7 +74,9 @@ def _network(run, kind):
 
         def network(images):
             with torch.inference_mode():
-                return model(normalise(torch.from_numpy(images), about["mean"], about["std"])).numpy()
+                return Outputs(
+                    model(normalise(torch.from_numpy(images), about["mean"], about["std"])).numpy()
+                )
 
         return network
     return {"onnx": load_onnx, "openvino": load_openvino}[kind](path)
@@ -89,7 +92,7 @@ def test_every_format_says_what_the_weights_say_at_any_batch_and_size(exported, 
         with torch.inference_mode():
             inputs = normalise(torch.from_numpy(images), header["mean"], header["std"])
             expected = model.predict_logits(inputs).numpy()
-        found = network(images)
+        found = network(images).logits
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -262,14 +265,17 @@ def test_the_comparison_counts_what_differs():
     truth = np.zeros((4, 4), np.uint8)
     truth[:2] = 2
     examples = [(np.zeros((4, 4, 3), np.uint8), truth), (np.zeros((4, 4, 3), np.uint8), np.zeros_like(truth))]
-    parity = compare_networks(lambda _: logits, lambda _: changed, examples, Geometry(4))
+    parity = compare_networks(lambda _: Outputs(logits), lambda _: Outputs(changed), examples, Geometry(4))
     assert parity["argmax_agreement"] == 31 / 32
     assert parity["dice_lesion_reference"] == 1
     assert parity["dice_lesion"] == pytest.approx(2 * 7 / (7 + 8))
     assert parity["largest_logit_difference"] == 10
     assert (parity["auc_malignant_reference"], parity["auc_malignant"]) == (1, 1)
     without = compare_networks(
-        lambda _: logits, lambda _: changed, [(image, None) for image, _ in examples], Geometry(4)
+        lambda _: Outputs(logits),
+        lambda _: Outputs(changed),
+        [(image, None) for image, _ in examples],
+        Geometry(4),
     )
     # without truth it is agreement, and never called Dice of lesions
     assert without["lesion_overlap"] == pytest.approx(2 * 7 / (7 + 8))
@@ -277,7 +283,12 @@ def test_the_comparison_counts_what_differs():
     words = describe_parity(without | {"on": "images of a folder"})
     assert "overlap of the marked lesions with those of the weights 0.9333" in words and "Dice" not in words
     changed[1, 0, 0, 0] = np.nan
-    assert compare_networks(lambda _: logits, lambda _: changed, examples, Geometry(4))["finite"] is False
+    assert (
+        compare_networks(lambda _: Outputs(logits), lambda _: Outputs(changed), examples, Geometry(4))[
+            "finite"
+        ]
+        is False
+    )
 
 
 def test_int8_takes_its_ranges_only_from_training_images(scratch, monkeypatch):

@@ -17,7 +17,7 @@ from bus_smp.inference.formats.contract import FromPixels
 from bus_smp.inference.formats.onnx import load_onnx, write_onnx
 from bus_smp.inference.formats.openvino import load_openvino, write_openvino
 from bus_smp.inference.formats.pth import load_pth, write_pth
-from bus_smp.inference.predictor import TorchNetwork, load_predictor, predictor_of
+from bus_smp.inference.predictor import Outputs, TorchNetwork, load_predictor, predictor_of
 from bus_smp.model.checkpoint import read_header, write_checkpoint
 from bus_smp.model.hybrid import HybridResNet50, normalise
 from bus_smp.model.losses import DeepSupervisionLoss
@@ -152,13 +152,13 @@ def test_what_lies_in_the_padding_changes_no_prediction(written):
     before = predictor.predict(image)
     network = predictor.network
 
-    def loud(images: np.ndarray) -> np.ndarray:
-        logits = network(images)
+    def loud(images: np.ndarray) -> Outputs:
+        logits = network(images).logits
         rows, columns = predictor.geometry.place(image.shape)
         padding = np.ones(logits.shape[2:], bool)
         padding[rows, columns] = False
         logits[:, 2, padding] = 1e4
-        return logits
+        return Outputs(logits)
 
     predictor.network = loud
     after = predictor.predict(image)

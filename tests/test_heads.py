@@ -13,10 +13,15 @@ from bus_smp.data.loading import TrainingDataset
 from bus_smp.data.sampler import Draw, EpochSampler, balancing_weights
 from bus_smp.errors import ConfigError
 from bus_smp.inference.folding import MainHead, fold_batch_norms
+from bus_smp.inference.formats.contract import FromPixels
+from bus_smp.inference.formats.onnx import load_onnx, write_onnx
+from bus_smp.inference.formats.openvino import load_openvino, write_openvino
+from bus_smp.inference.formats.pth import load_pth, write_pth
+from bus_smp.inference.predictor import outputs_of
 from bus_smp.measures.shape import SHAPES, lesion_shape
 from bus_smp.model.checkpoint import load_model, read_header, weights_sha256
 from bus_smp.model.encoders import load_encoder
-from bus_smp.model.hybrid import HybridResNet50
+from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50
 from bus_smp.model.image_head import image_loss
 from bus_smp.model.perturb import change_shallow_features, exchange_style, perturb_norm
 from bus_smp.model.shape_head import shape_loss, shapes_of, standardise
@@ -188,6 +193,38 @@ def test_a_folded_network_with_instance_norm_predicts_as_before():
         torch.testing.assert_close(
             fold_batch_norms(MainHead(model))(images), model(images)[0], rtol=1e-3, atol=1e-4
         )
+
+
+def test_exports_return_the_heads_by_name_and_say_what_the_weights_say(tmp_path):
+    pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    model = HybridResNet50(
+        encoder_weights=None, encoder_name="tu-test_resnet", image_head=True, shape_head=True
+    ).eval()
+    about = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "model": {}}
+    about["model"] = {"encoder_name": "tu-test_resnet", "image_head": True, "shape_head": True}
+    whole = MainHead(model)
+    assert whole.names == ("logits", "image", "shape")
+    write_onnx(
+        FromPixels(fold_batch_norms(whole), about).eval(), tmp_path / "m.onnx", 64, about, names=whole.names
+    )
+    write_openvino(tmp_path / "m.onnx", tmp_path / "m.xml", about)
+    write_pth(model, tmp_path / "m.pth", about)
+    plain = MainHead(load_pth(tmp_path / "m.pth")[0])
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 64, 3), np.uint8)
+    with torch.inference_mode():
+        expected, from_pth = (
+            outputs_of(FromPixels(one, about).eval()(torch.from_numpy(images)), one.names)
+            for one in (whole, plain)
+        )
+    assert expected.image.shape == (2, 3) and expected.shape.shape == (2, 4)
+    for found in (
+        from_pth,
+        load_onnx(tmp_path / "m.onnx")(images),
+        load_openvino(tmp_path / "m.xml")(images),
+    ):
+        for one, two in zip(expected, found, strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bus_smp.classes import LABELS
+from bus_smp.classes import IGNORED, LABELS
 from bus_smp.data.augment import Augmentation
 from bus_smp.data.cache import Cache
 from bus_smp.data.sampler import Draw, EpochSampler, RankSampler
@@ -88,7 +88,8 @@ class TrainingDataset(Dataset):
         indices = torch.tensor([draw.index for draw in draws])
         shapes = torch.full((len(draws), len(SHAPES)), torch.nan)
         if self.measure:
-            shapes = torch.tensor([list(lesion_shape(mask).values()) for mask in masks.numpy()])
+            truths = masks.numpy() * (masks.numpy() != IGNORED)
+            shapes = torch.tensor([list(lesion_shape(truth).values()) for truth in truths])
             shapes[:, SHAPES.index("area")] /= masks[0].numel()
         return Batch(images, masks, torch.from_numpy(self.labels).long()[indices], indices, shapes)
 

@@ -24,7 +24,7 @@ from bus_smp.inference.formats.openvino import load_openvino, write_openvino
 from bus_smp.inference.formats.pth import load_pth, write_pth
 from bus_smp.inference.parity import LEAST_AGREEMENT, MOST_DICE_DIFFERENCE, compare_networks, passes
 from bus_smp.inference.predict_files import find_images, is_mask
-from bus_smp.inference.predictor import Network, temperature_of
+from bus_smp.inference.predictor import Network, Outputs, outputs_of, temperature_of
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50
 from bus_smp.runs.run import Run
@@ -209,10 +209,11 @@ def _write(
     if kind == "pth":
         write_pth(model, path, about)
         return
-    module = FromPixels(fold_batch_norms(MainHead(model)), about).eval()
+    whole = MainHead(model)
+    module = FromPixels(fold_batch_norms(whole), about).eval()
     if plain is None or (kind == "onnx" and calibration is None):
         plain = path.with_name("plain.onnx")
-        write_onnx(module, plain, about["size"], about)
+        write_onnx(module, plain, about["size"], about, names=whole.names)
     if calibration is not None:
         quantised = path.with_name("quantised.onnx")
         write_int8(plain, quantised, _calibration_batches(calibration, Geometry.of(about)), about)
@@ -234,11 +235,12 @@ def _load(path: Path, kind: str, int8: bool) -> Network:
 
 def _torch_network(model: HybridResNet50, about: Mapping[str, Any]) -> Network:
     """Return the weights as a network in fp32 on the CPU, with nothing folded."""
-    module = FromPixels(MainHead(model), about).eval()
+    whole = MainHead(model)
+    module = FromPixels(whole, about).eval()
 
     @torch.inference_mode()
-    def network(images: np.ndarray) -> np.ndarray:
-        return module(torch.from_numpy(images)).numpy()
+    def network(images: np.ndarray) -> Outputs:
+        return outputs_of(module(torch.from_numpy(images)), whole.names)
 
     return network
 

@@ -5,22 +5,36 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from bus_smp.model.hybrid import HybridResNet50
+from bus_smp.model.shape_head import shapes_of
 
 
 class MainHead(nn.Module):
-    """A hybrid model as one function from images to full-size logits; auxiliary heads are not computed.
+    """A hybrid model as one function from images to what is predicted; auxiliary heads are not computed.
 
     Args:
         model: shared, not copied.
+
+    Attributes:
+        names: of what ``forward`` returns: ``logits``, and ``image`` and ``shape`` where there are such heads.
     """
 
     def __init__(self, model: HybridResNet50) -> None:
         super().__init__()
         self.model = model
+        whole = {"image": model.image_head, "shape": model.shape_head}
+        self.names = ("logits", *(name for name, head in whole.items() if head is not None))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits float (N, classes, H, W) of normalised images, float (N, 3, H, W)."""
-        return self.model.predict_logits(images)
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return logits float (N, classes, H, W) of normalised images, float (N, 3, H, W).
+
+        With a head for the whole image it is a tuple of ``names``: the logits; logits (N, 3) of normal, benign and malignant;
+        the lesion's shape (N, 4), see ``shapes_of``.
+        """
+        output = self.model.predict(images)
+        if len(self.names) == 1:
+            return output.logits
+        shape = None if output.shape is None else shapes_of(output.shape.float())
+        return tuple(one for one in (output.logits, output.image, shape) if one is not None)
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:

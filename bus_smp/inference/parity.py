@@ -17,6 +17,8 @@ from bus_smp.statistics.bootstrap import defined
 # Share of the pixels with the same most probable class.
 LEAST_AGREEMENT = 0.9995
 MOST_DICE_DIFFERENCE = 0.001
+# Of a logit of the image head, or of what the shape head says.
+MOST_HEAD_DIFFERENCE = 0.01
 _BATCH = 8
 
 
@@ -30,20 +32,22 @@ def compare_networks(
     """Run both on the same images, and compare them on the network's grid, without its padding.
 
     Args:
-        reference, network: from uint8 (N, S, S, 3) to logits float32 (N, 3, S, S).
+        reference, network: from uint8 (N, S, S, 3).
         examples: image uint8 (H, W, 3) and true mask uint8 (H, W), or None where it is not known.
         geometry: of the run.
         temperature: of the run; the malignancy score of an image is taken after it.
 
     Returns:
         JSON values; None where undefined. ``images``; ``argmax_agreement``: share of pixels with the same most
-        probable class; ``largest_logit_difference``; ``largest_score_difference`` of the malignancy score;
+        probable class; ``largest_logit_difference``; ``largest_head_difference`` of the heads for the whole image;
+        ``largest_score_difference`` of the malignancy score;
         ``dice_lesion``, ``dice_lesion_reference`` and ``dice_lesion_difference``: mean over the images with a true
         lesion; ``lesion_overlap``: mean over the images without known truth of 2 A / (B + C), where A pixels are lesion
         for both networks, B for the one, C for the other; ``auc_malignant``, ``auc_malignant_reference``: by image;
         ``finite``: whether no logit is NaN or infinite.
     """
     agreed, pixels, largest, finite = 0, 0, 0.0, True
+    of_heads: list[float] = []
     dice: list[tuple[float, float]] = []
     overlaps: list[tuple[float, float]] = []
     scores: list[tuple[float, float, bool | None]] = []
@@ -51,8 +55,12 @@ def compare_networks(
     while batch := list(islice(remaining, _BATCH)):
         grids = np.stack([geometry.image(image) for image, _ in batch])
         both = reference(grids), network(grids)
+        for head_expected, head_found in zip(both[0][1:], both[1][1:], strict=True):
+            if head_expected is not None and head_found is not None:
+                finite &= bool(np.isfinite(head_found).all())
+                of_heads.append(float(np.abs(head_expected - head_found).max()))
         for number, (image, truth) in enumerate(batch):
-            expected, found = (geometry.cut(logits[number], image.shape) for logits in both)
+            expected, found = (geometry.cut(outputs.logits[number], image.shape) for outputs in both)
             finite &= bool(np.isfinite(found).all())
             largest = max(largest, float(np.abs(expected - found).max()))
             masks = expected.argmax(0).astype(np.uint8), found.argmax(0).astype(np.uint8)
@@ -69,6 +77,7 @@ def compare_networks(
         "finite": finite,
         "argmax_agreement": agreed / pixels if pixels else None,
         "largest_logit_difference": defined(largest),
+        "largest_head_difference": defined(max(of_heads, default=math.nan)),
         "largest_score_difference": defined(max((abs(a - b) for a, b, _ in scores), default=math.nan)),
         "dice_lesion_reference": defined(reference_dice),
         "dice_lesion": defined(network_dice),
@@ -82,12 +91,14 @@ def compare_networks(
 def passes(parity: Mapping[str, Any]) -> bool:
     """Return whether an fp32 file agrees with the weights closely enough to be kept."""
     difference, overlap = parity["dice_lesion_difference"], parity["lesion_overlap"]
+    of_heads = parity["largest_head_difference"]
     return bool(
         parity["finite"]
         and parity["argmax_agreement"] is not None
         and parity["argmax_agreement"] >= LEAST_AGREEMENT
         and (difference is None or abs(difference) <= MOST_DICE_DIFFERENCE)
         and (overlap is None or overlap >= 1 - MOST_DICE_DIFFERENCE)
+        and (of_heads is None or of_heads <= MOST_HEAD_DIFFERENCE)
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -26,8 +26,31 @@ from bus_smp.system.files import file_sha256
 # Of an image with more pixels, the probabilities at its own size are never in memory as a whole, only for its mask.
 _LARGE = 16_000_000
 
-# From uint8 (N, S, S, 3), RGB, to logits float32 (N, classes, S, S).
-Network = Callable[[np.ndarray], np.ndarray]
+
+class Outputs(NamedTuple):
+    """What a network returns for N images, float32.
+
+    Attributes:
+        logits: (N, classes, S, S).
+        image: (N, 3), logits of normal, benign and malignant for the whole image; None without an image head.
+        shape: (N, 4), the lesion on the grid: share of its area, depth to width, circularity, solidity; None without a shape
+            head.
+    """
+
+    logits: np.ndarray
+    image: np.ndarray | None = None
+    shape: np.ndarray | None = None
+
+
+def outputs_of(found: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str]) -> Outputs:
+    """The tensors that a ``MainHead`` with these ``names`` returned, as arrays."""
+    parts = [found] if isinstance(found, torch.Tensor) else found
+    arrays = (part.float().cpu().contiguous().numpy() for part in parts)
+    return Outputs(**dict(zip(names, arrays, strict=True)))
+
+
+# From uint8 (N, S, S, 3), RGB.
+Network = Callable[[np.ndarray], Outputs]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -234,7 +257,8 @@ class NetworkPredictor(Predictor):
         """See ``Predictor.predict_prepared``."""
         if not images:
             return []
-        logits = torch.from_numpy(self._logits([image.grids[0] for image in images]))
+        outputs = self._outputs([image.grids[0] for image in images])
+        logits = torch.from_numpy(outputs.logits)
         raw = torch.softmax(logits, dim=1).numpy()
         scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
         cut = self.geometry.cut
@@ -249,17 +273,17 @@ class NetworkPredictor(Predictor):
         Raises:
             EvaluationError: if the network returns NaN or infinity.
         """
-        return self._logits([self.prepare(image).grids[0] for image in images])
+        return self._outputs([self.prepare(image).grids[0] for image in images]).logits
 
-    def _logits(self, grids: Sequence[np.ndarray]) -> np.ndarray:
-        logits = self.network(np.stack(grids))
+    def _outputs(self, grids: Sequence[np.ndarray]) -> Outputs:
+        outputs = self.network(np.stack(grids))
         # NaN and infinity survive a sum, which is ten times faster than asking each value
-        if not torch.isfinite(torch.from_numpy(logits).sum()):
+        if not all(torch.isfinite(torch.from_numpy(one).sum()) for one in outputs if one is not None):
             raise EvaluationError(
                 "the network returned NaN or infinite values",
                 hint="the weights are damaged or training diverged; try another run or --precision fp32",
             )
-        return logits
+        return outputs
 
 
 class TorchNetwork:
@@ -290,13 +314,13 @@ class TorchNetwork:
         }
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return logits float32 (N, 3, S, S) of uint8 (N, S, S, 3)."""
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """Return what is predicted of uint8 (N, S, S, 3)."""
         network = self._prediction_network()
         inputs = normalise(torch.from_numpy(images).to(self.engine.device), self.mean, self.std)
         with self.engine.autocast():
-            logits = network(inputs)
-        return logits.float().cpu().contiguous().numpy()
+            found = network(inputs)
+        return outputs_of(found, MainHead(self.model).names)
 
     def _prediction_network(self) -> nn.Module:
         # Every change that torch knows of increases a tensor's version, except those of fused optimisers; but the

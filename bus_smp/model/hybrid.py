@@ -143,15 +143,21 @@ class HybridResNet50(nn.Module):
         features = self.encoder(images)
         stages = self._decode(features)
         logits, *aux = (head(stage) for head, stage in zip(self.heads, reversed(stages), strict=False))
-        deepest = features[-1].detach() if self.detached_heads else features[-1]
-        image, shape = (
-            None if head is None else head(deepest) for head in (self.image_head, self.shape_head)
-        )
-        return Output(logits, tuple(aux), image, shape)
+        return Output(logits, tuple(aux), *self._describe(features[-1]))
+
+    def predict(self, images: Tensor) -> Output:
+        """Return the same without the auxiliary heads, which are not computed."""
+        features = self.encoder(images)
+        return Output(self.heads[0](self._decode(features)[-1]), (), *self._describe(features[-1]))
 
     def predict_logits(self, images: Tensor) -> Tensor:
         """Return the full-size logits (N, num_classes, H, W); the auxiliary heads are not computed."""
-        return self.heads[0](self._decode(self.encoder(images))[-1])
+        return self.predict(images).logits
+
+    def _describe(self, deepest: Tensor) -> list[Tensor | None]:
+        """The output of the image head and of the shape head."""
+        feature = deepest.detach() if self.detached_heads else deepest
+        return [None if head is None else head(feature) for head in (self.image_head, self.shape_head)]
 
     def _decode(self, features: list[Tensor]) -> list[Tensor]:
         *skips, deepest = features

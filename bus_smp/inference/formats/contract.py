@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from bus_smp.classes import CLASSES
+from bus_smp.classes import CLASSES, LABELS
 from bus_smp.errors import BusSmpError, CheckpointError, ConfigError
-from bus_smp.inference.predictor import Network
+from bus_smp.inference.predictor import Network, Outputs
+from bus_smp.measures.shape import SHAPES
 from bus_smp.model.hybrid import normalise
 from bus_smp.system.files import open_regular
 
@@ -40,8 +41,8 @@ class FromPixels(nn.Module):
         self.network = network
         self.mean, self.std, self.grey = tuple(about["mean"]), tuple(about["std"]), bool(about.get("grey"))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the network's logits, float32 (N, classes, H, W), of uint8 (N, H, W, 3), RGB."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return what the network returns, logits float32 (N, classes, H, W) first, of uint8 (N, H, W, 3), RGB."""
         return self.network(normalise(images, self.mean, self.std, self.grey))
 
 
@@ -120,18 +121,20 @@ def refuse_elsewhere(path: Path) -> None:
 def checked(path: Path, network: Network) -> Network:
     """Return the network with one clear error where it cannot be run, or returns something else than logits of each pixel."""
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         try:
-            logits = network(images)
+            outputs = network(images)
         except Exception as error:  # a type for each library
             raise CheckpointError(f"{path}: cannot be run ({reason(error)})", hint=_AGAIN) from None
         size = images.shape[1:3] if images.dtype == np.uint8 else images.shape[2:]
-        expected = (len(images), len(CLASSES), *size)
-        if logits.dtype != np.float32 or logits.shape != expected:
-            raise CheckpointError(
-                f"{path}: returns {logits.dtype} {logits.shape}, not float32 {expected}", hint=_AGAIN
-            )
-        return logits
+        shapes = (len(CLASSES), *size), (len(LABELS),), (len(SHAPES),)
+        for found, shape in zip(outputs, shapes, strict=True):
+            expected = (len(images), *shape)
+            if found is not None and (found.dtype != np.float32 or found.shape != expected):
+                raise CheckpointError(
+                    f"{path}: returns {found.dtype} {found.shape}, not float32 {expected}", hint=_AGAIN
+                )
+        return outputs
 
     return run
 

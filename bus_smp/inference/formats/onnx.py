@@ -1,7 +1,7 @@
 """ONNX files: written by PyTorch's exporter, quantised by ONNX Runtime, and read by it."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,18 @@ from bus_smp.inference.formats.contract import (
     readable,
     refuse_elsewhere,
 )
-from bus_smp.inference.predictor import Network
+from bus_smp.inference.predictor import Network, Outputs
 from bus_smp.system.files import replacing
 
 
 def write_onnx(
-    module: nn.Module, path: Path, size: int, about: Mapping[str, Any] | None = None, *, fixed: bool = False
+    module: nn.Module,
+    path: Path,
+    size: int,
+    about: Mapping[str, Any] | None = None,
+    *,
+    fixed: bool = False,
+    names: Sequence[str] = (OUTPUT,),
 ) -> None:
     """Write any network as ONNX, input ``images`` and output ``logits``, all or nothing; below 2 GB.
 
@@ -35,6 +41,7 @@ def write_onnx(
             a ``FromPixels``.
         size: height and width of the example it is traced with.
         about: JSON values; travel with the file.
+        names: of what it returns.
         fixed: export for height and width ``size`` only, for networks that cannot take other sizes.
 
     Raises:
@@ -47,7 +54,7 @@ def write_onnx(
     program = _traced(module, size, fixed)
     with quietly():
         exported = torch.onnx.export(
-            program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+            program, dynamo=True, input_names=[INPUT], output_names=list(names), verbose=False
         )
     assert exported is not None
     model = exported.model_proto
@@ -116,7 +123,9 @@ def write_int8(
             return None if batch is None else {INPUT: batch}
 
     graph = onnx.load(source, load_external_data=False).graph
-    head = [node.name for node in graph.node if OUTPUT in node.output]
+    outputs = {output.name for output in graph.output}
+    # heads: the last convolution, and the linear layers of those for the whole image
+    head = [node.name for node in graph.node if outputs & set(node.output) or node.op_type == "Gemm"]
     with tempfile.TemporaryDirectory() as folder, quietly():
         quantised = Path(folder) / "int8.onnx"
         quantize_static(
@@ -169,4 +178,8 @@ def load_onnx(path: Path) -> Network:
         refuse_elsewhere(path)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
-    return checked(path, lambda images: session.run(None, {given.name: images})[0])
+        names = [output.name for output in session.get_outputs()]
+    return checked(
+        path,
+        lambda images: Outputs(**dict(zip(names, session.run(None, {given.name: images}), strict=True))),
+    )

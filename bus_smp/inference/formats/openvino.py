@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bus_smp.errors import ConfigError
 from bus_smp.inference.formats.contract import KEY, as_json, checked, needed, readable, refuse_elsewhere
-from bus_smp.inference.predictor import Network
+from bus_smp.inference.predictor import Network, Outputs
 from bus_smp.system.files import replacing
 
 
@@ -61,5 +63,10 @@ def load_openvino(path: Path, precision: str = "fp32") -> Network:
         refuse_elsewhere(path)
         compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
     request = compiled.create_infer_request()
-    # copied: the request writes its next answer to the same memory
-    return checked(path, lambda images: request.infer({0: images})[compiled.output(0)].copy())
+
+    def run(images: np.ndarray) -> Outputs:
+        found = request.infer({0: images})
+        # copied: the request writes its next answer to the same memory
+        return Outputs(**{output.get_any_name(): found[output].copy() for output in compiled.outputs})
+
+    return checked(path, run)
