@@ -1,7 +1,8 @@
 """Several networks, or several views of one, as one predictor: the mean of their probabilities, and how far they differ."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,7 @@ class _Mean:
         self.lesions: list[np.ndarray] = []
         self.raw: dict[tuple[int, ...], np.ndarray] = {}
         self.disagreements: list[dict[str, float]] = []
+        self.of_heads: list[tuple[np.ndarray | None, Mapping[str, float] | None]] = []
         self.thresholds: list[float | None] = []
 
     def add(self, found: Prediction) -> None:
@@ -96,6 +98,7 @@ class _Mean:
         for part in found.parts or (found.raw_grid,):
             self.raw[part.shape] = self.raw[part.shape] + part if part.shape in self.raw else part
         self.disagreements.append(dict(found.disagreement))
+        self.of_heads.append((found.image_probabilities, found.head_shape))
         self.thresholds.append(found.threshold)
 
     def prediction(self, of: str) -> Prediction:
@@ -114,7 +117,20 @@ class _Mean:
             disagreement={of: 1 - mean_pairwise_dice(self.lesions)}
             | {key: float(np.mean([one[key] for one in self.disagreements])) for key in inner},
             parts=parts if len(parts) > 1 else (),
+            **self._mean_of_heads(),
         )
+
+    def _mean_of_heads(self) -> dict[str, Any]:
+        """What the heads of the whole image say on average; nothing of a head that not every network has."""
+        images, shapes = zip(*self.of_heads, strict=True)
+        return {
+            "image_probabilities": np.mean(images, axis=0)
+            if all(one is not None for one in images)
+            else None,
+            "head_shape": {key: float(np.mean([one[key] for one in shapes])) for key in shapes[0]}
+            if all(one is not None for one in shapes)
+            else None,
+        }
 
 
 def mean_pairwise_dice(masks: Sequence[np.ndarray]) -> float:

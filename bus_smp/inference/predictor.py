@@ -18,6 +18,7 @@ from bus_smp.errors import EvaluationError
 from bus_smp.figures.overlay import overlay
 from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.measures.overlap import classes_of, confusion, malignant_score, predicted_label
+from bus_smp.measures.shape import SHAPES
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50, normalise
 from bus_smp.system.engine import Engine
@@ -70,6 +71,10 @@ class Prediction:
             empty: there is only one.
         parts: the raw grids of networks whose grids differ in size, weighted; at the image's own size they are added.
             Empty: ``raw_grid`` is all.
+        image_probabilities: float32 (3,) of normal, benign and malignant, what the image head says, after its own
+            temperature; None without such a head.
+        head_shape: what the shape head says of the lesion at the image's own size, by the names of ``lesion_shape`` (area in
+            pixels); None without one. Circularity and solidity are those on the network's grid.
     """
 
     grid: np.ndarray
@@ -80,6 +85,8 @@ class Prediction:
     spread: np.ndarray | None = None
     disagreement: Mapping[str, float] = field(default_factory=dict)
     parts: tuple[np.ndarray, ...] = ()
+    image_probabilities: np.ndarray | None = None
+    head_shape: Mapping[str, float] | None = None
 
     @cached_property
     def native(self) -> np.ndarray:
@@ -221,7 +228,7 @@ class NetworkPredictor(Predictor):
         network: a ``TorchNetwork``, or what ``formats`` reads from an exported file.
         computed_in: ``backend``, ``device`` and ``precision`` of the network.
         geometry: that the network was trained with.
-        temperature: > 0; logits are divided by it.
+        temperature, image_temperature: > 0; logits of pixels, and those of the image head, are divided by it.
         threshold: the score from which an image is called malignant; None: there is none.
         weights: as in ``Predictor``.
     """
@@ -234,19 +241,21 @@ class NetworkPredictor(Predictor):
         geometry: Geometry,
         batch_size: int = 8,
         temperature: float = 1.0,
+        image_temperature: float = 1.0,
         threshold: float | None = None,
         weights: tuple[str, ...] = (),
     ) -> None:
         self.network = network
         self.computed_in = dict(computed_in)
         self.geometry, self.size = geometry, geometry.size
-        self.batch_size, self.temperature = batch_size, temperature
+        self.batch_size = batch_size
+        self.temperature, self.image_temperature = temperature, image_temperature
         self.threshold, self.weights = threshold, weights
 
     def at_temperature(self, temperature: float) -> "NetworkPredictor":
-        """Return the same predictor with another temperature; the weights are shared."""
+        """Return the same predictor with another temperature, and none of the image head; the weights are shared."""
         other = copy.copy(self)
-        other.temperature = temperature
+        other.temperature, other.image_temperature = temperature, 1.0
         return other
 
     def prepare(self, image: np.ndarray) -> Prepared:
@@ -262,10 +271,30 @@ class NetworkPredictor(Predictor):
         raw = torch.softmax(logits, dim=1).numpy()
         scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
         cut = self.geometry.cut
-        return [
+        found = [
             Prediction(cut(grid, image.shape), cut(raw_grid, image.shape), image.shape, self.threshold)
             for image, grid, raw_grid in zip(images, scaled, raw, strict=True)
         ]
+        if outputs.image is not None or outputs.shape is not None:
+            return [self._with_heads(one, outputs, place) for place, one in enumerate(found)]
+        return found
+
+    def _with_heads(self, found: Prediction, outputs: Outputs, place: int) -> Prediction:
+        """Add what the heads of the whole image say."""
+        probabilities, shape = None, None
+        if outputs.image is not None:
+            of_image = torch.from_numpy(outputs.image[place]) / self.image_temperature
+            probabilities = torch.softmax(of_image, dim=0).numpy()
+        if outputs.shape is not None:
+            # from the grid to the image's own size: the padding is no part of it, and stretching changes depth to width
+            scales = [
+                own / on_grid
+                for own, on_grid in zip(found.shape, self.geometry.extent(found.shape), strict=True)
+            ]
+            shape = dict(zip(SHAPES, map(float, outputs.shape[place]), strict=True))
+            shape["area"] *= self.size**2 * scales[0] * scales[1]
+            shape["depth_to_width"] *= scales[0] / scales[1]
+        return replace(found, image_probabilities=probabilities, head_shape=shape)
 
     def grid_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the logits of one batch of uint8 RGB images, before temperature: float32 (N, 3, S, S).
@@ -361,6 +390,7 @@ def predictor_of(
         batch_size=batch_size,
         temperature=temperature_of(header),
         threshold=(header.get("calibration") or {}).get("threshold"),
+        image_temperature=((header.get("calibration") or {}).get("image") or {}).get("temperature", 1.0),
         weights=(header["sha256"],),
     )
 
