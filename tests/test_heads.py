@@ -113,7 +113,7 @@ def test_batches_have_the_shapes_of_their_own_augmented_masks(tmp_path):
         expected = lesion_shape(mask) if mask.any() else dict.fromkeys(SHAPES, np.nan)
         expected["area"] /= 64 * 64
         np.testing.assert_allclose(shape, list(expected.values()), rtol=1e-6)
-    assert np.isnan(batch.shapes[0]).all() and 0.02 < batch.shapes[1, 0] < 0.2
+    assert batch.shapes[0].isnan().all() and 0.02 < batch.shapes[1, 0] < 0.2
 
 
 def test_the_image_loss_is_the_weighted_mean_of_the_cross_entropies():
