@@ -129,8 +129,16 @@ class HeadSettings(_Section):
     """Weight of the image head's loss: normal, benign or malignant; 0.2 is a start."""
     shape: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the shape head's loss: the lesion's area, depth to width, circularity and solidity; 0.2 is a start."""
+    consistency: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a loss where the image head's malignancy and that of the mask's shape differ; needs the image head."""
     detached: bool = True
     """Whether the heads only read the encoder's features, without training the encoder."""
+
+    @model_validator(mode="after")
+    def _has_class(self) -> "HeadSettings":
+        if self.consistency and not self.image:
+            raise ValueError("consistency needs the image head: heads.image > 0")
+        return self
 
 
 class LossSettings(_Section):

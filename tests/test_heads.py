@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from bus_smp.inference.formats.pth import load_pth, write_pth
 from bus_smp.inference.predictor import outputs_of
 from bus_smp.measures.shape import SHAPES, lesion_shape
 from bus_smp.model.checkpoint import load_model, read_header, weights_sha256
+from bus_smp.model.consistency import consistency_loss, learn_rule, soft_shape
 from bus_smp.model.encoders import load_encoder
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50
 from bus_smp.model.image_head import image_loss
@@ -33,6 +35,7 @@ from bus_smp.training.step import ImageTargets, TrainingStep
 ALL = (
     "heads.image=0.2",
     "heads.shape=0.2",
+    "heads.consistency=0.2",
     "model.perturb_norm=0.5",
     "model.exchange_style=0.5",
     "model.decoder_norm=instance",
@@ -100,6 +103,46 @@ def test_the_shape_loss_leaves_images_without_a_lesion_out():
     assert shape_loss(output, shapes[1:].repeat(2, 1)) == 0
     limits = shapes_of(torch.full((1, 4), 9.0))[0]
     assert limits[0] == limits[2] == limits[3] == 1
+
+
+def disc(down, across, size=96):
+    mask = np.zeros((size, size), np.uint8)
+    cv2.ellipse(mask, (44, 50), (across, down), 0, 0, 360, 1, -1)
+    return mask
+
+
+def test_the_soft_shape_of_a_mask_is_that_of_its_outline():
+    lobed = disc(20, 20)
+    for angle in range(0, 360, 60):
+        centre = (int(44 + 20 * np.cos(np.radians(angle))), int(50 + 20 * np.sin(np.radians(angle))))
+        cv2.circle(lobed, centre, 9, 0, -1)
+    masks = torch.from_numpy(np.stack([disc(30, 30), disc(15, 30), disc(30, 15), lobed]))
+    depth, circularity, roundness = soft_shape(masks).T
+    torch.testing.assert_close(
+        depth[:3], torch.tensor([0, -np.log(2.0), np.log(2.0)]).float(), atol=0.02, rtol=0
+    )
+    torch.testing.assert_close(roundness[:3], torch.ones(3), atol=0.01, rtol=0)
+    assert circularity[0] > 0.95 > circularity[1] > circularity[3] and roundness[3] < 0.97
+
+
+def test_mask_and_class_that_disagree_move_towards_each_other():
+    masks = np.stack([disc(12, 30), disc(14, 30), disc(30, 12), disc(30, 14), 0 * disc(9, 9)])
+    rule = learn_rule(masks, ["benign", "benign", "malignant", "malignant", "normal"])
+    assert rule[0] > 0, "taller than wide is malignant here"
+    logits = 8 * torch.from_numpy(np.stack([1 - masks, masks, 0 * masks], 1)).float().requires_grad_()
+    logits.retain_grad()
+    image = torch.tensor([[0.0, -2, 2]] * 5, requires_grad=True)
+    labels = torch.tensor([1, 1, 2, 2, 0])
+    loss = consistency_loss(logits, image, labels, rule)
+    loss.backward()
+    # a flat lesion that is called malignant: less malignant, and taller
+    assert image.grad[0, 2] > 0 > image.grad[0, 1] and not image.grad[:, 0].any() and not image.grad[4].any()
+    assert logits.grad[0].any() and not logits.grad[4].any()
+    assert 0 < loss < 1
+    nothing = torch.zeros_like(logits) + torch.tensor([90.0, 0, 0])[:, None, None]
+    assert consistency_loss(nothing, image, labels, rule) == 0
+    with pytest.raises(ConfigError, match="needs the image head"):
+        load_settings(None, ["heads.consistency=0.1"])
 
 
 def test_batches_have_the_shapes_of_their_own_augmented_masks(tmp_path):
@@ -296,6 +339,11 @@ def test_a_data_set_of_one_class_is_warned_of_and_a_training_of_one_class_refuse
     mixed = Rows(("a", "normal"), ("a", "benign"), ("b", "malignant"), ("b", "malignant"))
     (warning,) = check_heads(with_head, mixed)
     assert "all training images of b are malignant" in warning
+    with pytest.raises(ConfigError, match="benign and malignant"):
+        check_heads(
+            load_settings(None, ["heads.image=1", "heads.consistency=1"]),
+            Rows(("a", "normal"), ("a", "benign")),
+        )
     single = Rows(("a", "benign"), ("b", "benign"))
     assert check_heads(without, single) == []
     with pytest.raises(ConfigError, match="all images of the train split are benign") as caught:

@@ -139,8 +139,8 @@ def test_crosseval_by_two_processes_writes_what_one_writes(shared_run, manifests
 
 # Every value of every option with every value of each other one at least once. Batch norm over GPUs is refused on CPUs.
 COMBINATIONS = """
-model.attention=scse model.bottleneck=aspp model.deep_supervision=true  train.ema=0.5 train.accumulate=2 train.precision=fp32 heads.image=0.2 heads.detached=false model.perturb_norm=0.5 model.exchange_style=0.5 model.decoder_norm=instance heads.shape=0.2
-model.attention=scse model.bottleneck=null model.deep_supervision=false train.ema=0   train.accumulate=1 train.precision=bf16 heads.image=0.2 model.perturb_norm=0.5 model.exchange_style=0.5 heads.shape=0.2
+model.attention=scse model.bottleneck=aspp model.deep_supervision=true  train.ema=0.5 train.accumulate=2 train.precision=fp32 heads.image=0.2 heads.detached=false model.perturb_norm=0.5 model.exchange_style=0.5 model.decoder_norm=instance heads.shape=0.2 heads.consistency=0.2
+model.attention=scse model.bottleneck=null model.deep_supervision=false train.ema=0   train.accumulate=1 train.precision=bf16 heads.image=0.2 model.perturb_norm=0.5 model.exchange_style=0.5 heads.shape=0.2 heads.consistency=0.2
 model.attention=null model.bottleneck=aspp model.deep_supervision=false train.ema=0.5 train.accumulate=1 train.precision=bf16 heads.image=0.2 model.decoder_norm=instance
 model.attention=null model.bottleneck=null model.deep_supervision=true  train.ema=0   train.accumulate=2 train.precision=bf16 model.perturb_norm=0.5 model.exchange_style=0.5 model.decoder_norm=instance
 model.attention=null model.bottleneck=aspp model.deep_supervision=true  train.ema=0   train.accumulate=1 train.precision=fp32 heads.shape=0.2

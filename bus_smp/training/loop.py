@@ -29,6 +29,7 @@ from bus_smp.evaluation.score_images import validate
 from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
 from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork, load_predictor
 from bus_smp.model.checkpoint import weights_sha256, write_checkpoint
+from bus_smp.model.consistency import learn_rule
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.runs.ancestry import Ancestry
 from bus_smp.runs.describe import calibration_warnings
@@ -122,6 +123,8 @@ class _Training:
         whole = EpochSampler(list(self.rows["label"]), plan.seed, plan.balanced_sampling)
         self.sampler: EpochSampler | RankSampler = whole
         kinds = self.rows["dataset"] + " " + self.rows["label"]
+        if settings.heads.consistency:
+            self.step.rule = learn_rule(cache.masks, list(self.rows["label"])).to(self.engine.device)
         self.weights = torch.from_numpy(balancing_weights(kinds, whole.shares()))
         if ranks.count() > 1:
             self.sampler = RankSampler(whole, plan.batch_size, ranks.rank(), ranks.count())

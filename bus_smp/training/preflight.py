@@ -55,6 +55,11 @@ def check_heads(settings: Settings, manifest: Manifest) -> list[str]:
             f"heads.image: all images of the train split are {rows['label'].iloc[0]}, there is no class to tell apart",
             hint="leave the image head out: --set heads.image=0",
         )
+    if settings.heads.consistency and not set(LABELS[1:]) <= set(rows["label"]):
+        raise ConfigError(
+            "heads.consistency: the train split needs benign and malignant images to learn what a shape says",
+            hint="leave it out: --set heads.consistency=0",
+        )
     labels = rows.groupby("dataset")["label"].agg(["nunique", "first"])
     single = labels[labels["nunique"] == 1]
     return [

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bus_smp.classes import CLASSES
 from bus_smp.config import Settings
 from bus_smp.model.checkpoint import load_model
+from bus_smp.model.consistency import consistency_loss
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50, Output, normalise
 from bus_smp.model.image_head import image_loss
 from bus_smp.model.losses import DeepSupervisionLoss
@@ -53,6 +54,7 @@ class TrainingStep:
         model: the network that is trained.
         average: moving average of its weights, or None.
         loss_names: of the losses that a step returns after the total.
+        rule: for ``consistency_loss``, of ``learn_rule``; until it is set, no shape says anything.
         new_heads: heads of the whole image that ``start`` does not have, and which start from random weights.
         rates: highest learning rate of each group of the optimiser's parameters, train.lr last.
         encoder_origin: in words, where the encoder's first weights come from; None if not known or from ``start``.
@@ -88,7 +90,8 @@ class TrainingStep:
         padded = settings.data.geometry == "letterbox"
         self.loss = DeepSupervisionLoss(len(CLASSES), **settings.loss.model_dump(), padded=padded)
         supervised = len(self.model.heads)
-        whole = [name for name in ("image", "shape") if getattr(self.heads, name)]
+        whole = [name for name in ("image", "shape", "consistency") if getattr(self.heads, name)]
+        self.rule = torch.zeros(4, device=engine.device)
         self.loss_names = (*_SEGMENTATION[:supervised], *whole)
         groups: list[Any] = list(self.model.parameters())
         self.rates: tuple[float, ...] = (plan.lr,)
@@ -167,6 +170,10 @@ class TrainingStep:
             assert whole is not None
             losses.append(shape_loss(output.shape, whole.shapes, whole.weights))
             total = total + self.heads.shape * losses[-1]
+        if self.heads.consistency and output.image is not None:
+            assert whole is not None
+            losses.append(consistency_loss(output.logits, output.image, whole.labels, self.rule))
+            total = total + self.heads.consistency * losses[-1]
         return total, [loss.detach() for loss in losses]
 
     def share_buffers(self) -> None:
