@@ -34,6 +34,8 @@ GROUPS = {
         "export": "Write a run's network as a file that runs without bus_smp.",
         "info": "Describe a checkpoint, run folder or manifest at once.",
         "fetch-weights": "Download an encoder's ImageNet weights as a file, for a computer without internet.",
+        "serve": "Open a page in the browser on which a radiologist reads, corrects and answers.",
+        "feedback": "Tabulate what readers answered on the page: agreement, changed calls, time.",
         "clean": "Show caches and leftovers with their sizes, and remove them.",
         "demo": "Do the whole job on synthetic data.",
         "compare-models": "Compare the hybrid model with other networks: size, work, time, memory.",
@@ -42,7 +44,7 @@ GROUPS = {
 COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
 
 # What follows "Stopped." when a user stops a command.
-_AFTER_STOP = {"train": " The same command continues after the last finished epoch."}
+_AFTER_STOP = {"train": " The same command continues after the last finished epoch.", "serve": " All stored answers are on the disk."}
 
 
 class _Door(click.Group):

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bus_smp"
 # The rooms from the top of the house down: a module imports from its own room or from a lower one.
 ROWS = (
     ("cli", "__main__", "commands"),  # cli finds a command by its name; demo runs the others through cli
+    ("serve",),
     ("model_comparison",),
     ("report",),
     ("training",),
@@ -31,6 +32,7 @@ ROWS = (
 
 # Rooms that read tables and images only, and load no torch.
 TORCH_FREE = (
+    "serve",
     "report",
     "runs",
     "statistics",

@@ -543,14 +543,15 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
         temporary.write_bytes(data.data)
 
 
-def write_mask(path: Path, mask: np.ndarray) -> None:
+def write_mask(path: Path, mask: np.ndarray, durable: bool = False) -> None:
     """Write class indices uint8 (H, W) as a PNG in the colours of ``CLASSES``, all or nothing.
 
-    A palette PNG: every viewer shows the colours of ``color_mask``, in a twentieth of the time and size.
+    A palette PNG: every viewer shows the colours of ``color_mask``, in a twentieth of the time and size. ``durable`` as for
+    ``replacing``.
     """
     image = Image.fromarray(mask).convert("P")
     image.putpalette([value for c in CLASSES for value in c.rgb])
     data = io.BytesIO()
     image.save(data, "PNG", compress_level=1)
-    with replacing(path, durable=False) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(data.getbuffer())

@@ -1,0 +1,222 @@
+"""``bus-smp serve``."""
+
+from pathlib import Path
+
+import click
+
+from bus_smp.commands.options import Root, backend_option, device_option, out_option, precision_option, root_option
+
+
+@click.command("serve")
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--run", "runs", multiple=True,
+    help="Name or folder of the run; two --run are compared, their names hidden.  [default: the newest that is finished]",
+)  # fmt: skip
+@out_option
+@click.option(
+    "--mode",
+    type=click.Choice(["blind", "concurrent", "none"]),
+    default="blind",
+    show_default=True,
+    help="blind: the model's answer is shown after the reader's own is stored. none: never.",
+)
+@click.option("--reader", default="reader", show_default=True, help="Who reads, as the records name them.")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), default="feedback", show_default=True,
+    help="Folder of the answers.",
+)  # fmt: skip
+@click.option("--review", type=click.Path(path_type=Path), help="Manifest whose masks are shown instead of a model's.")
+@root_option
+@click.option("--shuffle", type=click.IntRange(min=0), metavar="SEED", help="Order of the images by this seed.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of this computer to listen on.")
+@click.option("--allow-network", is_flag=True, help="Let other computers open the page, without encryption.")
+@click.option("--no-browser", is_flag=True, help="Only print the link.")
+@device_option
+@backend_option
+@precision_option
+def command(
+    inputs: tuple[Path, ...],
+    runs: tuple[str, ...],
+    out: Path,
+    mode: str,
+    reader: str,
+    folder: Path,
+    review: Path | None,
+    root: Root,
+    shuffle: int | None,
+    port: int,
+    host: str,
+    allow_network: bool,
+    no_browser: bool,
+    device: str,
+    backend: str,
+    precision: str,
+) -> None:
+    """Open a page in the browser on which a radiologist reads, corrects and answers.
+
+    INPUTS are image files and folders; more can be dropped on the page. It prints a link that works on
+    this computer only, and ends with Ctrl-C. Answers go to FOLDER/records.jsonl, corrected outlines to
+    FOLDER/corrections.csv, which make-manifest --csv takes. bus-smp feedback FOLDER tabulates them.
+
+    Research software, not for clinical use.
+    """
+    import random
+    import re
+    import secrets
+    import socket
+
+    from bus_smp.errors import BusSmpError, ConfigError
+    from bus_smp.system.console import note
+    from bus_smp.text import counted
+
+    try:
+        from bus_smp.serve.app import make_app, run_app
+    except ImportError as error:
+        raise ConfigError(
+            f"the page needs packages that are not installed ({error.name})",
+            hint="pip install 'bus_smp[serve]'",
+        ) from None
+    from bus_smp.serve.reading import Reading
+    from bus_smp.serve.records import open_journal
+    from bus_smp.serve.worklist import Worklist
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", reader):
+        raise ConfigError(f"--reader {reader}: use up to 40 letters, digits, . _ -")
+    local = host in ("127.0.0.1", "localhost")
+    if not local and not allow_network:
+        raise ConfigError(
+            f"--host {host}: other computers could open the page, and images would travel without encryption",
+            hint=f"if that is what you want: --host {host} --allow-network",
+        )
+    if host in ("0.0.0.0", "::", ""):
+        raise ConfigError(
+            f"--host {host}: stands for every network of this computer",
+            hint="name the one address under which the others reach it",
+        )
+    if len(runs) > 2:
+        raise ConfigError("at most two runs are compared", hint="--run A --run B")
+    if review and (inputs or runs):
+        raise ConfigError("--review shows the images and masks of a manifest", hint="leave out files and --run")
+    if review:
+        cases, sources = _review(review, root)
+    else:
+        cases, sources = _files(inputs), []
+        if mode != "none":
+            sources = [
+                _source(run, out, device, backend, precision) for run in (runs or (None,))
+            ]
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(cases)
+    token = secrets.token_urlsafe(24)
+    with open_journal(folder) as journal:
+        if journal.cut:
+            note(f"{folder}: the last record was not whole and was removed; its answer counts as not given")
+        try:
+            listening = socket.create_server((host, port))
+        except OSError as error:
+            raise BusSmpError(
+                f"{host}:{port} cannot be listened on ({error.strerror})", hint="choose another --port"
+            ) from None
+        reading = Reading(
+            Worklist(cases), journal, sources, mode=mode, reader=reader, seed=shuffle or 0
+        )
+        link = f"http://{host}:{listening.getsockname()[1]}/#{token}"
+        names = " and ".join(source.name for source in sources) or "no model"
+        note(f"{counted(len(cases), 'image')}, {names}, mode {mode}, reader {reader}; answers go to {folder}")
+        if not local:
+            note("Others in this network can open the page with this link, and read what travels: it is not encrypted.")
+        click.echo(f"Open {link}")
+        note("Ctrl-C ends it. Research software, not for clinical use.")
+        if not no_browser:
+            _open_browser(link)
+        try:
+            run_app(make_app(reading, token, [host, "localhost", "127.0.0.1"] if local else [host]), listening)
+        finally:
+            reading.close()
+
+
+def _files(inputs: tuple[Path, ...]) -> list:
+    from bus_smp.inference.predict_files import find_images
+    from bus_smp.serve.worklist import file_cases
+    from bus_smp.system.console import note
+
+    return file_cases(find_images(inputs, say=note)) if inputs else []
+
+
+def _source(name: str | None, out: Path, device: str, backend: str, precision: str):
+    """A run as a source of answers: what ``bus-smp predict`` would say, pixel for pixel."""
+    from bus_smp.inference.backends import check_backend, open_predictor
+    from bus_smp.inference.predictor import describe_computing, label_rule
+    from bus_smp.runs.find import find_run
+    from bus_smp.serve.answers import Answer, Source, describe_worth
+    from bus_smp.system.console import note
+
+    check_backend(backend, device, precision)
+    run = find_run(name, out)
+    predictor, header = open_predictor(
+        run.best_path, backend=backend, device=device, precision=precision, batch_size=1, say=note
+    )
+
+    def give(case, picture) -> Answer:
+        prediction = predictor.predict(picture.pixels)
+        return Answer(prediction.mask, prediction.label, prediction.score)
+
+    threshold = (header.get("calibration") or {}).get("threshold")
+    return Source(
+        run.name,
+        give,
+        label_rule(threshold),
+        describe_worth(run),
+        {"weights": header["sha256"], "computed_in": describe_computing(predictor.computed_in), "threshold": threshold},
+    )
+
+
+def _review(path: Path, root: Root) -> tuple[list, list]:
+    """The images of a manifest, and its own masks as answers."""
+    from bus_smp.data.examples import read_example
+    from bus_smp.data.images import pixel_sha256
+    from bus_smp.data.manifest import read_manifest
+    from bus_smp.serve.answers import Answer, Source
+    from bus_smp.serve.worklist import Case, Picture
+
+    manifest = read_manifest(path, root)
+    rows = {f"m{number}": row for number, row in enumerate(manifest.used().to_dict("records"), 1)}
+
+    def load(row):
+        image, _ = read_example(manifest, row)
+        known = str(row.get("pixel_mm", "") or "")
+        size = (float(known), float(known)) if known else None
+        source = "the manifest" if known else "the manifest does not say how large a pixel is"
+        patient = row["patient_id"] if row["patient_known"] else ""
+        return Picture(image, pixel_sha256(image), size, source, patient)
+
+    cases = [
+        Case(name, row["image_id"], lambda frame, row=row: load(row), manifest.image_path(row))
+        for name, row in rows.items()
+    ]
+
+    def give(case, picture) -> Answer:
+        row = rows[case.id]
+        return Answer(read_example(manifest, row, checked=True)[1], row["label"])
+
+    worth = ("These are the masks of the manifest, not a model's.",)
+    return cases, [Source(path.stem, give, "the manifest's label", worth, {"manifest": manifest.sha256})]
+
+
+def _open_browser(link: str) -> None:
+    """Open the link through a file that only this user can read: the list of processes shows a browser's arguments."""
+    import html
+    import tempfile
+    import threading
+    import webbrowser
+
+    with tempfile.NamedTemporaryFile("w", suffix=".html", delete=False, encoding="utf-8") as file:
+        file.write(f'<meta http-equiv="refresh" content="0; url={html.escape(link)}">')
+    page = Path(file.name)
+    threading.Thread(target=webbrowser.open, args=(page.as_uri(),), daemon=True).start()
+    # by then the browser has read it
+    timer = threading.Timer(20, page.unlink, kwargs={"missing_ok": True})
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,1 @@
+"""The page that a radiologist reads on: ``bus-smp serve``."""
