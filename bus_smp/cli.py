@@ -44,7 +44,10 @@ GROUPS = {
 COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
 
 # What follows "Stopped." when a user stops a command.
-_AFTER_STOP = {"train": " The same command continues after the last finished epoch.", "serve": " All stored answers are on the disk."}
+_AFTER_STOP = {
+    "train": " The same command continues after the last finished epoch.",
+    "serve": " All stored answers are on the disk.",
+}
 
 
 class _Door(click.Group):

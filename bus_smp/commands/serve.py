@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from bus_smp.commands.options import Root, backend_option, device_option, out_option, precision_option, root_option
+from bus_smp.commands.options import (
+    Root,
+    backend_option,
+    device_option,
+    out_option,
+    precision_option,
+    root_option,
+)
 
 
 @click.command("serve")
@@ -26,10 +33,16 @@ from bus_smp.commands.options import Root, backend_option, device_option, out_op
     "--to", "folder", type=click.Path(path_type=Path), default="feedback", show_default=True,
     help="Folder of the answers.",
 )  # fmt: skip
-@click.option("--review", type=click.Path(path_type=Path), help="Manifest whose masks are shown instead of a model's.")
+@click.option(
+    "--review", type=click.Path(path_type=Path), help="Manifest whose masks are shown instead of a model's."
+)
 @root_option
-@click.option("--shuffle", type=click.IntRange(min=0), metavar="SEED", help="Order of the images by this seed.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
+@click.option(
+    "--shuffle", type=click.IntRange(min=0), metavar="SEED", help="Order of the images by this seed."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]"
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of this computer to listen on.")
 @click.option("--allow-network", is_flag=True, help="Let other computers open the page, without encryption.")
 @click.option("--no-browser", is_flag=True, help="Only print the link.")
@@ -62,6 +75,8 @@ def command(
 
     Research software, not for clinical use.
     """
+    import contextlib
+    import ipaddress
     import random
     import re
     import secrets
@@ -85,12 +100,15 @@ def command(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", reader):
         raise ConfigError(f"--reader {reader}: use up to 40 letters, digits, . _ -")
     local = host in ("127.0.0.1", "localhost")
+    everywhere = host == ""
     if not local and not allow_network:
         raise ConfigError(
             f"--host {host}: other computers could open the page, and images would travel without encryption",
             hint=f"if that is what you want: --host {host} --allow-network",
         )
-    if host in ("0.0.0.0", "::", ""):
+    with contextlib.suppress(ValueError):
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    if everywhere:
         raise ConfigError(
             f"--host {host}: stands for every network of this computer",
             hint="name the one address under which the others reach it",
@@ -98,15 +116,15 @@ def command(
     if len(runs) > 2:
         raise ConfigError("at most two runs are compared", hint="--run A --run B")
     if review and (inputs or runs):
-        raise ConfigError("--review shows the images and masks of a manifest", hint="leave out files and --run")
+        raise ConfigError(
+            "--review shows the images and masks of a manifest", hint="leave out files and --run"
+        )
     if review:
         cases, sources = _review(review, root)
     else:
         cases, sources = _files(inputs), []
         if mode != "none":
-            sources = [
-                _source(run, out, device, backend, precision) for run in (runs or (None,))
-            ]
+            sources = [_source(run, out, device, backend, precision) for run in (runs or (None,))]
     if shuffle is not None:
         random.Random(shuffle).shuffle(cases)
     token = secrets.token_urlsafe(24)
@@ -119,30 +137,48 @@ def command(
             raise BusSmpError(
                 f"{host}:{port} cannot be listened on ({error.strerror})", hint="choose another --port"
             ) from None
-        reading = Reading(
-            Worklist(cases), journal, sources, mode=mode, reader=reader, seed=shuffle or 0
-        )
+        reading = Reading(Worklist(cases), journal, sources, mode=mode, reader=reader, seed=shuffle or 0)
         link = f"http://{host}:{listening.getsockname()[1]}/#{token}"
         names = " and ".join(source.name for source in sources) or "no model"
         note(f"{counted(len(cases), 'image')}, {names}, mode {mode}, reader {reader}; answers go to {folder}")
         if not local:
-            note("Others in this network can open the page with this link, and read what travels: it is not encrypted.")
+            note(
+                "Others in this network can open the page with this link, and read what travels: it is not encrypted."
+            )
         click.echo(f"Open {link}")
         note("Ctrl-C ends it. Research software, not for clinical use.")
         if not no_browser:
             _open_browser(link)
         try:
-            run_app(make_app(reading, token, [host, "localhost", "127.0.0.1"] if local else [host]), listening)
+            run_app(
+                make_app(reading, token, [host, "localhost", "127.0.0.1"] if local else [host]), listening
+            )
         finally:
             reading.close()
 
 
 def _files(inputs: tuple[Path, ...]) -> list:
-    from bus_smp.inference.predict_files import find_images
+    from bus_smp.data.images import read_image
+    from bus_smp.errors import ImageError
+    from bus_smp.inference.predict_files import MASK_WORDS, find_images, is_mask
     from bus_smp.serve.worklist import file_cases
     from bus_smp.system.console import note
+    from bus_smp.text import counted
 
-    return file_cases(find_images(inputs, say=note)) if inputs else []
+    def looks_like_mask(path: Path) -> bool:
+        try:
+            return bool(MASK_WORDS.search(f"{path.parent.name}/{path.stem}".lower())) and is_mask(
+                path, read_image(path)
+            )
+        except ImageError:
+            # the page shows why it cannot be read
+            return False
+
+    found = find_images(inputs, say=note) if inputs else []
+    scans = [(path, name) for path, name in found if path in inputs or not looks_like_mask(path)]
+    if masks := len(found) - len(scans):
+        note(f"Left out: {counted(masks, 'file')}: masks by their few colours, no scans")
+    return file_cases(scans)
 
 
 def _source(name: str | None, out: Path, device: str, backend: str, precision: str):
@@ -169,12 +205,18 @@ def _source(name: str | None, out: Path, device: str, backend: str, precision: s
         give,
         label_rule(threshold),
         describe_worth(run),
-        {"weights": header["sha256"], "computed_in": describe_computing(predictor.computed_in), "threshold": threshold},
+        {
+            "weights": header["sha256"],
+            "computed_in": describe_computing(predictor.computed_in),
+            "threshold": threshold,
+        },
     )
 
 
 def _review(path: Path, root: Root) -> tuple[list, list]:
     """The images of a manifest, and its own masks as answers."""
+    from functools import partial
+
     from bus_smp.data.examples import read_example
     from bus_smp.data.images import pixel_sha256
     from bus_smp.data.manifest import read_manifest
@@ -184,7 +226,7 @@ def _review(path: Path, root: Root) -> tuple[list, list]:
     manifest = read_manifest(path, root)
     rows = {f"m{number}": row for number, row in enumerate(manifest.used().to_dict("records"), 1)}
 
-    def load(row):
+    def load(row, frame: int) -> Picture:
         image, _ = read_example(manifest, row)
         known = str(row.get("pixel_mm", "") or "")
         size = (float(known), float(known)) if known else None
@@ -193,7 +235,7 @@ def _review(path: Path, root: Root) -> tuple[list, list]:
         return Picture(image, pixel_sha256(image), size, source, patient)
 
     cases = [
-        Case(name, row["image_id"], lambda frame, row=row: load(row), manifest.image_path(row))
+        Case(name, row["image_id"], partial(load, row), manifest.image_path(row))
         for name, row in rows.items()
     ]
 

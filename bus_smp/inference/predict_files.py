@@ -49,7 +49,7 @@ _MASK, _OVERLAY = "_predicted.png", "_overlay.png"
 _RESULTS = (_MASK, _OVERLAY, "_mask.png")
 
 # What the name of a truth mask, or of its folder, contains.
-_MASK_WORDS = re.compile(r"mask|gt|truth|label|seg|annot|tumou?r|lesion|roi|other\d")
+MASK_WORDS = re.compile(r"mask|gt|truth|label|seg|annot|tumou?r|lesion|roi|other\d")
 
 # An image with more pixels is read by itself, as the largest takes half a gigabyte on its way, and its overlay is drawn on
 # a copy with about so many pixels; the mask has the image's own size.
@@ -183,7 +183,7 @@ def _writable(name: str) -> str:
 
 def is_mask(path: Path, pixels: np.ndarray) -> bool:
     """Whether a file holds a mask, not a scan, by its pixels (``read_image``) and by its name and folder."""
-    named = _MASK_WORDS.search(f"{path.resolve().parent.name}/{path.stem}".lower())
+    named = MASK_WORDS.search(f"{path.resolve().parent.name}/{path.stem}".lower())
     return looks_like_mask(pixels, bool(named))
 
 

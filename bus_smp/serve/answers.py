@@ -65,7 +65,9 @@ def describe_worth(run: Run) -> tuple[str, ...]:
         except (BusSmpError, KeyError, TypeError, AttributeError):
             lines.append(f"Its evaluation {folder.name} cannot be read.")
     if not external:
-        lines.append("Never evaluated on data from outside: nobody knows how it does on other patients and devices.")
+        lines.append(
+            "Never evaluated on data from outside: nobody knows how it does on other patients and devices."
+        )
     if not header.get("calibration"):
         lines.append("Not calibrated: the score is no probability.")
     return tuple(lines)
@@ -76,8 +78,14 @@ def _describe_evaluation(summary: Mapping[str, Any]) -> str:
     model = next(iter(summary["summaries"].values()))
     rates, counts = model["rates"], model["counts"]
     called = rates.get("called_sensitivity", {}).get("mean") is not None
-    keys = [f"{'called_' if called else 'image_'}{name}{'' if called else '_malignant'}" for name in ("sensitivity", "specificity")]
-    numbers = "; ".join(f"{words} {_percent(rates[key])}" for words, key in zip(("sensitivity", "specificity"), keys, strict=True))
+    keys = [
+        f"{'called_' if called else 'image_'}{name}{'' if called else '_malignant'}"
+        for name in ("sensitivity", "specificity")
+    ]
+    numbers = "; ".join(
+        f"{words} {_percent(rates[key])}"
+        for words, key in zip(("sensitivity", "specificity"), keys, strict=True)
+    )
     unit = "patients" if summary["patient_known"] else "groups"
     return f"On {summary['dataset']}, never seen in training ({counts['images']:,} images, {counts['groups']:,} {unit}): {numbers}."
 
@@ -85,5 +93,9 @@ def _describe_evaluation(summary: Mapping[str, Any]) -> str:
 def _percent(rate: Mapping[str, Any]) -> str:
     if rate["mean"] is None:
         return "unknown"
-    interval = "no interval" if rate["low"] is None else f"95 % CI {rate['low'] * 100:.0f} to {rate['high'] * 100:.0f}"
+    interval = (
+        "no interval"
+        if rate["low"] is None
+        else f"95 % CI {rate['low'] * 100:.0f} to {rate['high'] * 100:.0f}"
+    )
     return f"{rate['mean'] * 100:.0f} % ({interval})"

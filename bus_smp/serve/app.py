@@ -23,7 +23,7 @@ from starlette.routing import Route
 from bus_smp.classes import CLASSES
 from bus_smp.errors import BusSmpError
 from bus_smp.serve.guard import MOST_BYTES, Guard
-from bus_smp.serve.reading import Busy, Opened, Reading, TooEarly, parse_final, parse_form, parse_mask
+from bus_smp.serve.reading import Busy, Opened, Reading, TooEarly, parse_answer, parse_mask
 from bus_smp.serve.worklist import Gone
 
 NOT_CLINICAL = "Research software, not for clinical use"
@@ -41,12 +41,13 @@ _FILES = {
 _MOST_CONNECTIONS = 64
 
 
-def make_app(reading: Reading, token: str, hosts: list[str]) -> Starlette:
+def make_app(reading: Reading, token: str, hosts: list[str], **limits: Any) -> Starlette:
     """The ASGI application of a reading.
 
     Args:
         token: the secret of the link.
         hosts: names under which the page may be asked for.
+        limits: of a request's body, as for ``Guard``.
     """
     routes = [Route(path, _static(*of)) for path, of in _FILES.items()]
     routes.append(Route("/favicon.ico", lambda request: Response(status_code=204)))
@@ -60,7 +61,9 @@ def make_app(reading: Reading, token: str, hosts: list[str]) -> Starlette:
                 "mode": reading.mode,
                 "questions": reading.questions,
                 # names would say which of two is which
-                "sources": [one.name for one in reading.sources] if len(reading.sources) == 1 else ["A", "B"][: len(reading.sources)],
+                "sources": [one.name for one in reading.sources]
+                if len(reading.sources) == 1
+                else ["A", "B"][: len(reading.sources)],
                 "cases": [
                     {"id": case.id, "name": case.name, "done": case.id in finished}
                     for case in reading.worklist.cases
@@ -120,12 +123,13 @@ def make_app(reading: Reading, token: str, hosts: list[str]) -> Starlette:
 
     async def own(request: Request) -> Response:
         opened = await _opened(reading, request)
-        await asyncio.to_thread(reading.store_own, opened, parse_form(await request.body()))
+        sent, drawn = parse_answer(await request.body(), opened.picture.pixels.shape[:2])
+        await asyncio.to_thread(reading.store_own, opened, sent, drawn)
         return JSONResponse({})
 
     async def final(request: Request) -> Response:
         opened = await _opened(reading, request)
-        sent, drawn = parse_final(await request.body(), opened.picture.pixels.shape[:2])
+        sent, drawn = parse_answer(await request.body(), opened.picture.pixels.shape[:2])
         return JSONResponse(await reading.store_final(opened, sent, drawn))
 
     for path, method, endpoint in (
@@ -143,7 +147,10 @@ def make_app(reading: Reading, token: str, hosts: list[str]) -> Starlette:
         routes.append(Route(path, _explained(endpoint), methods=[method]))
     return Starlette(
         routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(Guard, token=token)],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+            Middleware(Guard, token=token, **limits),
+        ],
     )
 
 
@@ -178,7 +185,11 @@ def _explained(
             status, words, hint = (507 if type(error) is BusSmpError else 422), error.what, error.hint
         except Exception as error:
             # without its text, which may hold a file's name
-            print(f"Error in the page: {type(error).__name__}", *traceback.format_tb(error.__traceback__), file=sys.stderr)
+            print(
+                f"Error in the page: {type(error).__name__}",
+                *traceback.format_tb(error.__traceback__),
+                file=sys.stderr,
+            )
             status, words = 500, f"an error of the program ({type(error).__name__}); nothing was stored"
         return JSONResponse({"error": words, "hint": hint}, status)
 

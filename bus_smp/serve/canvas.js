@@ -29,7 +29,7 @@ export class Viewer {
   }
 
   clear() {
-    this.image = this.mask = null;
+    this.image = this.mask = this.edges = null;
     this.width = this.height = 0;
     this.calipers = [];
     this.undone = [];
@@ -128,8 +128,10 @@ export class Viewer {
     context.fillRect(0, 0, canvas.width, canvas.height);
     if (!this.image) return;
     context.setTransform(this.scale, 0, 0, this.scale, this.x, this.y);
-    context.imageSmoothingEnabled = this.scale < 1;
+    // far in, single pixels are what the tools work on
+    context.imageSmoothingEnabled = this.scale < 8;
     context.drawImage(this.image, 0, 0);
+    context.imageSmoothingEnabled = false;
     if (!this.hidden && this.display !== "none" && this.edges) {
       if (this.display === "fill") {
         context.globalAlpha = this.opacity;

@@ -26,6 +26,7 @@ export class Form {
     box.dataset.key = key;
     box.className = "question";
     const title = document.createElement(box.tagName === "DIV" ? "label" : "legend");
+    title.className = "title";
     title.textContent = required ? words : `${words} (optional)`;
     box.append(title);
     if (box.tagName === "DIV") {
@@ -42,11 +43,8 @@ export class Form {
       Object.assign(input, { type: kind === "one" ? "radio" : "checkbox", name: `question-${key}`, value });
       const digit = document.createElement("kbd");
       digit.textContent = place + (question.digits_from ?? 1);
-      const inputText = document.createElement("span");
-      inputText.textContent = text;
-      label.append(input, digit, inputText);
       // BI-RADS categories are their own digits
-      if (digit.textContent === text) digit.remove();
+      label.append(input, ...(digit.textContent === text ? [text] : [digit, text]));
       box.append(label);
     });
     return box;
@@ -95,17 +93,18 @@ export class Form {
     return [...this.element.querySelectorAll(".question:not([hidden])"), this.element.querySelector("button[type=submit]")];
   }
 
-  enter(step) {
+  enter(step, quiet = false) {
     const target = step.tagName === "BUTTON" ? step : step.querySelector("input:checked") || step.querySelector("input, textarea");
-    target.focus();
-    (step.tagName === "BUTTON" ? step : step).scrollIntoView({ block: "nearest" });
+    // where the form is below the image, opening an image must not scroll away from it
+    target.focus({ preventScroll: quiet });
+    if (!quiet) step.scrollIntoView({ block: "nearest" });
     if (target.select && target.type === "number") target.select();
   }
 
-  start() {
+  start(quiet = false) {
     const given = this.answers();
     const open = this.steps().find((step) => step.dataset.key && given[step.dataset.key] === undefined);
-    this.enter(open || this.steps()[0]);
+    this.enter(open || this.steps()[0], quiet);
   }
 
   next(box) {

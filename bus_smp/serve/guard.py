@@ -19,7 +19,7 @@ LONGEST = 60.0
 # Bodies in memory at the same time.
 MOST_BODIES = 3
 
-TOKEN_HEADER = "x-bus-smp-token"
+LINK_HEADER = "x-bus-smp-link"
 
 HEADERS = {
     "content-security-policy": (
@@ -39,13 +39,11 @@ class Guard:
     """ASGI middleware.
 
     Args:
-        token: what ``TOKEN_HEADER`` must be for every path below ``/api/``.
+        token: what ``LINK_HEADER`` must be for every path below ``/api/``.
         most, longest: bytes and seconds of a request's body.
     """
 
-    def __init__(
-        self, app: ASGIApp, token: str, most: int = MOST_BYTES, longest: float = LONGEST
-    ) -> None:
+    def __init__(self, app: ASGIApp, token: str, most: int = MOST_BYTES, longest: float = LONGEST) -> None:
         self.app, self._token, self._most, self._longest = app, token, most, longest
         self._bodies = 0
 
@@ -101,7 +99,7 @@ class Guard:
             return 403, "a request from another site"
         if headers.get("origin", own := f"{scope['scheme']}://{headers.get('host')}") != own:
             return 403, "a request from another site"
-        given = headers.get(TOKEN_HEADER, "")
+        given = headers.get(LINK_HEADER, "")
         if not hmac.compare_digest(given.encode(), self._token.encode()):
             return 401, "open the page by the link that bus-smp serve printed"
         length = headers.get("content-length", "0")

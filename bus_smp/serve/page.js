@@ -37,7 +37,7 @@ async function ask(path, { body, kind = "json", retries = 30 } = {}) {
     response = await fetch(path, {
       method: body === undefined ? "GET" : "POST",
       body,
-      headers: { "X-Bus-Smp-Token": token },
+      headers: { "X-Bus-Smp-Link": token },
       cache: "no-store",
     });
   } catch {
@@ -97,7 +97,7 @@ function listCases() {
   cases.forEach((one, place) => {
     const button = add(add(list, "li", ""), "button", `${one.done ? "\u2713 " : one.bad ? "\u26a0 " : ""}${one.name}`);
     button.type = "button";
-    if (one.done) add(button, "span", " (done)", "quiet");
+    if (one.done) add(button, "span", " (done)", "unseen");
     button.setAttribute("aria-current", String(place === current));
     button.addEventListener("click", () => open(place));
   });
@@ -155,15 +155,15 @@ function showFacts() {
 }
 
 function showAnswer() {
-  const box = $("answer");
-  box.hidden = !answers.length;
+  const [box, verdict] = [$("answer"), $("verdict")];
+  box.hidden = verdict.hidden = !answers.length;
   box.replaceChildren();
   if (!answers.length) return;
   const one = answers[side];
   const who = answers.length > 1 ? `Answer ${"AB"[side]}` : session.sources[0];
-  add(box, "h2", who);
-  add(box, "p", one.label, `verdict ${one.label}`);
-  if (one.score !== null) add(box, "p", `Malignancy score ${percent(one.score)}`);
+  // it stays in view next to the questions
+  verdict.textContent = `${who}: ${one.label}${one.score === null ? "" : `, malignancy score ${percent(one.score)}`}`;
+  verdict.className = `verdict ${one.label}`;
   if (one.rule) add(box, "p", `Rule: ${one.rule}`, "quiet");
   for (const line of one.worth) add(box, "p", line, "quiet");
   showLesions(box, one, "Lesion");
@@ -183,7 +183,7 @@ async function open(next, nextFrame = 0) {
   seconds = { own: 0, final: 0 };
   viewer.clear();
   $("name").textContent = one.name;
-  for (const id of ["answer", "form", "exports", "side"]) $(id).hidden = true;
+  for (const id of ["answer", "verdict", "form", "exports", "side"]) $(id).hidden = true;
   $("facts").replaceChildren();
   $("canvas").setAttribute("aria-label", "The ultrasound image");
   listCases();
@@ -258,7 +258,10 @@ function begin() {
   viewer.calipers = kept?.calipers || [];
   viewer.draw();
   if (info.done) say("You have answered this image before; saving again adds a new answer.");
-  form.start();
+  // where the questions are below the image, the image is to be seen first
+  const narrow = matchMedia("(max-width: 68rem)").matches;
+  form.start(narrow);
+  if (narrow) scrollTo(0, 0);
 }
 
 const keptKey = () => `kept:${cases[current].id}:${frame}:${info.phase}`;
@@ -513,7 +516,7 @@ setInterval(() => {
 }, 1000);
 
 $("copy").addEventListener("click", async () => {
-  const lines = [NOT_CLINICAL, ...[...$("facts").querySelectorAll("p, tr"), ...$("answer").querySelectorAll("h2, p, tr")].map((one) => [...one.cells || [one]].map((cell) => cell.textContent).join(": "))];
+  const lines = [NOT_CLINICAL, ...[...$("facts").querySelectorAll("p, tr"), $("verdict"), ...$("answer").querySelectorAll("p, tr")].map((one) => [...one.cells || [one]].map((cell) => cell.textContent).join(": "))];
   await navigator.clipboard.writeText(`${lines.join("\n")}\n`);
   say("Copied.");
 });

@@ -19,6 +19,7 @@ import numpy as np
 
 import bus_smp
 from bus_smp.classes import LABELS
+from bus_smp.data.images import read_mask
 from bus_smp.errors import BusSmpError, DataError
 from bus_smp.measures.dimensions import measure_lesions
 from bus_smp.measures.overlap import score_mask
@@ -61,7 +62,14 @@ class Reading:
     """
 
     def __init__(
-        self, worklist: Worklist, journal: Journal, sources: Sequence[Source], *, mode: str, reader: str, seed: int = 0
+        self,
+        worklist: Worklist,
+        journal: Journal,
+        sources: Sequence[Source],
+        *,
+        mode: str,
+        reader: str,
+        seed: int = 0,
     ) -> None:
         self.worklist, self.journal, self.mode, self.reader = worklist, journal, mode, reader
         self.sources = tuple(sources) if mode != "none" else ()
@@ -85,7 +93,8 @@ class Reading:
         sessions = {
             record["session"]
             for record in self.journal.records
-            if record["kind"] == "session" and all(record.get(key) == value for key, value in settings.items())
+            if record["kind"] == "session"
+            and all(record.get(key) == value for key, value in settings.items())
         }
         for record in self.journal.records:
             if record["session"] in sessions and record["reader"] == self.reader:
@@ -163,11 +172,7 @@ class Reading:
             raise TooEarly("the model's answer is shown after your own is stored")
         answers = [(source, await self._answer(opened, source)) for source in self.sides(opened)]
         if key not in self._shown:
-            shown = [
-                {"source": source.name, "label": answer.label, "score": answer.score, "mask": mask_sha256(answer.mask)}
-                for source, answer in answers
-            ]
-            await asyncio.to_thread(self._write, "shown", self._names(opened) | {"answers": shown})
+            await asyncio.to_thread(self._write, "shown", self._names(opened) | {"answers": _shown(answers)})
             self._shown.add(key)
         return answers
 
@@ -204,8 +209,8 @@ class Reading:
             "patient": self.journal.patient_key(opened.picture.patient),
         }
 
-    def store_own(self, opened: Opened, sent: Mapping[str, Any]) -> None:
-        """Store what the reader answers before anything is shown.
+    def store_own(self, opened: Opened, sent: Mapping[str, Any], mask: np.ndarray | None) -> None:
+        """Store what the reader answers, and has outlined, before anything is shown.
 
         Raises:
             DataError: if an answer is missing or wrong, or the model's was shown already.
@@ -221,11 +226,18 @@ class Reading:
                     "your own answer to this image is stored already, and the model's may have been seen",
                     hint="load the page again to go on from it",
                 )
+            drawn = None
+            if mask is not None and mask.any():
+                _check_consistent(mask, answers)
+                drawn = store_mask(self.journal.folder, key, mask)
             self._own[key] = self._write(
-                "own", self._names(opened) | {"answers": answers, "seconds": _seconds(sent, "own")}
+                "own",
+                self._names(opened) | {"answers": answers, "mask": drawn, "seconds": _seconds(sent, "own")},
             )
 
-    async def store_final(self, opened: Opened, sent: Mapping[str, Any], mask: np.ndarray | None) -> dict[str, Any]:
+    async def store_final(
+        self, opened: Opened, sent: Mapping[str, Any], mask: np.ndarray | None
+    ) -> dict[str, Any]:
         """Store the reader's last word, and the mask if it was drawn or changed.
 
         Args:
@@ -242,14 +254,15 @@ class Reading:
         if self.mode == "blind" and key not in self._own:
             raise DataError("your own answer comes first")
         answers = check_answers(sent.get("answers"), self.questions["final"])
-        before, sides = None, {}
+        before = None
+        sides: dict[str, Any] = {"shown": []}
         if self.sources:
             given = await self.show(opened)
             base = sent.get("base", 0)
             if base not in range(len(given)):
                 raise DataError("no such side")
             before = given[base][1].mask
-            sides = {"sides": [source.name for source, _ in given], "base": base}
+            sides = {"shown": _shown(given), "base": base}
         empty = np.zeros(picture.pixels.shape[:2], np.uint8)
         compared = empty if before is None else before
         changed = 0 if mask is None else int(np.count_nonzero(mask != compared))
@@ -257,25 +270,30 @@ class Reading:
             self._store_final, opened, sent, answers, before, mask if changed else before, changed, sides
         )
 
+    def _own_mask(self, own: Mapping[str, Any] | None) -> np.ndarray | None:
+        if not own or not own["mask"]:
+            return None
+        return read_mask([self.journal.folder / own["mask"]["file"]], "color", LABELS[-1])
+
     def _store_final(self, opened, sent, answers, before, mask, changed, sides) -> dict[str, Any]:
         key, picture, folder = opened.picture.key, opened.picture, self.journal.folder
-        label = None if mask is None else LABELS[int(mask.max(initial=0))]
         if changed:
-            _check_consistent(label, answers)
-        dice = None if before is None else score_mask(mask, before)["dice_lesion"]
+            _check_consistent(mask, answers)
+        own = self._own.get(key)
         self._final[key] = self._write(
             "final",
             self._names(opened)
             | sides
             | {
                 "answers": answers,
-                "own": self._own[key]["answers"] if key in self._own else None,
+                "own": own and own["answers"],
                 "mask_before": None if before is None else store_mask(folder, key, before),
                 "mask_after": None if mask is None else store_mask(folder, key, mask),
-                "mask_label": label,
+                "mask_label": None if mask is None else _label_of(mask),
                 "image": store_image(folder, key, picture.pixels) if changed else "",
                 "changed_pixels": changed,
-                "dice": None if dice is None or math.isnan(dice) else round(dice, 6),
+                "dice": _dice(mask, before),
+                "dice_own": _dice(self._own_mask(own), before),
                 "lesions": None if mask is None else self.measure(opened, mask)["lesions"],
                 "calipers": _calipers(sent.get("calipers", []), picture),
                 "pixel_mm": picture.pixel_mm,
@@ -287,7 +305,33 @@ class Reading:
         return {"changed": changed, "corrections": write_corrections(folder, self.journal.records)}
 
 
-def _check_consistent(label: str | None, answers: Mapping[str, Any]) -> None:
+def _shown(answers: Sequence[tuple[Source, Answer]]) -> list[dict[str, Any]]:
+    """What a record keeps of the answers, by side."""
+    return [
+        {
+            "source": source.name,
+            "label": answer.label,
+            "score": answer.score,
+            "mask": mask_sha256(answer.mask),
+        }
+        for source, answer in answers
+    ]
+
+
+def _label_of(mask: np.ndarray) -> str:
+    return LABELS[int(mask.max(initial=0))]
+
+
+def _dice(mask: np.ndarray | None, before: np.ndarray | None) -> float | None:
+    """Lesion Dice of the model's mask with the reader's; None where one is not there or the reader's is empty."""
+    if mask is None or before is None:
+        return None
+    dice = score_mask(mask, before)["dice_lesion"]
+    return None if math.isnan(dice) else round(dice, 6)
+
+
+def _check_consistent(mask: np.ndarray, answers: Mapping[str, Any]) -> None:
+    label = _label_of(mask)
     said = LABELS[0] if answers["lesion"] == "no" else answers["class"]
     if label != said:
         marks = "no lesion" if label == LABELS[0] else f"a {label} lesion"
@@ -300,8 +344,10 @@ def _check_consistent(label: str | None, answers: Mapping[str, Any]) -> None:
 
 def _seconds(sent: Mapping[str, Any], *phases: str) -> dict[str, float]:
     given = sent.get("seconds")
-    found = {}
-    for phase in phases if isinstance(given, Mapping) else ():
+    found: dict[str, float] = {}
+    if not isinstance(given, Mapping):
+        return found
+    for phase in phases:
         value = given.get(phase)
         if isinstance(value, int | float) and math.isfinite(value) and 0 <= value < 1e6:
             found[phase] = round(value, 1)
@@ -324,29 +370,20 @@ def _calipers(given: Any, picture: Picture) -> list[dict[str, Any]]:
     return found
 
 
-def parse_final(body: bytes, shape: tuple[int, int]) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The parts of a final answer: a line of JSON, then the mask's class indices line by line, or nothing.
+def parse_answer(body: bytes, shape: tuple[int, int]) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The parts of an answer: a line of JSON, then the class indices of an outline line by line, or nothing.
 
     Raises:
         DataError: if it is not of this form.
     """
     head, _, pixels = body.partition(b"\n")
-    return parse_form(head), parse_mask(pixels, shape) if pixels else None
-
-
-def parse_form(body: bytes) -> dict[str, Any]:
-    """A JSON object from a request.
-
-    Raises:
-        DataError: if it is none.
-    """
     try:
-        form = json.loads(body) if len(body) <= _LARGEST_FORM else None
+        form = json.loads(head) if len(head) <= _LARGEST_FORM else None
     except (ValueError, RecursionError):
         form = None
     if not isinstance(form, dict):
         raise DataError("the answers cannot be read")
-    return form
+    return form, parse_mask(pixels, shape) if pixels else None
 
 
 def parse_mask(body: bytes, shape: tuple[int, int]) -> np.ndarray:

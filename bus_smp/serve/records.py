@@ -29,7 +29,7 @@ RECORDS = "records.jsonl"
 CORRECTIONS = "corrections.csv"
 _FIRST = "0" * 64
 # Key of the hash that stands for a patient's id.
-_SECRET = ".secret"
+_KEY_FILE = ".patient-key"
 
 
 class Journal:
@@ -81,7 +81,7 @@ class Journal:
         """What stands for a patient in the records: the same for the same id, in this folder only; "" for none."""
         if not patient:
             return ""
-        path = self.folder / _SECRET
+        path = self.folder / _KEY_FILE
         if not path.exists():
             with replacing(path) as temporary:
                 temporary.touch(0o600)
@@ -202,7 +202,7 @@ def write_corrections(folder: Path, records: Sequence[Mapping[str, Any]]) -> int
                 "patient_id": record["patient"],
                 "mask_format": "color",
                 "image_id": record["case"][:16],
-                "pixel_mm": "" if record["pixel_mm"] is None else f"{record['pixel_mm']:.6g}",
+                "pixel_mm": _side(record["pixel_mm"]),
                 "flags": f"corrected:{record['reader']}",
             }
     columns = ["image", "masks", "label", "patient_id", "mask_format", "image_id", "pixel_mm", "flags"]
@@ -212,3 +212,10 @@ def write_corrections(folder: Path, records: Sequence[Mapping[str, Any]]) -> int
                 temporary, index=False, lineterminator="\n"
             )
     return len(rows)
+
+
+def _side(pixel_mm: Sequence[float] | None) -> str:
+    """The side of a pixel for the table, which takes pixels as square; "" for others and where it is not known."""
+    if pixel_mm is None or abs(pixel_mm[0] - pixel_mm[1]) > 0.01 * pixel_mm[0]:
+        return ""
+    return f"{pixel_mm[0]:.6g}"

@@ -174,7 +174,9 @@ def read_picture(source: Path | bytes, name: str) -> Picture:
         pixels = read_image(source, name)
     except ImageError as error:
         # the page shows the name, not the folder
-        raise ImageError(error.what.replace(str(source), name) if isinstance(source, Path) else error.what) from None
+        raise ImageError(
+            error.what.replace(str(source), name) if isinstance(source, Path) else error.what
+        ) from None
     if pixels.shape[0] * pixels.shape[1] > MOST_PIXELS:
         raise ImageError(
             f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels are too many for the page",
@@ -185,7 +187,8 @@ def read_picture(source: Path | bytes, name: str) -> Picture:
 
 def file_cases(files: Iterable[tuple[Path, str]]) -> list[Case]:
     """The cases of image files, (path, name) pairs as from ``find_images``."""
-    return [
-        Case(f"c{number}", path.name, lambda frame, path=path: read_picture(path, path.name), path)
-        for number, (path, _) in enumerate(files, 1)
-    ]
+    return [Case(f"c{number}", path.name, _loader(path), path) for number, (path, _) in enumerate(files, 1)]
+
+
+def _loader(path: Path) -> Callable[[int], Picture]:
+    return lambda frame: read_picture(path, path.name)
