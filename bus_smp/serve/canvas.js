@@ -32,6 +32,7 @@ export class Viewer {
     this.image = this.mask = this.edges = null;
     this.width = this.height = 0;
     this.calipers = [];
+    this.lesions = [];
     this.undone = [];
     this.done = [];
     this.touched = this.editable = false;
@@ -67,6 +68,8 @@ export class Viewer {
   fit(whole) {
     const frame = this.canvas.parentElement.getBoundingClientRect();
     this.ratio = window.devicePixelRatio || 1;
+    // lines and words on the image grow with the page's letters
+    this.unit = (this.ratio * parseFloat(getComputedStyle(document.documentElement).fontSize)) / 16;
     this.canvas.width = Math.max(1, Math.round(frame.width * this.ratio));
     this.canvas.height = Math.max(1, Math.round(frame.height * this.ratio));
     if (this.image && (whole || this.whole !== false)) {
@@ -138,19 +141,33 @@ export class Viewer {
         context.drawImage(this.layer, 0, 0);
         context.globalAlpha = 1;
       }
-      context.lineWidth = (2 * this.ratio) / this.scale;
+      context.lineWidth = (2 * this.unit) / this.scale;
       for (const value of [1, 2]) {
         context.strokeStyle = `rgb(${COLOURS[value]})`;
         context.stroke(this.edges[value]);
       }
     }
+    if (!this.hidden && this.display === "outline") this.drawClasses();
     this.drawCalipers();
     if (this.cursor) this.drawCursor();
   }
 
+  // Without the hatching, words tell the classes apart.
+  drawClasses() {
+    const { context } = this;
+    const point = this.unit / this.scale;
+    context.font = `${14 * point}px system-ui, sans-serif`;
+    for (const lesion of this.lesions) {
+      const [left, top, , height] = lesion.box;
+      const y = top > 20 * point ? top - 5 * point : top + height + 16 * point;
+      context.fillStyle = `rgb(${COLOURS[NAMES.indexOf(lesion.class)]})`;
+      context.fillText(lesion.class, left, y);
+    }
+  }
+
   drawCalipers() {
     const { context } = this;
-    const point = this.ratio / this.scale;
+    const point = this.unit / this.scale;
     context.strokeStyle = context.fillStyle = "#ffd166";
     context.lineWidth = 2 * point;
     context.font = `${14 * point}px system-ui, sans-serif`;
@@ -178,8 +195,8 @@ export class Viewer {
 
   drawCursor() {
     const { context } = this;
-    const radius = ["brush", "erase"].includes(this.tool) ? this.size / 2 : (6 * this.ratio) / this.scale;
-    context.lineWidth = (this.penDown ? 3 : 1.5) * (this.ratio / this.scale);
+    const radius = ["brush", "erase"].includes(this.tool) ? this.size / 2 : (6 * this.unit) / this.scale;
+    context.lineWidth = (this.penDown ? 3 : 1.5) * (this.unit / this.scale);
     for (const [colour, add] of [["#000", context.lineWidth], ["#fff", 0]]) {
       context.strokeStyle = colour;
       context.beginPath();

@@ -138,6 +138,8 @@ function showLesions(parent, { lesions, small }, words) {
       add(row, "td", value);
     }
   });
+  viewer.lesions = lesions;
+  viewer.draw();
   if (small) add(box, "p", `${small} smaller speck${small > 1 ? "s" : ""} below 10 pixels`, "quiet");
   if (lesions.length) add(box, "p", "Computed from the outline; the top is measured from the image's edge, not from the skin.", "quiet");
 }

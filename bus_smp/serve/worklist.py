@@ -182,7 +182,17 @@ def read_picture(source: Path | bytes, name: str) -> Picture:
             f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels are too many for the page",
             hint="bus-smp predict takes it",
         )
-    return Picture(pixels, pixel_sha256(pixels))
+    return Picture(pixels, pixel_sha256(pixels), notes=_colour_note(pixels))
+
+
+def _colour_note(pixels: np.ndarray) -> tuple[str, ...]:
+    """A warning where more than 1 % of the pixels of uint8 (H, W, 3) have a colour: the networks learn from grey pictures."""
+    spread = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
+    if (spread > 40).mean() < 0.01:
+        return ()
+    return (
+        "The picture has coloured areas, as colour Doppler and some marks have: the model was made for grey pictures.",
+    )
 
 
 def file_cases(files: Iterable[tuple[Path, str]]) -> list[Case]:
