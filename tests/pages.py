@@ -57,10 +57,10 @@ class Client:
 
 
 @contextmanager
-def serving(folder, paths, mode="blind", sources=1, reader="r1", give=block, **guard):
+def serving(folder, paths, mode="blind", reader="r1", gives=(block,), **guard):
     with open_journal(folder) as journal:
         cases = file_cases([(path, path.name) for path in paths])
-        given = [Source(f"run{number}", give) for number in range(sources)]
+        given = [Source(f"run{number}", give, worth=("secret",)) for number, give in enumerate(gives)]
         reading = Reading(Worklist(cases), journal, given, mode=mode, reader=reader)
         listening = socket.create_server(("127.0.0.1", 0))
         app = make_app(reading, TOKEN, ["127.0.0.1"], **guard)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from bus_smp.data.images import pixel_sha256, read_image, read_mask
 from bus_smp.errors import DataError
+from bus_smp.serve.answers import Answer
 from bus_smp.serve.guard import HEADERS, LINK_HEADER
 from bus_smp.serve.records import RECORDS, open_journal, read_records
 
@@ -163,7 +164,7 @@ def test_many_requests_are_answered_busy_not_by_a_crash(tmp_path):
         return block(case, picture)
 
     paths = write_images(tmp_path, 20)
-    with serving(tmp_path / "to", paths, mode="concurrent", give=slow) as page:
+    with serving(tmp_path / "to", paths, mode="concurrent", gives=(slow,)) as page:
         found = []
         threads = [
             threading.Thread(target=lambda n=n: found.append(page.ask(f"/api/cases/c{n}/0/answer")[0]))
@@ -313,3 +314,46 @@ def test_a_kill_while_answers_are_stored_leaves_whole_records(tmp_path):
         # the answer under way may be on the disk without its confirmation
         assert 0 < stored <= len(kept) <= stored + 1
         stored = len(kept)
+
+
+def test_two_runs_are_compared_without_their_names_and_the_vote_finds_the_right_one(tmp_path):
+    def empty(case, picture):
+        return Answer(np.zeros(picture.pixels.shape[:2], np.uint8), "normal", 0.1)
+
+    paths = write_images(tmp_path, 6)
+    with serving(tmp_path / "to", paths, mode="concurrent", gives=(block, empty)) as page:
+        sides = []
+        for number in range(1, 7):
+            place = f"/api/cases/c{number}/0"
+            shown = page.ask(f"{place}/answer")[2]
+            assert not re.search(b"run[01]|secret|malignant if", shown)
+            labels = [one["label"] for one in json.loads(shown)]
+            sides.append(labels.index("malignant"))
+            for side in (0, 1):
+                marked = any(page.ask(f"{place}/mask/{side}")[2])
+                assert marked == (labels[side] == "malignant")
+            answers = OWN | {"vote": "ab"[sides[-1]], "vote_reason": "finds it"}
+            assert page.ask(f"{place}/final", {"answers": answers})[0] == 200
+        assert b"run0" not in page.ask("/api/session")[2]
+        assert set(sides) == {0, 1}
+    found = json.loads(invoke("feedback", tmp_path / "to", "--json").stdout)
+    assert found["readers"]["r1"]["votes"] == {"run0": 6}
+
+
+def test_a_manifest_is_reviewed_without_a_model(tmp_path, manifests):
+    out = subprocess.Popen(
+        (sys.executable, "-X", "importtime", "-m", "bus_smp", "serve", "--review", manifests / "data_manifests" / "busi.csv")
+        + ("--mode", "concurrent", "--no-browser", "--to", tmp_path / "to"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        port, token = re.search(r":(\d+)/#(\S+)", out.stdout.readline()).groups()
+        page, key = Client(int(port)), {LINK_HEADER: token}
+        case = json.loads(page.ask("/api/session", **key)[2])["cases"][0]["id"]
+        shown = json.loads(page.ask(f"/api/cases/{case}/0/answer", **key)[2])
+        assert shown[0]["lesions"] and shown[0]["score"] is None and "not a model" in shown[0]["worth"][0]
+    finally:
+        out.send_signal(signal.SIGINT)
+        _, said = out.communicate(timeout=20)
+    assert out.returncode == 130 and "All stored answers are on the disk" in said
+    assert " torch\n" not in said

@@ -103,7 +103,9 @@ function listCases() {
   });
   const done = cases.filter((one) => one.done).length;
   $("progress").textContent = cases.length ? `${done} of ${cases.length} done` : "No images yet";
-  list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" });
+  // only the list is scrolled, not the page
+  const here = list.children[current];
+  if (here) list.scrollTop = here.offsetTop - list.offsetTop - list.clientHeight / 3;
 }
 
 const percent = (value) => `${(100 * value).toFixed(0)} %`;

@@ -15,7 +15,7 @@ _LESION = {"lesion": "yes"}
 # phases: "own" before the model's answer is shown, "final" after it; in a mode with one phase all are asked.
 QUESTIONS: tuple[dict[str, Any], ...] = (
     {
-        "key": "agreement", "words": "The model's answer", "kind": "one", "phases": ("final",), "required": True,
+        "key": "agreement", "words": "Do you agree with the answer shown?", "kind": "one", "phases": ("final",), "required": True,
         "options": (("agree", "Agree"), ("partly", "Agree in part"), ("disagree", "Disagree")),
     },
     {"key": "reason", "words": "Why not?", "kind": "text", "phases": ("final",), "when": {"agreement": ("partly", "disagree")}},

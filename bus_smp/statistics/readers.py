@@ -99,19 +99,21 @@ def tabulate_readers(table: pd.DataFrame, draws: int = 5000, seed: int = 42) -> 
     Returns:
         ``readers``: reader (and ``all readers`` where there are several) -> ``images``, ``patients``, ``measures`` (key of
         ``MEASURES`` -> estimate as in ``statistics.summary``; those that nothing is known of are left out) and ``votes``
-        (source, "equal" or "neither" -> number). ``kappa``: a list of ``readers`` (two names), ``images``,
-        and the estimate ``own`` of Cohen's kappa of their calls before any model's answer, or of the final ones.
+        (source, "equal" or "neither" -> number). ``kappa``: of each two readers with common images
+        ``readers`` (their names), ``images``, and the estimate ``kappa`` (Cohen's) of their calls, those before any
+        model's answer where there are such.
     """
     names = list(dict.fromkeys(table["reader"]))
     parts = {name: table[table["reader"] == name] for name in names}
     if len(names) > 1:
         parts[ALL_READERS] = table
+    pairs = [(a, b, _shared(parts[a], parts[b])) for a, b in combinations(names, 2)]
     return {
         "readers": {name: _tabulate(part, draws, seed) for name, part in parts.items()},
         "kappa": [
-            _kappa(parts[a], parts[b], draws, seed)
-            for a, b in combinations(names, 2)
-            if _shared(parts[a], parts[b])
+            {"readers": [a, b], "images": len(shared), "kappa": _kappa(shared, draws, seed)}
+            for a, b, shared in pairs
+            if len(shared)
         ],
     }
 
@@ -172,8 +174,6 @@ def _shared(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
         last = table.drop_duplicates("case", keep="last").set_index("case")
         calls.append(last.assign(call=last["own"].where(last["own"] != "", last["final"])))
     both = calls[0].index.intersection(calls[1].index)
-    if both.empty:
-        return None
     return pd.DataFrame(
         {
             "a": calls[0].loc[both, "call"],
@@ -183,8 +183,7 @@ def _shared(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _kappa(a: pd.DataFrame, b: pd.DataFrame, draws: int, seed: int) -> dict[str, Any]:
-    shared = _shared(a, b)
+def _kappa(shared: pd.DataFrame, draws: int, seed: int) -> dict[str, Any]:
     group = np.unique(shared["group"], return_inverse=True)[1]
     groups = group.max() + 1
     cells = shared["a"].map(LABELS.index) * len(LABELS) + shared["b"].map(LABELS.index)
@@ -193,9 +192,7 @@ def _kappa(a: pd.DataFrame, b: pd.DataFrame, draws: int, seed: int) -> dict[str,
     stratum = np.zeros(groups, int)
     weights = draw_groups(stratum, draws, np.random.default_rng(seed))
     resampled = Resampled(float(cohen_kappa(tables.sum(axis=0)[None])[0]), cohen_kappa(weights @ tables))
-    readers = [a["reader"].iloc[0], b["reader"].iloc[0]]
-    found = estimate(resampled, (np.ones(len(shared)),), group, stratum, 0.95, len(shared))
-    return {"readers": readers, "images": len(shared), "kappa": found}
+    return estimate(resampled, (np.ones(len(shared)),), group, stratum, 0.95, len(shared))
 
 
 def cohen_kappa(tables: np.ndarray) -> np.ndarray:
