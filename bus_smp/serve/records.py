@@ -6,6 +6,7 @@ are PNG files next to it, written before the line that names them.
 """
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -23,10 +24,12 @@ from bus_smp.data.images import write_mask, write_png
 from bus_smp.errors import DataError
 from bus_smp.system.files import explained, remove_leftovers, replacing
 from bus_smp.system.locks import hold_lock
+from bus_smp.text import harmless
 
 SCHEMA = 1
 RECORDS = "records.jsonl"
 CORRECTIONS = "corrections.csv"
+_COLUMNS = ("image", "masks", "label", "patient_id", "mask_format", "image_id", "pixel_mm", "flags")
 _FIRST = "0" * 64
 # Key of the hash that stands for a patient's id.
 _KEY_FILE = ".patient-key"
@@ -183,10 +186,6 @@ def write_corrections(folder: Path, records: Sequence[Mapping[str, Any]]) -> int
     Returns:
         Number of its rows. Where two readers corrected one image, the row is that of the last.
     """
-    import pandas as pd
-
-    from bus_smp.text import harmless_table
-
     rows: dict[str, dict[str, Any]] = {}
     for record in records:
         if record["kind"] != "final":
@@ -205,12 +204,14 @@ def write_corrections(folder: Path, records: Sequence[Mapping[str, Any]]) -> int
                 "pixel_mm": _side(record["pixel_mm"]),
                 "flags": f"corrected:{record['reader']}",
             }
-    columns = ["image", "masks", "label", "patient_id", "mask_format", "image_id", "pixel_mm", "flags"]
     if rows or (folder / CORRECTIONS).exists():
-        with replacing(folder / CORRECTIONS) as temporary:
-            harmless_table(pd.DataFrame(list(rows.values()), columns=columns)).to_csv(
-                temporary, index=False, lineterminator="\n"
-            )
+        with (
+            replacing(folder / CORRECTIONS) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: harmless(cell) for key, cell in row.items()} for row in rows.values())
     return len(rows)
 
 
