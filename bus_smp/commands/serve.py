@@ -11,6 +11,7 @@ from bus_smp.commands.options import (
     out_option,
     precision_option,
     root_option,
+    views_option,
 )
 
 
@@ -20,6 +21,7 @@ from bus_smp.commands.options import (
     "--run", "runs", multiple=True,
     help="Name or folder of the run; two --run are compared, their names hidden.  [default: the newest that is finished]",
 )  # fmt: skip
+@views_option
 @out_option
 @click.option(
     "--mode",
@@ -52,6 +54,7 @@ from bus_smp.commands.options import (
 def command(
     inputs: tuple[Path, ...],
     runs: tuple[str, ...],
+    views: tuple[str, ...],
     out: Path,
     mode: str,
     reader: str,
@@ -124,7 +127,11 @@ def command(
     else:
         cases, sources = _files(inputs), []
         if mode != "none":
-            sources = [_source(run, out, device, backend, precision) for run in (runs or (None,))]
+            from bus_smp.inference.backends import check_backend
+
+            check_backend(backend, device, precision)
+            how = {"backend": backend, "device": device, "precision": precision}
+            sources = [_source(run, out, views, **how) for run in runs or (None,)]
     if shuffle is not None:
         random.Random(shuffle).shuffle(cases)
     token = secrets.token_urlsafe(24)
@@ -181,36 +188,27 @@ def _files(inputs: tuple[Path, ...]) -> list:
     return file_cases(scans)
 
 
-def _source(name: str | None, out: Path, device: str, backend: str, precision: str):
-    """A run as a source of answers: what ``bus-smp predict`` would say, pixel for pixel."""
-    from bus_smp.inference.backends import check_backend, open_predictor
+def _source(name: str | None, out: Path, views: tuple[str, ...], **how: str):
+    """A run, or an experiment's runs as one, as a source of answers: what ``bus-smp predict`` says, pixel for pixel."""
+    from bus_smp.inference.backends import open_ensemble
     from bus_smp.inference.predictor import describe_computing, label_rule
-    from bus_smp.runs.find import find_run
+    from bus_smp.runs.find import find_ensemble
+    from bus_smp.runs.layout import list_evaluations
     from bus_smp.serve.answers import Answer, Source, describe_worth
     from bus_smp.system.console import note
 
-    check_backend(backend, device, precision)
-    run = find_run(name, out)
-    predictor, header = open_predictor(
-        run.best_path, backend=backend, device=device, precision=precision, batch_size=1, say=note
-    )
+    ensemble = find_ensemble([name] if name else [], out, views)
+    predictor, header = open_ensemble(ensemble, **how, say=note)
 
     def give(case, picture) -> Answer:
         prediction = predictor.predict(picture.pixels)
-        return Answer(prediction.mask, prediction.label, prediction.score)
+        return Answer(prediction.mask, prediction.label, prediction.score, prediction.disagreement)
 
     threshold = (header.get("calibration") or {}).get("threshold")
-    return Source(
-        run.name,
-        give,
-        label_rule(threshold),
-        describe_worth(run),
-        {
-            "weights": header["sha256"],
-            "computed_in": describe_computing(predictor.computed_in),
-            "threshold": threshold,
-        },
-    )
+    computed_in = describe_computing(predictor.computed_in)
+    record = {"weights": header["sha256"], "computed_in": computed_in, "threshold": threshold}
+    worth = describe_worth(header, list_evaluations(ensemble.folder))
+    return Source(ensemble.name, give, label_rule(threshold), worth, record)
 
 
 def _review(path: Path, root: Root) -> tuple[list, list]:

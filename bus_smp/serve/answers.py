@@ -1,14 +1,14 @@
 """Where the answers come from that a reader is shown: a run, or the masks of a manifest; and what a run is worth."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bus_smp.errors import BusSmpError
 from bus_smp.runs.evaluations import read_summary
-from bus_smp.runs.run import Run
 from bus_smp.serve.worklist import Case, Picture
 
 
@@ -20,11 +20,13 @@ class Answer:
         mask: uint8 (H, W) of class indices.
         label: normal, benign or malignant.
         score: of malignancy, 0..1; None where the source gives none.
+        disagreement: of several networks or views, 1 - mean Dice of each two of their masks, 0..1; empty for one.
     """
 
     mask: np.ndarray
     label: str
     score: float | None = None
+    disagreement: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,19 @@ class Source:
     record: Mapping[str, Any] | None = None
 
 
-def describe_worth(run: Run) -> tuple[str, ...]:
+def describe_worth(header: Mapping[str, Any], evaluations: Sequence[Path]) -> tuple[str, ...]:
     """What a run was trained on, and how it did on data that it never saw: a line each.
+
+    Args:
+        header: of its weights.
+        evaluations: its evaluation folders.
 
     Sensitivity and specificity are of malignancy by image, with 95 % intervals over patients, by the run's threshold if
     it has one, else by the class with more pixels.
     """
-    header = run.header()
     lines = [f"Trained on {', '.join(header['datasets'])}."]
     external = 0
-    for folder in run.evaluations():
+    for folder in evaluations:
         try:
             summary = read_summary(folder)
             if summary["external"] is not True:

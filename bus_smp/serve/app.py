@@ -96,6 +96,7 @@ def make_app(reading: Reading, token: str, hosts: list[str], **limits: Any) -> S
                 {
                     "label": one.label,
                     "score": one.score,
+                    "disagreement": one.disagreement,
                     "rule": "" if blinded else source.rule,
                     "worth": () if blinded else source.worth,
                     **reading.measure(opened, one.mask),

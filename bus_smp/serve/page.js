@@ -168,6 +168,7 @@ function showAnswer() {
   // it stays in view next to the questions
   verdict.textContent = `${who}: ${one.label}${one.score === null ? "" : `, malignancy score ${percent(one.score)}`}`;
   verdict.className = `verdict ${one.label}`;
+  for (const [kind, value] of Object.entries(one.disagreement)) add(box, "p", `The ${kind} disagree by ${percent(value)} (1 - Dice of their outlines).`, "note");
   if (one.rule) add(box, "p", `Rule: ${one.rule}`, "quiet");
   for (const line of one.worth) add(box, "p", line, "quiet");
   showLesions(box, one, "Lesion");
