@@ -287,6 +287,7 @@ def test_a_full_disk_leaves_the_records_as_they_were(tmp_path):
         assert page.ask("/api/cases/c1/0/own", {"answers": OWN})[0] == 200
 
 
+@pytest.mark.slow
 def test_a_kill_while_answers_are_stored_leaves_whole_records(tmp_path):
     paths = write_images(tmp_path, 30)
     command = (sys.executable, "-m", "bus_smp", "serve", "--mode", "none", "--no-browser")
