@@ -91,7 +91,8 @@ def make_scores(images: int, seed: int = 0) -> pd.DataFrame:
     lesion_columns = (*METRIC_COLUMNS, *SURFACE_COLUMNS, *SHAPE_COLUMNS)
     table |= {name: np.where(shown, rng.random(images), np.nan) for name in lesion_columns}
     table |= {name: rng.random(images) for name in ("pixel_brier", "pixel_brier_raw")}
-    table |= {name: rng.integers(0, 2, images).astype(float) for name in NEEDED if name.startswith("called_")}
+    decided = [name for name in NEEDED if name.startswith("called_") or name.endswith("_at_point")]
+    table |= {name: rng.integers(0, 2, images).astype(float) for name in decided}
     table |= {name: rng.integers(1, 3, images) for name in DETECTION_COLUMNS}
     return pd.DataFrame(table)
 

@@ -32,6 +32,7 @@ GROUPS = {
     "More commands": {
         "compare": "Compare two runs image by image, or two experiments run by run.",
         "export": "Write a run's network as a file that runs without bus_smp.",
+        "calibrate": "Fit temperature and thresholds of a finished run again.",
         "info": "Describe a checkpoint, run folder or manifest at once.",
         "fetch-weights": "Download an encoder's ImageNet weights as a file, for a computer without internet.",
         "serve": "Open a page in the browser on which a radiologist reads, corrects and answers.",

@@ -31,7 +31,12 @@ def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: 
     calls = dict.fromkeys(
         ("called_malignant", "called_malignant_90", "called_malignant_95"), float(score >= 0.5)
     )
-    return about | measured | scores | calls | {"call_confidence": 0.0} | more
+    at_point = {
+        "marked_at_point": float((prediction > 0).any()),
+        "hits_iou10_at_point": measured["hits_iou10"],
+        "dice_lesion_at_point": measured["dice_lesion"],
+    }
+    return about | measured | scores | calls | at_point | {"call_confidence": 0.0} | more
 
 
 def lesion(label: str, found: int, predicted_as: str = "", size: int = 20) -> np.ndarray:

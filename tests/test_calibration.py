@@ -113,21 +113,21 @@ def _prediction(score, size=4):
 def test_an_image_is_called_malignant_from_the_threshold_on_and_not_at_all_without_one():
     calibration = {"threshold": 0.5, "thresholds": {"specificity_90": 0.6, "specificity_95": None}}
     truth = np.zeros((4, 4), np.uint8)
-    row = score_row(_prediction(0.5), truth, calibration)
+    row = score_row(_prediction(0.5), truth, truth, calibration)
     assert (row["called_malignant"], row["called_malignant_90"]) == (1, 0)
     assert math.isnan(row["called_malignant_95"])
     assert row["call_confidence"] == pytest.approx(0, abs=1e-6)
-    assert score_row(_prediction(0.9), truth, calibration)["call_confidence"] == pytest.approx(
+    assert score_row(_prediction(0.9), truth, truth, calibration)["call_confidence"] == pytest.approx(
         math.log(9), 1e-4
     )
-    without = score_row(_prediction(0.9), truth, {})
+    without = score_row(_prediction(0.9), truth, truth, {})
     assert all(math.isnan(without[name]) for name in ("called_malignant", "call_confidence"))
     assert without["malignant_score"] == pytest.approx(0.9)
 
 
 def test_nan_probabilities_are_refused():
     with pytest.raises(EvaluationError, match="NaN"):
-        score_row(_prediction(math.nan), np.zeros((4, 4), np.uint8), {})
+        score_row(_prediction(math.nan), *[np.zeros((4, 4), np.uint8)] * 2, {})
 
 
 # On a run

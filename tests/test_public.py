@@ -15,6 +15,7 @@ from PIL import Image
 
 import bus_smp
 from bus_smp.errors import BusSmpError, ConfigError, ImageError
+from bus_smp.measures.decision import DecisionRules
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -129,7 +130,7 @@ def test_the_decision_goes_by_the_score_and_without_a_threshold_by_the_mask(thre
     raw = np.full((3, 4, 4), 0.1, np.float32)
     raw[lesion] = 0.8
     scaled = np.stack([np.full((4, 4), value, np.float32) for value in (0.2, 0.2, 0.6)])
-    found = bus_smp.Prediction(scaled, raw, (9, 9), threshold)
+    found = bus_smp.Prediction(scaled, raw, (9, 9), DecisionRules(threshold))
     assert found.label == label
     assert (found.mask == lesion).all()
 

@@ -104,16 +104,15 @@ def _export_lines(path: Path) -> list[str]:
 
 
 def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
-    from bus_smp.runs.describe import calibration_warnings
+    from bus_smp.runs.describe import describe_calibration
     from bus_smp.text import folded
 
     if not calibration:
         return ["  calibrated no: bus-smp train, typed again, does it"]
-    threshold = calibration["threshold"]
-    called = calibration["reason"] if threshold is None else f"malignant from a score of {threshold:.3f} on"
+    first, *others = describe_calibration(calibration)
     return [
-        f"  calibrated on validation: temperature {calibration['temperature']:.3f}, {called}",
-        *(line for warning in calibration_warnings(calibration) for line in folded(f"  Warning: {warning}")),
+        f"  calibrated on validation: {first}",
+        *(line for other in others for line in folded(f"  {other}")),
     ]
 
 

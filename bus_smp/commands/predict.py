@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0.001, max=10),
     help="Side of a pixel in mm, the same in all images: areas are also given in mm2.",
 )
+@click.option(
+    "--operating-point",
+    is_flag=True,
+    help="Masks keep only the lesions that the operating point keeps, fitted on the run's validation images.",
+)
 @device_option
 @backend_option
 @precision_option
@@ -50,6 +55,7 @@ def command(
     folder: Path | None,
     include_masks: bool,
     pixel_mm: float | None,
+    operating_point: bool,
     device: str,
     backend: str,
     precision: str,
@@ -83,7 +89,14 @@ def command(
     images = find_images(inputs, skip=folder, say=note)
     check_targets(images, folder)
     ensemble = find_ensemble(runs, out, views)
-    predictor, header = open_ensemble(ensemble, backend=backend, device=device, precision=precision, say=note)
+    predictor, header = open_ensemble(
+        ensemble,
+        backend=backend,
+        device=device,
+        precision=precision,
+        operating_point=operating_point,
+        say=note,
+    )
     note(f"{describe_ensemble(ensemble, predictor, header)}; {counted(len(images), 'file')}")
     with show_progress(len(images), "predict") as progress:
         table = predict_files(

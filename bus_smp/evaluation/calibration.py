@@ -7,6 +7,7 @@ from that manifest's files; so no caller can fit on the images that are scored.
 import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,22 @@ from bus_smp.classes import CLASSES, IGNORED, MALIGNANT
 from bus_smp.data.examples import ExampleReader
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
-from bus_smp.inference.predictor import NetworkPredictor, Prediction
-from bus_smp.measures.overlap import malignant_score
+from bus_smp.evaluation.operating_point import FoundLesions, fit_operating_point
+from bus_smp.inference.batches import predict_batches
+from bus_smp.inference.predictor import NetworkPredictor, Prediction, TorchNetwork, load_predictor
+from bus_smp.measures.lesions import match_lesions
+from bus_smp.measures.overlap import malignant_score, score_mask
 from bus_smp.measures.reliability import brier_score
+from bus_smp.model.checkpoint import write_checkpoint
 from bus_smp.runs.describe import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from bus_smp.system.engine import Engine
 from bus_smp.system.threads import read_ahead
 
 # Share of the validation images without malignancy that an operating point does not call malignant.
 SPECIFICITIES = {"specificity_90": 0.90, "specificity_95": 0.95}
+
+# What the mask finds at the operating point.
+POINT_COLUMNS = ("marked_at_point", "hits_iou10_at_point", "dice_lesion_at_point")
 
 SCORE_COLUMNS = (
     "malignant_score",
@@ -33,6 +42,7 @@ SCORE_COLUMNS = (
     "called_malignant_90",
     "called_malignant_95",
     "call_confidence",
+    *POINT_COLUMNS,
     "pixel_brier",
     "pixel_brier_raw",
 )
@@ -53,6 +63,7 @@ def calibrate(
         JSON values. ``temperature``: see ``fit_temperature``. ``threshold``: image score from which an image is called
         malignant, the one with the highest Youden's J. ``thresholds``: those that keep a specificity of 90 % and
         95 %. Thresholds are None where the split lacks malignant or other images, and ``reason`` gives the reason.
+        ``operating_point``: see ``fit_operating_point``.
         ``nll_before``, ``nll_after``: mean negative log-likelihood of a pixel (nats). ``brier_before``, ``brier_after``: Brier score of the
         malignant score. ``images``, ``malignant_images``, ``groups``: what it was fitted on; ``fitted_on``: "val".
 
@@ -71,16 +82,18 @@ def calibrate(
     logits, truth = _sample(plain, manifest, rows, reader)
     temperature = fit_temperature(logits, truth)
     scaled = predictor.at_temperature(temperature)
-    examples = read_ahead(lambda row: reader(manifest, row), rows.to_dict("records"))
-    scores, raw = [], []
-    while batch := [image for image, _ in islice(examples, scaled.batch_size)]:
-        for prediction in scaled.predict(batch):
-            scores.append(prediction.score)
-            raw.append(malignant_score(prediction.raw_grid))
+
+    def measure(row: Any, image: np.ndarray, mask: np.ndarray, prediction: Prediction) -> tuple:
+        found = FoundLesions.of(mask, prediction.lesions)
+        return prediction.score, malignant_score(prediction.raw_grid), found
+
+    measured = predict_batches(scaled, rows.to_dict("records"), lambda row: reader(manifest, row), measure)
+    scores, raw, found = zip(*measured, strict=True)
     malignant = (rows["label"] == MALIGNANT.name).to_numpy()
     return {
         "temperature": temperature,
         **fit_thresholds(np.array(scores), malignant),
+        "operating_point": fit_operating_point(found),
         "fitted_on": "val",
         "images": len(rows),
         "malignant_images": int(malignant.sum()),
@@ -90,6 +103,31 @@ def calibrate(
         "brier_before": float(np.mean((np.array(raw) - malignant) ** 2)),
         "brier_after": float(np.mean((np.array(scores) - malignant) ** 2)),
     }
+
+
+def calibrate_weights(
+    path: Path,
+    engine: Engine,
+    manifest: Manifest,
+    reader: ExampleReader | None = None,
+    *,
+    batch_size: int = 8,
+) -> dict[str, Any]:
+    """``calibrate`` a file of weights, and write the result into its header; the weights stay.
+
+    Args:
+        path: ``best.safetensors`` of the run that was trained on ``manifest``.
+
+    Raises:
+        CheckpointError: as ``load_predictor``.
+        EvaluationError: as ``calibrate``.
+    """
+    predictor, header = load_predictor(path, engine, batch_size)
+    calibration = calibrate(predictor, manifest, reader)
+    about = {key: value for key, value in header.items() if key != "sha256"} | {"calibration": calibration}
+    assert isinstance(predictor.network, TorchNetwork)
+    write_checkpoint(path, predictor.network.model, about)
+    return calibration
 
 
 def _sample(
@@ -200,14 +238,16 @@ def fit_thresholds(scores: np.ndarray, malignant: np.ndarray) -> dict[str, Any]:
 
 
 def score_row(
-    prediction: Prediction, grid_truth: np.ndarray, calibration: Mapping[str, Any]
+    prediction: Prediction, truth: np.ndarray, grid_truth: np.ndarray, calibration: Mapping[str, Any]
 ) -> dict[str, float]:
-    """One image's scores under ``SCORE_COLUMNS``; calls and their confidence are NaN where a threshold is missing.
+    """One image's scores under ``SCORE_COLUMNS``; what needs a threshold that is missing is NaN.
 
     ``call_confidence`` = abs(log-odds of the score - log-odds of the threshold): how far the call is from being another.
+    At the operating point: whether a lesion is kept (1 or 0), the lesions found with IoU >= .1, and the lesion Dice.
 
     Args:
-        grid_truth: uint8 (S, S) of class indices, on the network's grid.
+        truth: uint8 (H, W) of class indices, at the image's own size.
+        grid_truth: the same on the network's grid, uint8 (S, S).
         calibration: from ``calibrate``; empty for a run without one.
     """
     score = prediction.score
@@ -223,9 +263,22 @@ def score_row(
         "malignant_score_raw": malignant_score(prediction.raw_grid),
         **{name: math.nan if cut is None else float(score >= cut) for name, cut in cuts.items()},
         "call_confidence": math.nan if threshold is None else abs(_log_odds(score) - _log_odds(threshold)),
+        **_at_point(prediction, truth),
         "pixel_brier": brier_score(prediction.grid, grid_truth),
         "pixel_brier_raw": brier_score(prediction.raw_grid, grid_truth),
     }
+
+
+def _at_point(prediction: Prediction, truth: np.ndarray) -> dict[str, float]:
+    if not prediction.rules.has_operating_point:
+        return dict.fromkeys(POINT_COLUMNS, math.nan)
+    mask = prediction.kept_mask
+    found = (
+        float(mask.any()),
+        match_lesions(truth, mask)[0]["hits_iou10"],
+        score_mask(truth, mask)["dice_lesion"],
+    )
+    return dict(zip(POINT_COLUMNS, found, strict=True))
 
 
 def _log_odds(probability: float) -> float:

@@ -227,6 +227,8 @@ def _warnings(
         warnings.append("computed in int8: results of a quantised network, not of the weights as trained")
     calibration = about.get("calibration") or {}
     warnings += [calibration["reason"]] if calibration.get("reason") else []
+    point = calibration.get("operating_point") or {}
+    warnings += [f"no operating point for lesions: {point['reason']}"] if point.get("reason") else []
     warnings += calibration_warnings(calibration)
     dice = {name: summary["metrics"]["dice_lesion"]["mean"] for name, summary in summaries.items()}
     if dice[MODEL] is not None:

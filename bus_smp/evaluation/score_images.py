@@ -77,11 +77,11 @@ def score_images(
     def measure(row: dict[str, Any], image: np.ndarray, reference: tuple, prediction: Prediction) -> tuple:
         truth, shape, of_baselines = reference
         lesion_probability = 1 - prediction.native[BACKGROUND.index]
-        measured, found = _measure(row, truth, shape, prediction.mask, lesion_probability)
+        measured, found = _measure(row, truth, shape, prediction.plain_mask, lesion_probability)
         grid_truth = resize_mask(truth, prediction.grid.shape[1:])
         if mask_path is not None:
-            write_mask(mask_path(row), prediction.mask)
-        measured |= score_row(prediction, grid_truth, calibration or {})
+            write_mask(mask_path(row), prediction.plain_mask)
+        measured |= score_row(prediction, truth, grid_truth, calibration or {})
         return measured, found, of_baselines, truth, grid_truth, prediction
 
     size = predictor.batch_size

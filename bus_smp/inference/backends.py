@@ -12,7 +12,13 @@ from bus_smp.inference.ensemble import VIEWS, VIEWS_BY_NAME, EnsemblePredictor
 from bus_smp.inference.export import describe_parity, export_run, find_export
 from bus_smp.inference.formats.onnx import load_onnx
 from bus_smp.inference.formats.openvino import load_openvino
-from bus_smp.inference.predictor import Predictor, describe_computing, load_predictor, predictor_of
+from bus_smp.inference.predictor import (
+    NetworkPredictor,
+    Predictor,
+    describe_computing,
+    load_predictor,
+    predictor_of,
+)
 from bus_smp.model.checkpoint import read_header
 from bus_smp.runs.ensemble import Ensemble, check_views, join_sha256
 from bus_smp.runs.find import find_ensemble
@@ -35,6 +41,7 @@ def load(
     backend: str = "torch",
     device: str = "auto",
     precision: str = "auto",
+    operating_point: bool = False,
 ) -> Predictor:
     """Return the network of a trained run: ``load("outputs/bus-uclm").predict("scan.png")``.
 
@@ -45,6 +52,8 @@ def load(
         backend: "torch"; "onnx" or "openvino" run the run's export, which is made first if there is none.
         device: "auto", "cpu", "cuda" or "cuda:1".
         precision: "auto" (that of the training), "fp32", "bf16", "fp16" or "int8", if the backend has it.
+        operating_point: True: masks leave out the lesions that the operating point of the run drops; False: they show the
+            most probable class of each pixel.
 
     Raises:
         CheckpointError: if there is no such run, or its weights are damaged.
@@ -55,7 +64,9 @@ def load(
     names = [] if run is None else [run] if isinstance(run, str | Path) else list(run)
     views = check_views([views] if isinstance(views, str) else views)
     ensemble = find_ensemble([str(name) for name in names], Path(out), views)
-    return open_ensemble(ensemble, backend=backend, device=device, precision=precision)[0]
+    return open_ensemble(
+        ensemble, backend=backend, device=device, precision=precision, operating_point=operating_point
+    )[0]
 
 
 def check_backend(backend: str, device: str, precision: str) -> None:
@@ -94,7 +105,7 @@ def open_predictor(
     precision: str = "auto",
     batch_size: int = 8,
     say: Callable[[str], None] = lambda text: None,
-) -> tuple[Predictor, dict[str, Any]]:
+) -> tuple[NetworkPredictor, dict[str, Any]]:
     """Return the predictor of a run folder's best weights, or of a file of weights, and their header with the file's ``sha256``.
 
     For another backend than torch the run's export is taken. Where there is no export of exactly these weights, it is
@@ -138,15 +149,21 @@ def open_ensemble(
     backend: str = "torch",
     device: str = "auto",
     precision: str = "auto",
+    operating_point: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Predictor, dict[str, Any]]:
     """Return the predictor of runs and views as one, and what their headers say together (``join_headers``).
 
     Arguments and errors are those of ``open_predictor``.
 
+    Args:
+        operating_point: whether masks leave out the lesions that the operating point of the run drops.
+
     Raises:
-        ConfigError: also if the networks predict other numbers of classes.
+        ConfigError: also if the networks predict other numbers of classes, or there is no operating point.
     """
+    if operating_point:
+        _check_operating_point(ensemble)
     predictors: list[Predictor] = []
     headers: list[dict[str, Any]] = []
     for run in ensemble.runs:
@@ -160,6 +177,8 @@ def open_ensemble(
                 hint="combine runs of the same classes",
             )
         headers.append(header)
+        if operating_point:
+            predictor = predictor.at_operating_point()
         views = [predictor, *(VIEWS_BY_NAME[view](predictor) for view in ensemble.views)]
         predictors.append(EnsemblePredictor(views, VIEWS) if len(views) > 1 else predictor)
     together = EnsemblePredictor(predictors) if len(predictors) > 1 else predictors[0]
@@ -216,3 +235,23 @@ def describe_ensemble(ensemble: Ensemble, predictor: Predictor, header: Mapping[
     if len(ensemble.runs) == 1:
         return f"Run: {source}{seen}, weights of epoch {header['epoch']}, {how}{cost}"
     return f"Ensemble of {', '.join(run.name for run in ensemble.runs)}{seen}, {how}{cost}"
+
+
+def _check_operating_point(ensemble: Ensemble) -> None:
+    if len(ensemble.runs) > 1:
+        raise ConfigError(
+            "several runs as one have no operating point: it is fitted for each network on its own",
+            hint="name one run, or leave out --operating-point",
+        )
+    run = ensemble.runs[0]
+    point = (run.header().get("calibration") or {}).get("operating_point")
+    if point is None:
+        raise ConfigError(
+            f"{run.best_path}: was calibrated by an older version, or not at all: it has no operating point",
+            hint=f"bus-smp calibrate --run {run.folder} fits it on the validation split of the run",
+        )
+    if point.get("least_probability") is None:
+        raise ConfigError(
+            f"{run.best_path}: has no operating point: {point.get('reason')}",
+            hint="leave out --operating-point",
+        )

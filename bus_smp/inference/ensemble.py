@@ -8,6 +8,7 @@ import numpy as np
 
 from bus_smp.data.images import restore_probabilities
 from bus_smp.inference.predictor import Prediction, Predictor, Prepared
+from bus_smp.measures.decision import DecisionRules, join_rules
 from bus_smp.measures.overlap import classes_of
 
 NETWORKS, VIEWS = "networks", "views"
@@ -80,7 +81,7 @@ class _Mean:
         self.raw: dict[tuple[int, ...], np.ndarray] = {}
         self.disagreements: list[dict[str, float]] = []
         self.of_heads: list[tuple[np.ndarray | None, Mapping[str, float] | None]] = []
-        self.thresholds: list[float | None] = []
+        self.rules: list[DecisionRules] = []
 
     def add(self, found: Prediction) -> None:
         if not self.lesions:
@@ -99,7 +100,7 @@ class _Mean:
             self.raw[part.shape] = self.raw[part.shape] + part if part.shape in self.raw else part
         self.disagreements.append(dict(found.disagreement))
         self.of_heads.append((found.image_probabilities, found.head_shape))
-        self.thresholds.append(found.threshold)
+        self.rules.append(found.rules)
 
     def prediction(self, of: str) -> Prediction:
         number = np.float32(len(self.lesions))
@@ -107,12 +108,11 @@ class _Mean:
         raw = sum((_on(self.grid.shape[1:], part) for part in parts[1:]), parts[0])
         variance = self.squared / number - (self.lesion / number) ** 2
         inner = self.disagreements[0].keys()
-        thresholds = [one for one in self.thresholds if one is not None]
         return Prediction(
             self.grid / number,
             raw,
             self.shape,
-            float(np.mean(thresholds)) if len(thresholds) == number else None,
+            join_rules(self.rules),
             spread=np.sqrt(variance.clip(0)).astype(np.float32),
             disagreement={of: 1 - mean_pairwise_dice(self.lesions)}
             | {key: float(np.mean([one[key] for one in self.disagreements])) for key in inner},

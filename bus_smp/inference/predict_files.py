@@ -345,7 +345,7 @@ def _describe(prediction: Prediction, name: str, pixel_mm: float | None) -> dict
         "width": mask.shape[1],
         "height": mask.shape[0],
         "decision": prediction.label,
-        "decision_rule": label_rule(prediction.threshold),
+        "decision_rule": label_rule(prediction.rules),
         "malignant_score": round(prediction.score, 6),
         **{f"{key}_area_px": area for key, area in areas.items()},
         **{f"{key}_area_mm2": area for key, area in known.items()},

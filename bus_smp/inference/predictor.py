@@ -17,6 +17,7 @@ from bus_smp.data.images import check_image, read_image, restore_in_bands, resto
 from bus_smp.errors import EvaluationError
 from bus_smp.figures.overlay import overlay
 from bus_smp.inference.folding import MainHead, fold_batch_norms
+from bus_smp.measures.decision import NO_RULES, DecisionRules, MarkedLesions
 from bus_smp.measures.overlap import classes_of, confusion, malignant_score, predicted_label
 from bus_smp.measures.shape import SHAPES
 from bus_smp.model.checkpoint import load_model
@@ -63,7 +64,7 @@ class Prediction:
             padding, after temperature: scores and calibration come from it. They sum to 1 over the classes.
         raw_grid: the same before temperature.
         shape: height and width of the image in pixels.
-        threshold: the score from which the image is called malignant; None: the run has none.
+        rules: of the run: from which score the image is called malignant, and which lesions are kept.
         image: uint8 (H, W, 3), RGB.
         spread: float32, as large as a plane of ``grid``: standard deviation of the probability of a lesion between the
             networks, or between the views of one; None: there is only one.
@@ -80,7 +81,7 @@ class Prediction:
     grid: np.ndarray
     raw_grid: np.ndarray
     shape: tuple[int, int]
-    threshold: float | None = None
+    rules: DecisionRules = NO_RULES
     image: np.ndarray | None = None
     spread: np.ndarray | None = None
     disagreement: Mapping[str, float] = field(default_factory=dict)
@@ -100,10 +101,39 @@ class Prediction:
             whole += restore_probabilities(part, self.shape)
         return whole
 
-    @cached_property
+    @property
     def mask(self) -> np.ndarray:
-        """The most probable class of each pixel, uint8 (H, W): 0 background, 1 benign, 2 malignant."""
-        if self.shape[0] * self.shape[1] > _LARGE:
+        """The class of each pixel, uint8 (H, W): 0 background, 1 benign, 2 malignant.
+
+        It is the most probable one; where ``rules.drops_lesions``, without the lesions that the operating point drops.
+        """
+        return self.kept_mask if self.rules.drops_lesions else self.plain_mask
+
+    @cached_property
+    def lesions(self) -> MarkedLesions:
+        """The lesions of the plain mask, with their probabilities after temperature."""
+        if self._is_large:
+            bands = (band[0] for band in restore_in_bands(self.grid[:1], self.shape))
+            return MarkedLesions.of(self.plain_mask, bands)
+        return MarkedLesions.of(self.plain_mask, restore_probabilities(self.grid[:1], self.shape))
+
+    @cached_property
+    def kept_mask(self) -> np.ndarray:
+        """The mask at the operating point; the plain mask where the run has none."""
+        return (
+            self.lesions.kept(self.plain_mask, self.rules)
+            if self.rules.has_operating_point
+            else self.plain_mask
+        )
+
+    @property
+    def _is_large(self) -> bool:
+        return self.shape[0] * self.shape[1] > _LARGE
+
+    @cached_property
+    def plain_mask(self) -> np.ndarray:
+        """The most probable class of each pixel, uint8 (H, W)."""
+        if self._is_large:
             bands = zip(
                 *(restore_in_bands(part, self.shape) for part in self.parts or (self.raw_grid,)), strict=True
             )
@@ -118,9 +148,11 @@ class Prediction:
     @property
     def label(self) -> str:
         """The decision: normal, benign or malignant, by the rule that ``label_rule`` states."""
-        if self.threshold is None:
+        if self.rules.threshold is None:
             return predicted_label(confusion(np.zeros_like(self.mask), self.mask))
-        if self.score >= self.threshold:
+        if self.rules.drops_lesions and not self.mask.any():
+            return LABELS[0]
+        if self.score >= self.rules.threshold:
             return MALIGNANT.name
         return BENIGN.name if self.mask.any() else LABELS[0]
 
@@ -136,11 +168,20 @@ class Prediction:
         return f"<Prediction: {self.label}, score {self.score:.3f}, lesion {lesion} of {width} x {height} px>"
 
 
-def label_rule(threshold: float | None) -> str:
+def label_rule(rules: DecisionRules) -> str:
     """Return in words how ``Prediction.label`` is decided."""
-    if threshold is None:
-        return "the lesion with more pixels in the mask; normal if there is none"
-    return f"malignant if malignant_score >= {threshold:.6g}; else benign if the mask shows a lesion; else normal"
+    dropped = ""
+    if rules.drops_lesions and rules.least_area is not None:
+        dropped = (
+            f"; the mask keeps lesions with a probability >= {rules.least_probability:.6g} "
+            f"and >= {rules.least_area:.4%} of the image"
+        )
+    if rules.threshold is None:
+        return f"the lesion with more pixels in the mask; normal if there is none{dropped}"
+    malignant = f"malignant if malignant_score >= {rules.threshold:.6g}"
+    if dropped:
+        return f"normal if the mask shows no lesion; else {malignant}; else benign{dropped}"
+    return f"{malignant}; else benign if the mask shows a lesion; else normal"
 
 
 # An image as a user gives it.
@@ -229,7 +270,7 @@ class NetworkPredictor(Predictor):
         computed_in: ``backend``, ``device`` and ``precision`` of the network.
         geometry: that the network was trained with.
         temperature, image_temperature: > 0; logits of pixels, and those of the image head, are divided by it.
-        threshold: the score from which an image is called malignant; None: there is none.
+        rules: of the run; they decide what a mask shows and what is called malignant.
         weights: as in ``Predictor``.
     """
 
@@ -242,7 +283,7 @@ class NetworkPredictor(Predictor):
         batch_size: int = 8,
         temperature: float = 1.0,
         image_temperature: float = 1.0,
-        threshold: float | None = None,
+        rules: DecisionRules = NO_RULES,
         weights: tuple[str, ...] = (),
     ) -> None:
         self.network = network
@@ -250,12 +291,18 @@ class NetworkPredictor(Predictor):
         self.geometry, self.size = geometry, geometry.size
         self.batch_size = batch_size
         self.temperature, self.image_temperature = temperature, image_temperature
-        self.threshold, self.weights = threshold, weights
+        self.rules, self.weights = rules, weights
 
     def at_temperature(self, temperature: float) -> "NetworkPredictor":
         """Return the same predictor with another temperature, and none of the image head; the weights are shared."""
         other = copy.copy(self)
         other.temperature, other.image_temperature = temperature, 1.0
+        return other
+
+    def at_operating_point(self) -> "NetworkPredictor":
+        """Return the same predictor whose masks leave out the lesions that the operating point drops."""
+        other = copy.copy(self)
+        other.rules = replace(self.rules, drops_lesions=True)
         return other
 
     def prepare(self, image: np.ndarray) -> Prepared:
@@ -272,7 +319,7 @@ class NetworkPredictor(Predictor):
         scaled = raw if self.temperature == 1 else torch.softmax(logits / self.temperature, dim=1).numpy()
         cut = self.geometry.cut
         found = [
-            Prediction(cut(grid, image.shape), cut(raw_grid, image.shape), image.shape, self.threshold)
+            Prediction(cut(grid, image.shape), cut(raw_grid, image.shape), image.shape, self.rules)
             for image, grid, raw_grid in zip(images, scaled, raw, strict=True)
         ]
         if outputs.image is not None or outputs.shape is not None:
@@ -389,8 +436,8 @@ def predictor_of(
         geometry=Geometry.of(header),
         batch_size=batch_size,
         temperature=temperature_of(header),
-        threshold=(header.get("calibration") or {}).get("threshold"),
         image_temperature=((header.get("calibration") or {}).get("image") or {}).get("temperature", 1.0),
+        rules=DecisionRules.of(header.get("calibration")),
         weights=(header["sha256"],),
     )
 

@@ -61,7 +61,7 @@ def match_lesions(
     malignant_true = _mostly_malignant(truth, labels_true, stats_true[:, 4])
     malignant = _mostly_malignant(prediction, labels, stats[:, 4])
     scores = _scores(labels, stats[:, 4], lesion_probability)
-    pairs = _pairs(labels_true, stats_true[:, 4], labels, stats[:, 4])
+    pairs = overlapping_pairs(labels_true, stats_true[:, 4], labels, stats[:, 4])
     reference, candidate, _ = pairs
     matches = _match(*pairs, malignant_true[reference] == malignant[candidate], scores[candidate])
 
@@ -106,7 +106,7 @@ def _scores(labels: np.ndarray, areas: np.ndarray, lesion_probability: np.ndarra
     return np.clip(sums / areas, 0, 1)
 
 
-def _pairs(
+def overlapping_pairs(
     labels_true: np.ndarray, areas_true: np.ndarray, labels: np.ndarray, areas: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reference component, predicted component, both counted from 0, and IoU of each two that share a pixel."""

@@ -48,9 +48,14 @@ def _are_channels(value: object, least: float) -> bool:
 def _is_calibration(value: object) -> bool:
     if not isinstance(value, dict):
         return value is None
-    threshold = value.get("threshold")
-    return _is_number(value.get("temperature"), 1e-3, 1e3) and (
-        threshold is None or _is_number(threshold, 0, 2)
+    point = value.get("operating_point") or {}
+    return (
+        _is_number(value.get("temperature"), 1e-3, 1e3)
+        and isinstance(point, dict)
+        and all(
+            one is None or _is_number(one, 0, 2)
+            for one in (value.get("threshold"), point.get("least_probability"), point.get("least_area"))
+        )
     )
 
 

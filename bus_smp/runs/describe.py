@@ -39,6 +39,29 @@ def calibration_warnings(calibration: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
+def describe_calibration(calibration: Mapping[str, Any]) -> list[str]:
+    """What was fitted on the validation split, and what is wrong with it; a line each."""
+    threshold = calibration["threshold"]
+    called = calibration["reason"] if threshold is None else f"malignant from a score of {threshold:.3f} on"
+    lines = [f"temperature {calibration['temperature']:.3f}, {called}"]
+    # one of an older version has none
+    if point := calibration.get("operating_point"):
+        lines.append(describe_operating_point(point))
+    return lines + [f"Warning: {warning}" for warning in calibration_warnings(calibration)]
+
+
+def describe_operating_point(point: Mapping[str, Any]) -> str:
+    """What an operating point keeps, and what it changes on the validation split; or why there is none."""
+    if point.get("least_probability") is None:
+        return f"no operating point: {point.get('reason')}"
+    return (
+        f"operating point: a lesion is kept from a probability of {point['least_probability']:.3f} and "
+        f"{point['least_area']:.2%} of the image on; on validation {point['found']} of {point['lesions']} lesions are "
+        f"found (plain mask {point['found_plain']}), false alarms on {point['false_alarms']} of "
+        f"{point['normal_images']} normal images (plain mask {point['false_alarms_plain']})"
+    )
+
+
 def describe(path: Path) -> tuple[str, dict[str, Any]]:
     """What ``path`` is (``checkpoint``, ``run``, ``experiment`` or ``manifest``), and everything its header says.
 

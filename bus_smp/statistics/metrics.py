@@ -165,6 +165,7 @@ _WITH_LESION, _NORMAL, _MALIGNANT, _OTHERS = (
 )
 _EMPTY = "the truth does not show the target"
 _NOTHING_TO_MEASURE = "truth or prediction is empty"
+_AT_POINT = "at the operating point that the validation split gave"
 
 _FOUND = (
     Metric(
@@ -197,6 +198,21 @@ _FOUND = (
     Metric(
         "false_alarm_area", "False-alarm area, normal", FOUND, "mean share of the image predicted as lesion", _NORMAL,
         ("false_alarm_area",), lambda images, area: Ratio.mean(np.where(images.normal, area, np.nan)), better="lower",
+    ),
+    Metric(
+        "miss_rate_at_point", "Missed, operating point", FOUND, f"share of images whose lesion is not touched by a lesion kept {_AT_POINT}",
+        _WITH_LESION, ("dice_lesion_at_point",), lambda images, dice: Ratio.mean(np.where(np.isnan(dice), np.nan, dice == 0)),
+        better="lower", optional=True,
+    ),
+    Metric(
+        "lesion_sensitivity_at_point", "Found, operating point", FOUND, f"share of all lesions found with IoU >= .1 {_AT_POINT}",
+        "all images", ("hits_iou10_at_point", "lesions_true"), lambda images, hits, lesions: Ratio(np.nan_to_num(hits), np.where(np.isnan(hits), 0, lesions)),
+        optional=True,
+    ),
+    Metric(
+        "false_alarm_rate_at_point", "False alarms, op. point", FOUND, f"share of images that keep a lesion {_AT_POINT}", _NORMAL,
+        ("marked_at_point",), lambda images, marked: Ratio.mean(np.where(images.normal, marked, np.nan)),
+        better="lower", optional=True,
     ),
 )  # fmt: skip
 
@@ -312,6 +328,10 @@ _OUTLINED = (
         )
         for target in TARGETS
         for name, words, formula, undefined in _OVERLAP
+    ),
+    Metric(
+        "dice_lesion_at_point", "Dice lesion, op. point", OUTLINED, f"the same {_AT_POINT}", "images that show lesion",
+        ("dice_lesion_at_point",), _mean_where_shown("lesion"), _EMPTY, target="lesion", optional=True,
     ),
     *(metric for target in TARGETS for metric in _distances(target)),
 )  # fmt: skip

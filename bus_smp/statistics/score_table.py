@@ -126,7 +126,21 @@ def format_headlines(summaries: Mapping[str, Mapping]) -> list[str]:
             text += "" if one["low"] is not None else " (no interval)"
             text = f"{text:<22}{_taken_over(one, metric)}"
         lines.append(f"{words[0].upper() + words[1:]:<16}{text}".rstrip())
-    return [*lines, f"{'Verdict':<16}{verdict(summaries)}"]
+    return [*lines, *_at_point(model), f"{'Verdict':<16}{verdict(summaries)}"]
+
+
+def _at_point(model: Mapping) -> list[str]:
+    """The headline numbers at the operating point in one line; none, where there is no such point."""
+    found = {
+        words: (model[BY_KEY[key].part].get(key) or {}).get("mean")
+        for words, key in (
+            ("Dice", "dice_lesion_at_point"),
+            ("missed", "miss_rate_at_point"),
+            ("false alarms", "false_alarm_rate_at_point"),
+        )
+    }
+    known = [f"{words} {value:.3f}" for words, value in found.items() if value is not None]
+    return [f"{'Operating point':<16}{', '.join(known)}"] if known else []
 
 
 def _taken_over(estimate: Mapping, metric: Metric) -> str:

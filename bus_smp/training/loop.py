@@ -24,15 +24,15 @@ from bus_smp.data.loading import TrainingDataset, explained_workers, make_loader
 from bus_smp.data.manifest import Manifest
 from bus_smp.data.sampler import EpochSampler, RankSampler, balancing_weights
 from bus_smp.errors import CheckpointError, TrainingError
-from bus_smp.evaluation.calibration import calibrate
+from bus_smp.evaluation.calibration import calibrate_weights
 from bus_smp.evaluation.score_images import validate
 from bus_smp.figures.training_curves import write_dice_curve, write_loss_curves
-from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork, load_predictor
+from bus_smp.inference.predictor import NetworkPredictor, TorchNetwork
 from bus_smp.model.checkpoint import weights_sha256, write_checkpoint
 from bus_smp.model.consistency import learn_rule
 from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD
 from bus_smp.runs.ancestry import Ancestry
-from bus_smp.runs.describe import calibration_warnings
+from bus_smp.runs.describe import describe_calibration
 from bus_smp.runs.run import Run
 from bus_smp.system import ranks
 from bus_smp.system.console import Progress as Shown
@@ -189,20 +189,12 @@ class _Training:
         same command does it.
         """
         self.say("Calibrating on the validation split")
-        predictor, header = load_predictor(self.run.best_path, self.engine, self.settings.train.batch_size)
-        calibration = calibrate(predictor, self.manifest, self.read_validation)
-        about = {key: value for key, value in header.items() if key != "sha256"} | {
-            "calibration": calibration
-        }
-        assert isinstance(predictor.network, TorchNetwork)
-        write_checkpoint(self.run.best_path, predictor.network.model, about)
-        threshold = calibration["threshold"]
-        called = (
-            f"no threshold: {calibration['reason']}" if threshold is None else f"threshold {threshold:.3f}"
+        size = self.settings.train.batch_size
+        calibration = calibrate_weights(
+            self.run.best_path, self.engine, self.manifest, self.read_validation, batch_size=size
         )
-        self.say(f"Temperature {calibration['temperature']:.3f}, {called}")
-        for warning in calibration_warnings(calibration):
-            self.say("\n".join(folded(f"Warning: {warning}")))
+        for line in describe_calibration(calibration):
+            self.say("\n".join(folded(line[0].upper() + line[1:])))
 
     def _write_environment(self) -> None:
         """Record what someone needs to repeat the run."""
