@@ -60,9 +60,10 @@ def test_a_small_table_by_hand():
 def test_every_metric_column_is_averaged_over_the_images_whose_reference_shows_the_target():
     table = _small()
     summary = summarise(table, draws=0)
-    assert set(summary["metrics"]) == {*METRIC_COLUMNS, *SURFACE_COLUMNS}
+    assert set(summary["metrics"]) == {*METRIC_COLUMNS, *SURFACE_COLUMNS, "dice_lesion_at_point"}
     for column in summary["metrics"]:
-        shows = table[f"sensitivity_{column.split('_')[-1]}"].notna()
+        target = column.removesuffix("_at_point").split("_")[-1]
+        shows = table[f"sensitivity_{target}"].notna()
         estimate = summary["metrics"][column]
         assert estimate["mean"] == pytest.approx(table.loc[shows, column].mean())
         assert estimate["n"] == table.loc[shows, column].notna().sum()
