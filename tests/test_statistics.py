@@ -309,7 +309,7 @@ def test_a_stored_table_gives_the_same_summary_and_names_stay_text(tmp_path):
 
 def test_the_table_shows_every_system_in_aligned_columns():
     summary = summarise(_small(), draws=200)
-    nothing = _small().assign(**{f"dice_{target}": np.nan for target in TARGETS})
+    nothing = _small().assign(**{f"dice_{target}": np.nan for target in (*TARGETS, "lesion_at_point")})
     text = format_table({"model": summary, "all-background": summarise(nothing, draws=0)})
     lines = text.splitlines()
     assert lines[0] == "7 images of 4 groups: 2 normal, 2 benign, 3 malignant"
