@@ -130,7 +130,7 @@ class _Blank:
     pixels = np.zeros((40, 50, 3), np.uint8)
 
 
-@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("width", [400, pytest.param(1280, marks=pytest.mark.slow)])
 def test_axe_finds_nothing_in_any_state(tmp_path, browser, width):
     paths = write_images(tmp_path, 2)
     paths[1].write_bytes(b"no image")

@@ -46,7 +46,7 @@ def command(folders: tuple[Path, ...], truth: Path | None, as_json: bool) -> Non
     found = tabulate_readers(table)
     write_table(table, folders[0] / "readers.csv")
     write_text(folders[0] / "readers.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
-    shares = {key: words.removeprefix("... ") for key, (words, unit) in MEASURES.items() if unit == "%"}
+    shares = {key: words for key, (words, unit) in MEASURES.items() if unit == "%"}
     write_readers(
         found["readers"],
         shares,

@@ -316,14 +316,14 @@ async function save(event) {
   if (viewer.touched) parts.push(viewer.mask);
   let next = -1;
   try {
-    const phase = info.phase;
+    const [phase, outlined] = [info.phase, viewer.touched];
     const result = await ask(`${place()}/${phase}`, { body: new Blob(parts) });
     sessionStorage.removeItem(keptKey());
     if (phase === "own") {
       Object.assign(info, { phase: "final", own: sent.answers });
       if (session.sources.length) await reveal();
       begin();
-      if (session.sources.length) say("Your answer is stored. This is the model's; Ctrl Z brings your own outline back.");
+      if (session.sources.length) say(`Your answer is stored. This is the model's.${outlined ? " Ctrl Z brings your own outline back." : ""}`);
     } else {
       const one = cases[current];
       one.done = true;

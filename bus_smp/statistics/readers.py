@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.classes import LABELS, MALIGNANT
-from bus_smp.statistics.bootstrap import Resampled, bootstrap, draw_groups, estimate
+from bus_smp.statistics.bootstrap import MIN_GROUPS, Resampled, bootstrap, draw_groups, estimate
 from bus_smp.statistics.estimators import Ratio
 
 # key -> words, unit. "%" is a share of images.
@@ -19,10 +19,10 @@ MEASURES = {
     "disagree": ("Disagrees", "%"),
     "same_own": ("Own call equals the model's", "%"),
     "same_final": ("Final call equals the model's", "%"),
-    "changed": ("Call changed after the model's answer", "%"),
-    "towards": ("... to the model's", "%"),
-    "helped": ("... from wrong to right (helped)", "%"),
-    "harmed": ("... from right to wrong (harmed)", "%"),
+    "changed": ("Call changed", "%"),
+    "towards": ("Call changed to the model's", "%"),
+    "helped": ("Call changed to right (helped)", "%"),
+    "harmed": ("Call changed to wrong (harmed)", "%"),
     "right_own": ("Own call right", "%"),
     "right_final": ("Final call right", "%"),
     "sensitivity_own": ("Malignant called malignant, own", "%"),
@@ -224,6 +224,9 @@ def format_readers(found: Mapping[str, Any]) -> list[str]:
     for pair in found["kappa"]:
         words = f"Kappa of {' and '.join(pair['readers'])}"
         lines.append(f"{words:<40} {_shown(pair['kappa'], '')}")
+    estimates = [one for of in found["readers"].values() for one in of["measures"].values()]
+    if any(one["low"] is None for one in estimates):
+        lines.append(f"No interval: fewer than {MIN_GROUPS} patients, or the same in every image.")
     return lines
 
 
