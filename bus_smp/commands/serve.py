@@ -1,6 +1,7 @@
 """``bus-smp serve``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -188,10 +189,11 @@ def _files(inputs: tuple[Path, ...]) -> list:
     return file_cases(scans)
 
 
-def _source(name: str | None, out: Path, views: tuple[str, ...], **how: str):
+def _source(name: str | None, out: Path, views: tuple[str, ...], **how: Any):
     """A run, or an experiment's runs as one, as a source of answers: what ``bus-smp predict`` says, pixel for pixel."""
     from bus_smp.inference.backends import open_ensemble
     from bus_smp.inference.predictor import describe_computing, label_rule
+    from bus_smp.measures.decision import DecisionRules
     from bus_smp.runs.find import find_ensemble
     from bus_smp.runs.layout import list_evaluations
     from bus_smp.serve.answers import Answer, Source, describe_worth
@@ -208,7 +210,7 @@ def _source(name: str | None, out: Path, views: tuple[str, ...], **how: str):
     computed_in = describe_computing(predictor.computed_in)
     record = {"weights": header["sha256"], "computed_in": computed_in, "threshold": threshold}
     worth = describe_worth(header, list_evaluations(ensemble.folder))
-    return Source(ensemble.name, give, label_rule(threshold), worth, record)
+    return Source(ensemble.name, give, label_rule(DecisionRules.of(header.get("calibration"))), worth, record)
 
 
 def _review(path: Path, root: Root) -> tuple[list, list]:
