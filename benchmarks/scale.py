@@ -23,6 +23,7 @@ from bus_smp.measures.lesions import DETECTION_COLUMNS
 from bus_smp.measures.overlap import METRIC_COLUMNS, PIXEL_COLUMNS
 from bus_smp.measures.shape import SHAPE_COLUMNS
 from bus_smp.measures.surfaces import SURFACE_COLUMNS
+from bus_smp.measures.uncertainty import UNCERTAINTIES
 from bus_smp.statistics.summary import NEEDED, summarise
 
 PARTS = ("manifest", "statistics")
@@ -90,7 +91,7 @@ def make_scores(images: int, seed: int = 0) -> pd.DataFrame:
     table |= dict(zip(PIXEL_COLUMNS, counts.reshape(images, -1).T, strict=True))
     lesion_columns = (*METRIC_COLUMNS, *SURFACE_COLUMNS, *SHAPE_COLUMNS)
     table |= {name: np.where(shown, rng.random(images), np.nan) for name in lesion_columns}
-    table |= {name: rng.random(images) for name in ("pixel_brier", "pixel_brier_raw")}
+    table |= {name: rng.random(images) for name in ("pixel_brier", "pixel_brier_raw", *UNCERTAINTIES)}
     decided = [name for name in NEEDED if name.startswith("called_") or name.endswith("_at_point")]
     table |= {name: rng.integers(0, 2, images).astype(float) for name in decided}
     table |= {name: rng.integers(1, 3, images) for name in DETECTION_COLUMNS}

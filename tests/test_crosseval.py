@@ -41,7 +41,7 @@ def test_the_folder_holds_tables_figures_and_a_mask_for_every_image(crossed, man
     names = {path.name for path in folder.iterdir()}
     figures = (
         "roc_curves", "confusion_matrix", "qualitative", "calibration", "detection", "difficulty", "agreement", "failures",
-        "pixel_roc_curves", "coverage",
+        "pixel_roc_curves", "coverage", "uncertainty",
     )  # fmt: skip
     assert names == {
         "per_image.csv", "components.csv", "baselines.csv", "pixel_roc.csv", "reliability.csv", "masks",
@@ -78,7 +78,7 @@ def test_figures_can_be_drawn_again_without_the_model_to_the_same_bytes(crossed,
     folder, _ = crossed
     copy = shutil.copytree(folder, tmp_path / "again")
     before = {path.name: path.read_bytes() for path in copy.glob("*.p[nd][gf]")}
-    assert len(before) == 20
+    assert len(before) == 22
     for name in before:
         (copy / name).unlink()
     manifest = read_manifest(manifests / "data_manifests" / "busi.csv")

@@ -12,8 +12,9 @@ import bus_smp
 from bus_smp.data.manifest import Manifest, read_manifest, write_manifest
 from bus_smp.errors import ConfigError
 from bus_smp.inference.backends import open_ensemble
-from bus_smp.inference.ensemble import EnsemblePredictor, MirrorPredictor, mean_pairwise_dice
+from bus_smp.inference.ensemble import EnsemblePredictor, MirrorPredictor
 from bus_smp.inference.predictor import Prediction, Predictor, Prepared
+from bus_smp.measures.uncertainty import mean_pairwise_dice
 from bus_smp.model.checkpoint import load_model, write_checkpoint
 from bus_smp.runs.ensemble import make_ensemble, read_ensemble
 from bus_smp.runs.evaluations import read_summary
@@ -159,9 +160,9 @@ def test_predict_takes_several_runs_and_an_experiment(trained, second, tmp_path,
     said = []
     for number, options in enumerate((["--run", "first"], ["--run", "first", "--run", "first"])):
         said.append(ended(invoke("predict", tmp_path / "scan.png", "--out", trained.parent, "--to", tmp_path / str(number), *options), 0))  # fmt: skip
-    assert (tmp_path / "0" / "predictions.csv").read_text() == (
-        tmp_path / "1" / "predictions.csv"
-    ).read_text()
+    alone, twice = (pd.read_csv(tmp_path / number / "predictions.csv") for number in "01")
+    assert alone.pop("disagreement_networks").isna().all() and (twice.pop("disagreement_networks") == 0).all()
+    pd.testing.assert_frame_equal(alone, twice)
     assert "2 passes for each image" in said[1] and "passes" not in said[0]
     assert "mirror" in ended(
         invoke("predict", tmp_path / "scan.png", "--out", trained.parent, "--views", "tilt"), 2

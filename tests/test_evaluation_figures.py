@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from bus_smp.data.images import read_image
 from bus_smp.figures.agreement import write_agreement
 from bus_smp.figures.calibration import _short, write_calibration
-from bus_smp.figures.coverage import risk_coverage, write_coverage
+from bus_smp.figures.coverage import risk_coverage, write_coverage, write_uncertainty
 from bus_smp.figures.froc import write_froc
 from bus_smp.figures.matrix import write_matrix
 from bus_smp.figures.roc import write_roc_curves
@@ -187,6 +187,18 @@ def test_calibration_of_no_image_and_of_one_is_drawn(n, tmp_path):
     write_coverage(per_image(n), tmp_path / "r.png", LONG, "no threshold")
     assert_fits(tmp_path / "c.png")
     assert_fits(tmp_path / "r.png", COLUMN)
+
+
+def test_a_bad_mask_that_is_unsure_is_dropped_first(tmp_path):
+    table = per_image().assign(disagreement_networks=np.nan, disagreement_views=np.nan, lesion_entropy=0.5)
+    write_uncertainty(table, tmp_path / "one.png", LONG)
+    assert color_count(assert_fits(tmp_path / "one.png", COLUMN), GREEN) == 0, "there is only one network"
+    write_uncertainty(table.assign(disagreement_networks=0.1), tmp_path / "two.png", LONG)
+    assert color_count(assert_fits(tmp_path / "two.png", COLUMN), GREEN) > 200
+    write_uncertainty(table[table["label"] == "normal"], tmp_path / "none.png", LONG)
+    assert_fits(tmp_path / "none.png", COLUMN)
+    _, risk, area = risk_coverage(np.array([-0.1, -0.9, -0.4]), np.array([0.1, 0.8, 0.3]))
+    assert risk == pytest.approx([0.1, 0.2, 0.4]) and area == pytest.approx(0.7 / 3)
 
 
 # FROC

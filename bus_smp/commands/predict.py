@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 )
 @click.option("--include-masks", is_flag=True, help="Also predict pictures that look like masks, not scans.")
 @click.option(
+    "--uncertainty",
+    is_flag=True,
+    help="Also draw <name>_uncertainty.png: where networks or views differ; of one network, where it is unsure.",
+)
+@click.option(
     "--pixel-mm",
     type=click.FloatRange(min=0.001, max=10),
     help="Side of a pixel in mm, the same in all images: areas are also given in mm2.",
@@ -54,6 +59,7 @@ def command(
     out: Path,
     folder: Path | None,
     include_masks: bool,
+    uncertainty: bool,
     pixel_mm: float | None,
     operating_point: bool,
     device: str,
@@ -100,8 +106,8 @@ def command(
     note(f"{describe_ensemble(ensemble, predictor, header)}; {counted(len(images), 'file')}")
     with show_progress(len(images), "predict") as progress:
         table = predict_files(
-            predictor, images, folder, include_masks=include_masks, pixel_mm=pixel_mm, say=note,
-            progress=progress.update,
+            predictor, images, folder, include_masks=include_masks, uncertainty=uncertainty,
+            pixel_mm=pixel_mm, say=note, progress=progress.update,
         )  # fmt: skip
     if table.empty:
         raise DataError("there is no scan among these files", hint="--include-masks predicts masks too")
@@ -119,6 +125,12 @@ def command(
             click.echo(
                 f"In {counted(differing, 'image')} most of the marked pixels have another class than the decision:\n"
                 "the mask shows the most probable class of each pixel, the decision goes by the score."
+            )
+        if strange := int((predicted["ood_score"].replace("", 0) > 1).sum()):
+            are = "image is" if strange == 1 else "images are"
+            click.echo(
+                f"{strange} {are} out of distribution: farther from the training images than 99 %\n"
+                "of the validation images (ood_score > 1). Do not rely on the results."
             )
     for error in unread["error"]:
         note(f"Not predicted: {error}")

@@ -20,6 +20,7 @@ from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
 from bus_smp.evaluation.operating_point import FoundLesions, fit_operating_point
 from bus_smp.inference.batches import predict_batches
+from bus_smp.inference.out_of_distribution import fit_reference
 from bus_smp.inference.predictor import NetworkPredictor, Prediction, TorchNetwork, load_predictor
 from bus_smp.measures.lesions import match_lesions
 from bus_smp.measures.overlap import malignant_score, score_mask
@@ -113,7 +114,7 @@ def calibrate_weights(
     *,
     batch_size: int = 8,
 ) -> dict[str, Any]:
-    """``calibrate`` a file of weights, and write the result into its header; the weights stay.
+    """``calibrate`` a file of weights, and write the result and ``fit_reference`` into its header; the weights stay.
 
     Args:
         path: ``best.safetensors`` of the run that was trained on ``manifest``.
@@ -124,7 +125,8 @@ def calibrate_weights(
     """
     predictor, header = load_predictor(path, engine, batch_size)
     calibration = calibrate(predictor, manifest, reader)
-    about = {key: value for key, value in header.items() if key != "sha256"} | {"calibration": calibration}
+    fitted = {"calibration": calibration, "ood": fit_reference(predictor, manifest)}
+    about = {key: value for key, value in header.items() if key != "sha256"} | fitted
     assert isinstance(predictor.network, TorchNetwork)
     write_checkpoint(path, predictor.network.model, about)
     return calibration

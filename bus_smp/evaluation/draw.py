@@ -16,7 +16,7 @@ from bus_smp.errors import EvaluationError
 from bus_smp.figures.agreement import write_agreement
 from bus_smp.figures.calibration import write_calibration
 from bus_smp.figures.confusion_matrix import write_confusion_matrix
-from bus_smp.figures.coverage import write_coverage
+from bus_smp.figures.coverage import write_coverage, write_uncertainty
 from bus_smp.figures.froc import write_froc
 from bus_smp.figures.qualitative import Case, write_qualitative
 from bus_smp.figures.roc import write_roc_curves
@@ -67,6 +67,7 @@ def draw_figures(folder: Path, tables: Tables, summary: Mapping[str, Any], manif
     reason = (summary.get("calibration") or {}).get("reason") or "no threshold"
     write_calibration(tables.reliability.to_frame(), table, folder / "calibration.png", title)
     write_coverage(table, folder / "coverage.png", title, no_threshold=reason)
+    write_uncertainty(table, folder / "uncertainty.png", title)
     found = {f"IoU >= {iou:g}": froc(table, tables.components, iou) for iou in (LEAST_IOU, GOOD_IOU)}
     write_froc(found, folder / "detection.png", title)
     write_subgroups(model["strata"], folder / "difficulty.png", title)

@@ -25,6 +25,7 @@ from bus_smp.measures.overlap import confusion, image_row
 from bus_smp.measures.pixel_roc import PixelHistograms
 from bus_smp.measures.reliability import Reliability
 from bus_smp.measures.shape import lesion_shape
+from bus_smp.measures.uncertainty import UNCERTAINTIES
 from bus_smp.runs.evaluations import COMPONENT_KEYS, Tables
 from bus_smp.statistics.summary import point_estimates
 from bus_smp.system import ranks
@@ -35,7 +36,11 @@ VALIDATED = ("dice_lesion", "dice_benign", "dice_malignant", "miss_rate", "false
 _COPIED = ("dataset", "image_id", "patient_id", "group_id", "label", "width", "height", "flags")
 
 # A baseline gives no probabilities: it is sure that nothing is malignant, and its other scores are undefined.
-_NO_SCORES = {**dict.fromkeys(SCORE_COLUMNS, math.nan), "malignant_score": 0.0, "malignant_score_raw": 0.0}
+_NO_SCORES = {
+    **dict.fromkeys((*SCORE_COLUMNS, *UNCERTAINTIES), math.nan),
+    "malignant_score": 0.0,
+    "malignant_score_raw": 0.0,
+}
 
 
 def score_images(
@@ -82,6 +87,7 @@ def score_images(
         if mask_path is not None:
             write_mask(mask_path(row), prediction.plain_mask)
         measured |= score_row(prediction, truth, grid_truth, calibration or {})
+        measured |= prediction.uncertainty
         return measured, found, of_baselines, truth, grid_truth, prediction
 
     size = predictor.batch_size

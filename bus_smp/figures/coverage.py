@@ -1,4 +1,4 @@
-"""The error of the malignant call against the share of images for which the model decides."""
+"""Errors against the share of images for which the model decides: of the malignant call, and of the masks."""
 
 from pathlib import Path
 
@@ -7,7 +7,19 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from bus_smp.classes import MALIGNANT
-from bus_smp.figures.style import COLUMN, GREEN, GREY, add_legend, save, square, style, wrap
+from bus_smp.figures.style import (
+    BLACK,
+    BLUE,
+    COLUMN,
+    GREEN,
+    GREY,
+    VERMILLION,
+    add_legend,
+    save,
+    square,
+    style,
+    wrap,
+)
 
 
 def write_coverage(per_image: pd.DataFrame, path: Path, title: str, no_threshold: str) -> None:
@@ -43,6 +55,51 @@ def write_coverage(per_image: pd.DataFrame, path: Path, title: str, no_threshold
         save(figure, path)
 
 
+# Column of the per-image table -> words, colour, dashes.
+_UNSURE = {
+    "disagreement_networks": ("disagreement of the networks", GREEN, "-"),
+    "disagreement_views": ("disagreement of the views", BLUE, (0, (5, 1.5))),
+    "lesion_entropy": ("entropy", VERMILLION, "-."),
+    "ood_score": ("distance to the training images", BLACK, ":"),
+}
+
+
+def write_uncertainty(per_image: pd.DataFrame, path: Path, title: str) -> None:
+    """1 - lesion Dice against coverage, for each uncertainty: the images with the least are kept first.
+
+    Args:
+        per_image: the per-image table; only images with a lesion are counted.
+        path: PNG to write.
+        title: wrapped to the figure's width.
+    """
+    shown = per_image[per_image["dice_lesion"].notna()]
+    risk = 1 - shown["dice_lesion"].to_numpy(float)
+    curves = {}
+    for column, (words, color, dashes) in _UNSURE.items():
+        unsure = shown[column].to_numpy(float)
+        if len(shown) and not np.isnan(unsure).any():
+            curves[f"{words}"] = (*risk_coverage(-unsure, risk), color, dashes)
+    best = risk_coverage(-risk, risk)
+    labels = [wrap(f"{words} (area {area:.3f})", COLUMN - 0.8) for words, (_, _, area, *_) in curves.items()]
+    least = wrap(f"by the true Dice: no order is better (area {best[2]:.3f})", COLUMN - 0.8)
+    with style():
+        figure, axes = square(title, [*labels, least] if curves else [])
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="coverage (share of the images with a lesion)")
+        axes.set_ylabel("1 - lesion Dice, mean of the images kept")
+        for label, (coverage, mean, _, color, dashes) in zip(labels, curves.values(), strict=True):
+            axes.plot(
+                coverage, mean, color=color, linestyle=dashes, linewidth=1.5, clip_on=False, label=label,
+                marker="o" if len(mean) == 1 else "",
+            )  # fmt: skip
+        if curves:
+            axes.plot(*best[:2], color=GREY, linewidth=1, linestyle=(0, (1, 1)), label=least)
+            add_legend(figure)
+        else:
+            why = "not defined: no image shows a lesion"
+            axes.text(0.5, 0.5, why, ha="center", va="center", color="#444444", style="italic")
+        save(figure, path)
+
+
 def risk_coverage(confidence: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Error among the most confident images, against the share of images that is kept.
 
@@ -51,7 +108,7 @@ def risk_coverage(confidence: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray
 
     Args:
         confidence: float (images,), larger is more confident; may be infinite, not NaN.
-        wrong: bool (images,).
+        wrong: bool (images,), or float, how wrong each is.
 
     Returns:
         coverage in (0, 1], risk in 0..1, both float (images,), and the area; empty and NaN without images.

@@ -62,6 +62,23 @@ def overlay(
     return picture
 
 
+def draw_uncertainty(image: np.ndarray, unsure: np.ndarray) -> np.ndarray:
+    """Lay a map of uncertainty over an image: the brighter and the more opaque (violet, orange, yellow), the less sure.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        unsure: float (h, w), 0..1; it is stretched to the image.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+    """
+    level = cv2.resize(unsure.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    level = level.clip(0, 1)
+    bgr = cv2.applyColorMap(np.rint(255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    opacity = np.sqrt(level)[..., None]
+    return np.rint(image * (1 - opacity) + bgr[..., ::-1] * opacity).astype(np.uint8)
+
+
 def _fill(drawn: np.ndarray, mask: np.ndarray, width: int) -> None:
     """Draw the areas of ``mask`` into ``drawn``, with outlines of ``width`` pixels."""
     for lesion in LESIONS:

@@ -10,6 +10,7 @@ from bus_smp.data.images import restore_probabilities
 from bus_smp.inference.predictor import Prediction, Predictor, Prepared
 from bus_smp.measures.decision import DecisionRules, join_rules
 from bus_smp.measures.overlap import classes_of
+from bus_smp.measures.uncertainty import mean_pairwise_dice
 
 NETWORKS, VIEWS = "networks", "views"
 
@@ -82,6 +83,7 @@ class _Mean:
         self.disagreements: list[dict[str, float]] = []
         self.of_heads: list[tuple[np.ndarray | None, Mapping[str, float] | None]] = []
         self.rules: list[DecisionRules] = []
+        self.ood_scores: list[float] = []
 
     def add(self, found: Prediction) -> None:
         if not self.lesions:
@@ -101,6 +103,7 @@ class _Mean:
         self.disagreements.append(dict(found.disagreement))
         self.of_heads.append((found.image_probabilities, found.head_shape))
         self.rules.append(found.rules)
+        self.ood_scores.append(found.ood_score)
 
     def prediction(self, of: str) -> Prediction:
         number = np.float32(len(self.lesions))
@@ -116,6 +119,7 @@ class _Mean:
             spread=np.sqrt(variance.clip(0)).astype(np.float32),
             disagreement={of: 1 - mean_pairwise_dice(self.lesions)}
             | {key: float(np.mean([one[key] for one in self.disagreements])) for key in inner},
+            ood_score=float(np.mean(self.ood_scores)),
             parts=parts if len(parts) > 1 else (),
             **self._mean_of_heads(),
         )
@@ -131,16 +135,6 @@ class _Mean:
             if all(one is not None for one in shapes)
             else None,
         }
-
-
-def mean_pairwise_dice(masks: Sequence[np.ndarray]) -> float:
-    """Return the mean over all pairs of masks, bool (H, W), of 2 |A and B| / (|A| + |B|); two empty masks agree: 1."""
-    flat = np.stack([mask.reshape(-1) for mask in masks]).astype(np.float32)
-    common = flat @ flat.T
-    area = np.diag(common)
-    both = area[:, None] + area
-    pairs = np.triu_indices(len(masks), k=1)
-    return float(np.where(both == 0, 1.0, 2 * common / np.maximum(both, 1))[pairs].mean())
 
 
 def _mirrored(grid: np.ndarray) -> np.ndarray:

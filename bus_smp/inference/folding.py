@@ -13,28 +13,31 @@ class MainHead(nn.Module):
 
     Args:
         model: shared, not copied.
+        features: whether the pooled features are returned too.
 
     Attributes:
-        names: of what ``forward`` returns: ``logits``, and ``image`` and ``shape`` where there are such heads.
+        names: of what ``forward`` returns: ``logits``, ``image`` and ``shape`` where there are such heads, and ``features``.
     """
 
-    def __init__(self, model: HybridResNet50) -> None:
+    def __init__(self, model: HybridResNet50, features: bool = False) -> None:
         super().__init__()
         self.model = model
         whole = {"image": model.image_head, "shape": model.shape_head}
         self.names = ("logits", *(name for name, head in whole.items() if head is not None))
+        self.names += ("features",) if features else ()
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits float (N, classes, H, W) of normalised images, float (N, 3, H, W).
 
         With a head for the whole image it is a tuple of ``names``: the logits; logits (N, 3) of normal, benign and malignant;
-        the lesion's shape (N, 4), see ``shapes_of``.
+        the lesion's shape (N, 4), see ``shapes_of``; and features (N, channels), where they are wanted.
         """
         output = self.model.predict(images)
         if len(self.names) == 1:
             return output.logits
         shape = None if output.shape is None else shapes_of(output.shape.float())
-        return tuple(one for one in (output.logits, output.image, shape) if one is not None)
+        features = output.features if "features" in self.names else None
+        return tuple(one for one in (output.logits, output.image, shape, features) if one is not None)
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """Predicting a user's own files: masks and overlays to look at, one table row per image."""
 
 import contextlib
+import math
 import os
 import re
 import threading
@@ -26,16 +27,17 @@ from bus_smp.data.images import (
 )
 from bus_smp.data.sources._tree import key
 from bus_smp.errors import DataError, ImageError
-from bus_smp.figures.overlay import overlay
+from bus_smp.figures.overlay import draw_uncertainty, overlay
 from bus_smp.inference.batches import predict_batches
 from bus_smp.inference.predictor import Prediction, Predictor, Prepared, describe_computing, label_rule
+from bus_smp.measures.uncertainty import UNCERTAINTIES
 from bus_smp.system.files import explained, open_regular, remove_leftovers, replacing, short_name
 from bus_smp.system.locks import hold_lock
 from bus_smp.text import counted, harmless_table, printable
 
 COLUMNS = (
     "file", "width", "height", "decision", "decision_rule", "malignant_score",
-    *(f"{lesion.name}_area_{unit}" for unit in ("px", "mm2") for lesion in LESIONS),
+    *UNCERTAINTIES, *(f"{lesion.name}_area_{unit}" for unit in ("px", "mm2") for lesion in LESIONS),
     "mask", "overlay", "computed_in", "error",
 )  # fmt: skip
 TABLE = "predictions.csv"
@@ -44,9 +46,9 @@ TABLE = "predictions.csv"
 # like an image.
 SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".gif", ".jfif", ".jpe", ".dib")
 
-_MASK, _OVERLAY = "_predicted.png", "_overlay.png"
+_MASK, _OVERLAY, _UNSURE = "_predicted.png", "_overlay.png", "_uncertainty.png"
 # Older versions called their masks so.
-_RESULTS = (_MASK, _OVERLAY, "_mask.png")
+_RESULTS = (_MASK, _OVERLAY, _UNSURE, "_mask.png")
 
 # What the name of a truth mask, or of its folder, contains.
 MASK_WORDS = re.compile(r"mask|gt|truth|label|seg|annot|tumou?r|lesion|roi|other\d")
@@ -225,9 +227,9 @@ def _is_ours(table: Path) -> bool:
     return header[:3] == list(COLUMNS[:3]) and {"malignant_score", "mask", "overlay", "error"} <= set(header)
 
 
-def _pictures(name: str) -> tuple[str, str]:
-    """Names of the mask and the overlay of an image. No data set calls its true masks so."""
-    return f"{name}{_MASK}", f"{name}{_OVERLAY}"
+def _pictures(name: str) -> tuple[str, str, str]:
+    """Names of the mask, the overlay and the uncertainty of an image. No data set calls its true masks so."""
+    return f"{name}{_MASK}", f"{name}{_OVERLAY}", f"{name}{_UNSURE}"
 
 
 def predict_files(
@@ -236,6 +238,7 @@ def predict_files(
     folder: Path,
     *,
     include_masks: bool = True,
+    uncertainty: bool = False,
     pixel_mm: float | None = None,
     say: Say = lambda text: None,
     progress: Callable[[], object] = lambda: None,
@@ -249,6 +252,7 @@ def predict_files(
         images: from ``find_images``.
         folder: made if absent.
         include_masks: False leaves out pictures that look like masks (``looks_like_mask``).
+        uncertainty: also draw ``Prediction.uncertainty_map`` of each image.
         pixel_mm: side of a pixel in mm, where it is known and the same in all images.
         say: receives a line with the number of files that were left out.
         progress: called after each image.
@@ -256,7 +260,7 @@ def predict_files(
     Returns:
         One row per image in their order, columns ``COLUMNS``: ``decision`` is the ``label`` of the ``Prediction``,
         areas are pixels of the mask (and mm2), ``malignant_score`` is the highest malignant probability after
-        temperature; ``computed_in`` names library, precision and device. A file that cannot be read has only the
+        temperature; ``UNCERTAINTIES``, larger is less sure; ``computed_in`` names library, precision and device. A file that cannot be read has only the
         reason, in ``error``.
 
     Raises:
@@ -290,6 +294,8 @@ def predict_files(
         # of a large image only a smaller copy is there
         pixels = known if pixels is None else pixels
         _write_pictures(folder, image[1], pixels, prediction.mask)
+        if uncertainty:
+            write_png(folder / _pictures(image[1])[2], draw_uncertainty(pixels, prediction.uncertainty_map))
         described = _describe(prediction, image[1], pixel_mm)
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
@@ -347,14 +353,15 @@ def _describe(prediction: Prediction, name: str, pixel_mm: float | None) -> dict
         "decision": prediction.label,
         "decision_rule": label_rule(prediction.rules),
         "malignant_score": round(prediction.score, 6),
+        **{key: round(value, 6) for key, value in prediction.uncertainty.items() if not math.isnan(value)},
         **{f"{key}_area_px": area for key, area in areas.items()},
         **{f"{key}_area_mm2": area for key, area in known.items()},
-        **dict(zip(("mask", "overlay"), _pictures(name), strict=True)),
+        **dict(zip(("mask", "overlay"), _pictures(name), strict=False)),
     }
 
 
 def _write_pictures(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
-    coloured, laid_over = _pictures(name)
+    coloured, laid_over, _ = _pictures(name)
     write_mask(folder / coloured, mask)
     height, width = image.shape[:2]
     # the same size, unless the image was shrunk

@@ -1,6 +1,7 @@
 """From images to class probabilities: at each image's own size, and on the network's grid."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,8 +19,10 @@ from bus_smp.errors import EvaluationError
 from bus_smp.figures.overlay import overlay
 from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.measures.decision import NO_RULES, DecisionRules, MarkedLesions
+from bus_smp.measures.out_of_distribution import Reference
 from bus_smp.measures.overlap import classes_of, confusion, malignant_score, predicted_label
 from bus_smp.measures.shape import SHAPES
+from bus_smp.measures.uncertainty import binary_entropy, uncertainty_row
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50, normalise
 from bus_smp.system.engine import Engine
@@ -37,11 +40,13 @@ class Outputs(NamedTuple):
         image: (N, 3), logits of normal, benign and malignant for the whole image; None without an image head.
         shape: (N, 4), the lesion on the grid: share of its area, depth to width, circularity, solidity; None without a shape
             head.
+        features: (N, channels), mean of the encoder's feature at 1/16; None where an exported file has no such output.
     """
 
     logits: np.ndarray
     image: np.ndarray | None = None
     shape: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 def outputs_of(found: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str]) -> Outputs:
@@ -70,6 +75,8 @@ class Prediction:
             networks, or between the views of one; None: there is only one.
         disagreement: 1 - mean pairwise Dice of their lesion masks on the grid, 0..1, of ``networks`` and of ``views``;
             empty: there is only one.
+        ood_score: how far the image is from the training images, above 1: out of distribution (``measures.out_of_distribution``);
+            NaN: not known.
         parts: the raw grids of networks whose grids differ in size, weighted; at the image's own size they are added.
             Empty: ``raw_grid`` is all.
         image_probabilities: float32 (3,) of normal, benign and malignant, what the image head says, after its own
@@ -85,6 +92,7 @@ class Prediction:
     image: np.ndarray | None = None
     spread: np.ndarray | None = None
     disagreement: Mapping[str, float] = field(default_factory=dict)
+    ood_score: float = math.nan
     parts: tuple[np.ndarray, ...] = ()
     image_probabilities: np.ndarray | None = None
     head_shape: Mapping[str, float] | None = None
@@ -144,6 +152,20 @@ class Prediction:
     def score(self) -> float:
         """The highest probability of malignancy of a pixel, after temperature, in 0..1."""
         return malignant_score(self.grid)
+
+    @property
+    def uncertainty(self) -> dict[str, float]:
+        """How unsure the mask is, by ``measures.uncertainty.UNCERTAINTIES``; NaN where it needs more than one network or view."""
+        return uncertainty_row(self.grid, self.disagreement) | {"ood_score": self.ood_score}
+
+    @property
+    def uncertainty_map(self) -> np.ndarray:
+        """How unsure each pixel is, float (h, w) on the network's grid, 0..1.
+
+        Twice ``spread``, the standard deviation between networks or views; of a single network the entropy of the
+        probability of a lesion, in bits.
+        """
+        return binary_entropy(1 - self.grid[0]) if self.spread is None else 2 * self.spread
 
     @property
     def label(self) -> str:
@@ -272,6 +294,7 @@ class NetworkPredictor(Predictor):
         temperature, image_temperature: > 0; logits of pixels, and those of the image head, are divided by it.
         rules: of the run; they decide what a mask shows and what is called malignant.
         weights: as in ``Predictor``.
+        reference: for ``Prediction.ood_score``; a network that gives no features, as an exported one, has no use for it.
     """
 
     def __init__(
@@ -285,13 +308,14 @@ class NetworkPredictor(Predictor):
         image_temperature: float = 1.0,
         rules: DecisionRules = NO_RULES,
         weights: tuple[str, ...] = (),
+        reference: Reference | None = None,
     ) -> None:
         self.network = network
         self.computed_in = dict(computed_in)
         self.geometry, self.size = geometry, geometry.size
         self.batch_size = batch_size
         self.temperature, self.image_temperature = temperature, image_temperature
-        self.rules, self.weights = rules, weights
+        self.rules, self.weights, self.reference = rules, weights, reference
 
     def at_temperature(self, temperature: float) -> "NetworkPredictor":
         """Return the same predictor with another temperature, and none of the image head; the weights are shared."""
@@ -322,6 +346,9 @@ class NetworkPredictor(Predictor):
             Prediction(cut(grid, image.shape), cut(raw_grid, image.shape), image.shape, self.rules)
             for image, grid, raw_grid in zip(images, scaled, raw, strict=True)
         ]
+        if self.reference is not None and outputs.features is not None:
+            scores = self.reference.scores(outputs.features)
+            found = [replace(one, ood_score=float(score)) for one, score in zip(found, scores, strict=True)]
         if outputs.image is not None or outputs.shape is not None:
             return [self._with_heads(one, outputs, place) for place, one in enumerate(found)]
         return found
@@ -396,7 +423,7 @@ class TorchNetwork:
         inputs = normalise(torch.from_numpy(images).to(self.engine.device), self.mean, self.std)
         with self.engine.autocast():
             found = network(inputs)
-        return outputs_of(found, MainHead(self.model).names)
+        return outputs_of(found, MainHead(self.model, features=True).names)
 
     def _prediction_network(self) -> nn.Module:
         # Every change that torch knows of increases a tensor's version, except those of fused optimisers; but the
@@ -404,7 +431,7 @@ class TorchNetwork:
         versions = [tensor._version for tensor in self.model.state_dict().values()]
         if self._folded is None or self.model.training or versions != self._folded_from:
             self.model.eval()
-            self._folded = fold_batch_norms(MainHead(self.model))
+            self._folded = fold_batch_norms(MainHead(self.model, features=True))
             self._folded_from = versions
         return self._folded
 
@@ -439,6 +466,7 @@ def predictor_of(
         image_temperature=((header.get("calibration") or {}).get("image") or {}).get("temperature", 1.0),
         rules=DecisionRules.of(header.get("calibration")),
         weights=(header["sha256"],),
+        reference=Reference.of(header),
     )
 
 

@@ -7,6 +7,7 @@ unpickles. The module's top level is standard library only, so that ``bus-smp in
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -59,6 +60,19 @@ def _is_calibration(value: object) -> bool:
     )
 
 
+def _is_reference(value: object) -> bool:
+    if not isinstance(value, dict) or value.get("version") != 1:
+        return isinstance(value, dict)
+    try:
+        features = base64.b64decode(value["features"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        return False
+    # rows of 128 numbers of 2 bytes
+    return (
+        _is_number(value.get("limit"), 1e-9, 1e9) and 0 < len(features) < 300_000 and len(features) % 256 == 0
+    )
+
+
 def _are_ancestors(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(one, dict)
@@ -83,6 +97,7 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
 _MORE_FACTS: dict[str, Callable[[Any], bool]] = {
     "calibration": _is_calibration,
     "ancestors": _are_ancestors,
+    "ood": _is_reference,
     "geometry": lambda value: value in ("stretch", "letterbox"),
     "grey": lambda value: isinstance(value, bool),
     "score": lambda value: (

@@ -52,12 +52,14 @@ class Output(NamedTuple):
         aux: of the auxiliary heads, at 1/2, 1/4 and 1/8 of the size; empty without deep supervision.
         image: (N, 3), logits of normal, benign and malignant for the whole image; None without an image head.
         shape: (N, 4), of the shape head, in its own units (``shapes_of``); None without one.
+        features: (N, channels), mean of the encoder's feature at 1/16 over the image; only of ``predict``.
     """
 
     logits: Tensor
     aux: tuple[Tensor, ...] = ()
     image: Tensor | None = None
     shape: Tensor | None = None
+    features: Tensor | None = None
 
 
 class HybridResNet50(nn.Module):
@@ -148,7 +150,9 @@ class HybridResNet50(nn.Module):
     def predict(self, images: Tensor) -> Output:
         """Return the same without the auxiliary heads, which are not computed."""
         features = self.encoder(images)
-        return Output(self.heads[0](self._decode(features)[-1]), (), *self._describe(features[-1]))
+        logits = self.heads[0](self._decode(features)[-1])
+        image, shape = self._describe(features[-1])
+        return Output(logits, (), image, shape, features[-2].mean((2, 3)))
 
     def predict_logits(self, images: Tensor) -> Tensor:
         """Return the full-size logits (N, num_classes, H, W); the auxiliary heads are not computed."""

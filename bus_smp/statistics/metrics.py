@@ -15,6 +15,7 @@ import pandas as pd
 from bus_smp.classes import CLASSES, LABELS, MALIGNANT
 from bus_smp.measures.overlap import PIXEL_COLUMNS, TARGETS
 from bus_smp.measures.surfaces import TOLERANCE
+from bus_smp.measures.uncertainty import UNCERTAINTIES
 from bus_smp.statistics.estimators import Auc, Estimator, Ratio, SensitivityAt, Unresampled
 
 NORMAL = LABELS[0]
@@ -24,6 +25,7 @@ FOUND = "Is a lesion found?"
 RECOGNISED = "Is malignancy recognised? (by image)"
 OUTLINED = "How well is it outlined? (images that show the target)"
 BELIEVED = "Can its probabilities be believed? (0 is best)"
+UNSURE = "Is it unsure where its mask is bad? (images with a lesion)"
 
 
 def pixel_counts(table: pd.DataFrame) -> np.ndarray:
@@ -359,7 +361,32 @@ _BELIEVED = tuple(
     for ending in ("", "_raw")
 )  # fmt: skip
 
-METRICS: tuple[Metric, ...] = (*_FOUND, *_RECOGNISED, *_OUTLINED, *_BELIEVED)
+# A mask with a lesion Dice below this is bad.
+BAD_DICE = 0.5
+
+
+def _detects_bad_masks(images: Images, unsure: np.ndarray, dice: np.ndarray) -> Auc | None:
+    known = ~np.isnan(unsure) & ~np.isnan(dice)
+    return Auc(unsure, known & (dice < BAD_DICE), known & (dice >= BAD_DICE)) if known.any() else None
+
+
+_UNSURE = (
+    Metric(
+        "ood_rate", "Out of distribution", UNSURE,
+        "share of images whose distance to the training images is above the limit: 99 % of the validation images are below it",
+        "all images", ("ood_score",), lambda images, score: None if np.isnan(score).all() else Ratio.mean(np.where(np.isnan(score), np.nan, score > 1)),
+        better="lower", optional=True,
+    ),
+    *(Metric(
+        f"auc_bad_mask_{column}", f"AUC bad mask, {short}", UNSURE,
+        f"chance that an image with lesion Dice < .5 has a larger uncertainty than another one; uncertainty: {words}",
+        _WITH_LESION, (column, "dice_lesion"), _detects_bad_masks, optional=True,
+    )
+    for (column, words), short in zip(UNCERTAINTIES.items(), ("networks", "views", "entropy", "OOD score"), strict=True)
+    ),
+)  # fmt: skip
+
+METRICS: tuple[Metric, ...] = (*_FOUND, *_RECOGNISED, *_OUTLINED, *_BELIEVED, *_UNSURE)
 
 BY_KEY = {metric.key: metric for metric in METRICS}
 
