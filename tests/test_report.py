@@ -150,7 +150,7 @@ def test_every_figure_of_the_folders_is_in_the_page_with_a_description(html, sco
     page = _Page(html)
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     figures = [*scored.glob("eval-*/*.png"), *scored.glob("*.png")]
-    assert len(images) == len(figures) == 22
+    assert len(images) == len(figures) == 24
     assert all(len(attributes["alt"]) > 20 for attributes in images)
 
 

@@ -71,7 +71,7 @@ def command(
 
     INPUTS are image files and folders (searched with their sub-folders). Red is malignant, green is
     benign. Writes <name>_predicted.png and <name>_overlay.png, and predictions.csv with the decision
-    for each image and the rule behind it. A file that cannot be read gets a row that says why, and
+    for each image, the rule behind it, and how sure it is. A file that cannot be read gets a row that says why, and
     the exit code is 1. Several runs, or an experiment, predict as one: the mean of their
     probabilities. Files that are left out (DICOM, truth masks, ...) are counted by kind.
 
@@ -129,8 +129,8 @@ def command(
         if strange := int((predicted["ood_score"].replace("", 0) > 1).sum()):
             are = "image is" if strange == 1 else "images are"
             click.echo(
-                f"{strange} {are} out of distribution: farther from the training images than 99 %\n"
-                "of the validation images (ood_score > 1). Do not rely on the results."
+                f"{strange} {are} out of distribution (ood_score > 1): farther from the training images than\n"
+                "99 % of the validation images. Another scanner, or no breast ultrasound: check them."
             )
     for error in unread["error"]:
         note(f"Not predicted: {error}")

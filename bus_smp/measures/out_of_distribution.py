@@ -8,6 +8,7 @@ measured too and is not taken: it holds what the lesion is rather than what kind
 """
 
 import base64
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,10 @@ class Reference:
 
 def project(features: np.ndarray) -> np.ndarray:
     """Float32 (N, dimensions) of pooled features (N, channels); distances stay, to some 6 %."""
-    # its numbers are the same in every version of numpy
-    matrix = np.random.RandomState(0).standard_normal((features.shape[1], _DIMENSIONS))
-    return (features @ matrix / np.sqrt(_DIMENSIONS)).astype(np.float32)
+    return (features @ _matrix(features.shape[1])).astype(np.float32)
+
+
+@functools.cache
+def _matrix(channels: int) -> np.ndarray:
+    # the numbers of RandomState are the same in every version of numpy
+    return np.random.RandomState(0).standard_normal((channels, _DIMENSIONS)) / np.sqrt(_DIMENSIONS)
