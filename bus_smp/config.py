@@ -89,10 +89,16 @@ class AugmentSettings(_Section):
     """Probability of a Gaussian blur, sigma up to 1 px; e.g. 0.2."""
     low_resolution: Probability = 0.0
     """Probability that the image is shrunk, at most to half its size, and enlarged again; e.g. 0.2."""
+    marks: Probability = 0.0
+    """Probability of fake calipers, dotted lines, text and corner boxes at random places; e.g. 0.3."""
+    lesion_free: Probability = 0.0
+    """Probability of a zoomed part without any lesion, of a normal image too, in place of the whole; e.g. 0.15."""
 
     @model_validator(mode="after")
     def _has_reference(self) -> "AugmentSettings":
-        only_fused = ("zoom", "aspect", "gamma", "depth_gain", "blur", "low_resolution")
+        only_fused = (
+            "zoom", "aspect", "gamma", "depth_gain", "blur", "low_resolution", "marks", "lesion_free",
+        )  # fmt: skip
         used = [name for name in only_fused if getattr(self, name) != type(self).model_fields[name].default]
         if self.implementation == "albumentations" and used:
             raise ValueError(f"implementation=albumentations has no {', '.join(used)}; use fused")
@@ -182,8 +188,8 @@ class TrainSettings(_Section):
     """Weight decay of AdamW."""
     patience: Annotated[int, Field(ge=0)] = 15
     """Stop after so many epochs without a better validation lesion Dice; 0: never."""
-    balanced_sampling: bool = True
-    """Draw normal, benign and malignant images equally often."""
+    balanced_sampling: bool | Literal["source"] = True
+    """Draw normal, benign and malignant images equally often; source: those of each data set equally often."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Batches whose mean gradient makes one update of the weights."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -16,6 +16,11 @@ from bus_smp.data.augment import Augmentation
 SIZE = 48
 STILL = {"rotate": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0, "elastic": 0}
 STRONG = {"vertical_flip": 0.5, "elastic": 1.0}
+# what only the fused augmentation has
+MORE = {
+    "zoom": 1.6, "aspect": 0.2, "gamma": 1.6, "depth_gain": 1, "blur": 0.5, "low_resolution": 0.5, "marks": 0.5,
+    "lesion_free": 0.5,
+}  # fmt: skip
 
 
 def picture(seed: int = 0, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
@@ -38,6 +43,15 @@ def same(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndar
 def augmented(request):
     """Makes an augmentation of the given settings, once for each implementation."""
     return lambda **settings: Augmentation(AugmentSettings(implementation=request.param, **settings))
+
+
+def fused(**settings) -> Augmentation:
+    return Augmentation(AugmentSettings(**settings))
+
+
+def dark(**settings) -> Augmentation:
+    """Changes nothing but what ``settings`` say."""
+    return fused(**STILL, horizontal_flip=0, **settings)
 
 
 def test_augmentation_is_the_same_for_benign_and_malignant(augmented):
@@ -185,3 +199,105 @@ Augmentation(AugmentSettings())(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 3
 assert not {"albumentations", "torch"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_the_further_changes_are_the_same_for_benign_and_malignant_and_depend_only_on_the_seed():
+    augment, (image, mask) = fused(**STRONG, **MORE), picture()
+    exchange = np.array([0, 2, 1], np.uint8)
+    first = [augment(image, mask, (42, 0, position)) for position in range(20)]
+    assert len({one.tobytes() for one, _ in first}) == 20
+    for position in reversed(range(20)):
+        other_image, other_mask = fused(**STRONG, **MORE)(image, exchange[mask], (42, 0, position))
+        assert same((other_image, exchange[other_mask]), first[position])
+
+
+def test_a_further_change_moves_no_draw_of_the_others():
+    image, mask = picture()
+    plain = [fused(marks=0)(image, mask, (1, position)) for position in range(12)]
+    marked = [fused(marks=0.5)(image, mask, (1, position)) for position in range(12)]
+    unchanged = [np.array_equal(one, other) for (one, _), (other, _) in zip(plain, marked, strict=True)]
+    assert 2 < sum(unchanged) < 10
+    assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(plain, marked, strict=True))
+
+
+def test_marks_are_drawn_on_the_image_and_never_in_the_mask():
+    image, mask = picture()
+    for position in range(20):
+        changed, kept = dark(marks=1)(image, mask, (3, position))
+        share = (changed != image).any(2).mean()
+        assert 0 < share < 0.3 and np.array_equal(kept, mask)
+
+
+def test_a_part_without_lesion_is_a_part_of_the_image_and_a_full_image_stays_whole():
+    y, x = np.mgrid[:SIZE, :SIZE].astype(np.uint8)
+    image, mask = np.dstack([5 * x, 5 * y, 0 * x]), np.zeros((SIZE, SIZE), np.uint8)
+    mask[8:18, 10:22] = 1
+    shares = []
+    for position in range(40):
+        part, empty = dark(lesion_free=1)(image, mask, (5, position))
+        if empty.any():
+            # no place was found
+            assert same((part, empty), (image, mask))
+            continue
+        left, right, top, bottom = (round(int(v) / 5) for v in (*part[0, [0, -1], 0], *part[[0, -1], 0, 1]))
+        assert not mask[top + 1 : bottom, left + 1 : right].any()
+        shares.append((right - left + 1) / SIZE)
+    assert len(shares) > 20 and 0.3 < min(shares) < max(shares) < 0.75
+    assert same(dark(lesion_free=1)(image, np.ones_like(mask), (5, 0)), (image, np.ones_like(mask)))
+
+
+def test_zoom_aspect_gamma_and_depth_gain_span_the_stated_ranges():
+    disc = np.zeros((100, 100), np.uint8)
+    cv2.circle(disc, (50, 50), 20, 1, -1)
+    grey = np.full((100, 100, 3), 90, np.uint8)
+
+    def extents(**settings):
+        masks = [dark(**settings)(grey, disc, (1, k))[1] for k in range(300)]
+        return np.array([(mask.any(0).sum(), mask.any(1).sum()) for mask in masks]) / 41
+
+    width, height = extents(zoom=1.6).T
+    assert abs(width.min() - 1 / 1.6) < 0.03 and abs(width.max() - 1.6) < 0.06
+    assert abs(np.median(width) - 1) < 0.1 and np.abs(width / height - 1).max() < 0.08
+    width, height = extents(aspect=0.2).T
+    assert abs((width / height).min() - 1 / 1.2) < 0.06 and abs((width / height).max() - 1.2) < 0.06
+    assert np.abs(width * height - 1).max() < 0.1
+
+    levels = [dark(gamma=1.6)(grey, disc, (1, k))[0][0, 0, 0] for k in range(300)]
+    exponents = np.log(np.array(levels) / 255) / np.log(90 / 255)
+    assert abs(exponents.min() - 1 / 1.6) < 0.03 and abs(exponents.max() - 1.6) < 0.03
+    columns = np.array([dark(depth_gain=1)(grey, disc, (1, k))[0][:, 0, 0] for k in range(300)]).astype(float)
+    gains = np.log(columns[:, -1] / columns[:, 0])
+    assert abs(gains.min() + 1) < 0.05 and abs(gains.max() - 1) < 0.05
+    assert np.abs(columns.mean(1) - 90).max() < 1
+
+
+def test_blur_and_low_resolution_lose_detail_and_keep_the_mask():
+    image, mask = picture()
+    noise = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
+
+    def detail(one: np.ndarray) -> float:
+        return float(cv2.Laplacian(one, cv2.CV_64F).std())
+
+    for name in ("blur", "low_resolution"):
+        changed = [dark(**{name: 0.5})(noise, mask, (1, k)) for k in range(60)]
+        assert all(np.array_equal(kept, mask) for _, kept in changed)
+        softer = [detail(one) < detail(noise) for one, _ in changed]
+        assert 15 < sum(softer) < 45
+        assert all(
+            np.array_equal(one, noise) for (one, _), soft in zip(changed, softer, strict=True) if not soft
+        )
+
+
+def test_the_padding_of_a_letterbox_stays_padding_and_no_part_is_taken_of_it():
+    image, mask = picture()
+    mask[:10] = mask[-10:] = 255
+    for position in range(30):
+        _, changed = fused(**STRONG, **MORE)(image, mask, (1, position))
+        assert set(np.unique(changed)) <= {0, 1, 2, 255}
+        part = dark(lesion_free=1)(image, mask, (1, position))[1]
+        assert np.array_equal(part, mask) or not part.any()
+
+
+def test_the_reference_refuses_by_name_what_it_does_not_have():
+    with pytest.raises(ValueError, match="implementation=albumentations has no zoom, marks; use fused"):
+        AugmentSettings(implementation="albumentations", zoom=1.5, marks=0.1)

@@ -217,3 +217,22 @@ def test_a_killed_worker_is_one_clear_error(cache):
 def test_other_runtime_errors_pass_unchanged():
     with pytest.raises(RuntimeError, match="another thing"), explained_workers():
         raise RuntimeError("another thing")
+
+
+def test_an_image_whose_lesion_is_no_longer_in_the_picture_is_normal(cache):
+    dataset = TrainingDataset(cache, LABELS, AugmentSettings(lesion_free=1), seed=0)
+    cache.masks = np.where(cache.masks == 2, 2, 0).astype(np.uint8)
+    batch = dataset.__getitems__([Draw(0, position, 20) for position in range(30)])
+    lesion = np.array([np.isin(mask, (1, 2)).any() for mask in batch.masks.numpy()])
+    assert 0 < lesion.sum() < 30
+    assert batch.labels.tolist() == np.where(lesion, 2, 0).tolist()
+
+
+def test_sampling_by_source_and_label_gives_each_kind_its_share_and_is_plain_for_one_source():
+    kinds = ["a normal"] * 9 + ["a benign"] * 4 + ["b benign"] * 7 + ["b malignant"]
+    sampler = EpochSampler(kinds, seed=1)
+    drawn = Counter(kinds[i] for epoch in range(20) for i in sampler.indices(epoch))
+    assert max(drawn.values()) - min(drawn.values()) <= 1
+    one = EpochSampler([f"a {label}" for label in LABELS], seed=42)
+    plain = EpochSampler(LABELS, seed=42)
+    assert all(np.array_equal(one.indices(epoch), plain.indices(epoch)) for epoch in range(3))

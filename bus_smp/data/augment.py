@@ -1,7 +1,7 @@
-"""Augmentation: rotation, scale, shift, flips, elastic, brightness and contrast; for every class the same.
+"""Augmentation: geometry, tone, resolution and fake marks; for every class the same.
 
-No function here gets a label or uses the mask to choose a change: benign and malignant lesions are
-changed in the same way, so augmentation cannot write the class into the texture.
+No function here gets a label or asks the mask for a class: benign and malignant lesions are changed in the same way,
+so augmentation cannot write the class into the texture. Only ``augment.lesion_free`` looks where any lesion is.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from bus_smp.data.marks import NUMBERS as MARK_NUMBERS
+from bus_smp.data.marks import draw_marks
+
 if TYPE_CHECKING:
     from bus_smp.config import AugmentSettings
 
@@ -29,10 +32,13 @@ _CELLS = 32
 _NUMBERS = 9
 
 # What the settings that are off by default draw, from a stream of their own: they change no other draw.
-_MORE_NUMBERS = 8
+_MORE_NUMBERS = 10
 
 # Largest sigma of the blur, in pixels.
 _BLUR = 1.0
+
+# Least and greatest side of a part without a lesion, as a share of the image's.
+_PART = (0.35, 0.7)
 
 
 class FusedAugmentation:
@@ -76,15 +82,25 @@ class FusedAugmentation:
         """Write the changed image and mask into ``out``; arguments as in ``Augmentation``."""
         size = self._size
         # A hash as generator: for so few numbers cheaper than seeding one, and the same in any version of numpy.
-        stream = hashlib.shake_128(",".join(map(str, seed)).encode())
+        stream = _stream(seed)
         angle, scale, right, down, across, over, elastic, contrast, brightness = _numbers(stream, _NUMBERS)
-        more = hashlib.shake_128(",".join(map(str, (*seed, "more"))).encode())
-        zoom, aspect, gamma, gain, *resolution = _numbers(more, _MORE_NUMBERS)
+        more = _stream(seed, "more")
+        zoom, aspect, gamma, gain, marked, part, *resolution = _numbers(more, _MORE_NUMBERS)
+        empty = None
+        if part < self._settings.lesion_free:
+            empty = _find_empty_part(mask, *_numbers(_stream(seed, "part"), 2))
+        if empty is not None:
+            # exactly that part, so that no lesion comes in from around it
+            scale = zoom = right = down = 0.5
 
         nodes = self._nodes
         if elastic < self._settings.elastic:
             nodes = nodes + self._displacement(stream)
         matrix = self._matrix(angle, scale, right, down, across, over, zoom, aspect)
+        if empty is not None:
+            x, y, share = empty
+            matrix *= share
+            matrix[:, 2] += np.array([x, y]) + share / 2 - 0.5
         width = self._map.shape[0]
         cv2.resize(cv2.transform(nodes, matrix), (width, width), dst=self._map)  # linear
 
@@ -94,6 +110,8 @@ class FusedAugmentation:
         cv2.remap(self._before, self._map_inside, None, cv2.INTER_LINEAR, dst=self._after, **black)
         cv2.cvtColor(self._after, cv2.COLOR_RGBA2RGB, dst=new_image)
         cv2.remap(mask, self._map_inside, None, cv2.INTER_NEAREST, dst=new_mask, **black)
+        if marked < self._settings.marks:
+            draw_marks(new_image, _numbers(_stream(seed, "marks"), MARK_NUMBERS))
         self._lose_resolution(new_image, *resolution)
 
         # one channel: faster, and one mean for all colours
@@ -166,6 +184,27 @@ class FusedAugmentation:
                 [flip_y * sin, flip_y * cos, centre - flip_y * (sin * x + cos * y)],
             ]
         )
+
+
+def _find_empty_part(mask: np.ndarray, share: float, chosen: float) -> tuple[int, int, float] | None:
+    """A square without lesion and padding: its left and upper pixel, and its side as a share of the image's; None: there is none.
+
+    Args:
+        share, chosen: in 0..1, for the side and for one of the places.
+    """
+    share = _PART[0] + (_PART[1] - _PART[0]) * share
+    side = math.ceil(share * len(mask))
+    sums = cv2.integral(np.minimum(mask, 1))
+    inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    places = np.flatnonzero(inside == 0)
+    if not len(places):
+        return None
+    y, x = divmod(int(places[int(chosen * len(places))]), inside.shape[1])
+    return x, y, share
+
+
+def _stream(seed: Sequence[int], *what: str) -> Any:
+    return hashlib.shake_128(",".join(map(str, (*seed, *what))).encode())
 
 
 def _numbers(stream: Any, count: int) -> list[float]:

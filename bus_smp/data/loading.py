@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bus_smp.classes import IGNORED, LABELS
+from bus_smp.classes import IGNORED, LABELS, LESIONS
 from bus_smp.data.augment import Augmentation
 from bus_smp.data.cache import Cache
 from bus_smp.data.sampler import Draw, EpochSampler, RankSampler
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Keeps the augmentation's random stream apart from the sampler's.
 _AUGMENT = 3
 
+# Least and greatest class index of a lesion.
+_LESIONS = LESIONS[0].index, LESIONS[-1].index
+
 
 class Batch(NamedTuple):
     """Images of one training step.
@@ -32,7 +35,8 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8 (N, S, S, 3), RGB.
         masks: uint8 (N, S, S) of class indices.
-        labels: int64 (N,), the label of each image as its place in ``classes.LABELS``.
+        labels: int64 (N,), the label of each image as its place in ``classes.LABELS``; normal where augmentation
+            moved the lesion out of it.
         indices: int64 (N,), the place of each image in the cache.
         shapes: float32 (N, 4), the truth of the shape head: share of the area, and what ``lesion_shape`` says; NaN where
             there is no lesion, or where they are not asked for.
@@ -86,12 +90,22 @@ class TrainingDataset(Dataset):
             seed = (self.seed, _AUGMENT, epoch, position)
             self.augmentation(self.cache.images[index], self.cache.masks[index], seed, place)
         indices = torch.tensor([draw.index for draw in draws])
+        labels = torch.from_numpy(self.labels).long()[indices]
+        for number in torch.nonzero(labels).flatten().tolist():
+            before, after = self.cache.masks[draws[number].index], masks[number].numpy()
+            # its lesion is no longer in the picture
+            if not _shows_lesion(after) and _shows_lesion(before):
+                labels[number] = 0
         shapes = torch.full((len(draws), len(SHAPES)), torch.nan)
         if self.measure:
             truths = masks.numpy() * (masks.numpy() != IGNORED)
             shapes = torch.tensor([list(lesion_shape(truth).values()) for truth in truths])
             shapes[:, SHAPES.index("area")] /= masks[0].numel()
-        return Batch(images, masks, torch.from_numpy(self.labels).long()[indices], indices, shapes)
+        return Batch(images, masks, labels, indices, shapes)
+
+
+def _shows_lesion(mask: np.ndarray) -> bool:
+    return cv2.countNonZero(cv2.inRange(mask, *_LESIONS)) > 0
 
 
 def _as_it_is(batch: Any) -> Any:

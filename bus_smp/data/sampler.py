@@ -24,15 +24,15 @@ _ORDER, _CYCLE = 1, 2
 
 
 class EpochSampler(Sampler[Draw]):
-    """Draws ``len(labels)`` images per epoch, with equal shares for the classes.
+    """Draws ``len(labels)`` images per epoch, with equal shares for the labels.
 
-    Each class is an endless stream: its images in a random permutation, then in another one, and so
+    Each label is an endless stream: its images in a random permutation, then in another one, and so
     on; an epoch takes the next stretch of it. So over the whole training no image is drawn twice
-    before all of its class were drawn once: also the many normals, of which one epoch holds only a
-    part. Shares of one epoch differ by one image at most, where the classes do not divide its length.
+    before all of its label were drawn once: also the many normals, of which one epoch holds only a
+    part. Shares of one epoch differ by one image at most, where the labels do not divide its length.
 
     Args:
-        labels: label of each image, in the order of the cache.
+        labels: label of each image, in the order of the cache; or its data set and label in one text.
         seed: non-negative.
         balanced: False draws every image once per epoch.
     """

@@ -120,11 +120,12 @@ class _Training:
 
         self.geometry = Geometry.of(settings.data.model_dump())
         cache = ranks.after_first(self._open_cache)
-        whole = EpochSampler(list(self.rows["label"]), plan.seed, plan.balanced_sampling)
-        self.sampler: EpochSampler | RankSampler = whole
         kinds = self.rows["dataset"] + " " + self.rows["label"]
         if settings.heads.consistency:
             self.step.rule = learn_rule(cache.masks, list(self.rows["label"])).to(self.engine.device)
+        drawn = kinds if plan.balanced_sampling == "source" else self.rows["label"]
+        whole = EpochSampler(list(drawn), plan.seed, bool(plan.balanced_sampling))
+        self.sampler: EpochSampler | RankSampler = whole
         self.weights = torch.from_numpy(balancing_weights(kinds, whole.shares()))
         if ranks.count() > 1:
             self.sampler = RankSampler(whole, plan.batch_size, ranks.rank(), ranks.count())
