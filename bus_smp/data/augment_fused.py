@@ -126,7 +126,7 @@ class FusedAugmentation:
         factor = 1 + self._settings.contrast * (2 * contrast - 1)
         # relative to the image's mean: scans are dark, 20 % of 255 would drown them
         offset = self._settings.brightness * (2 * brightness - 1) * mean
-        levels = self._grey_levels
+        levels: np.ndarray = self._grey_levels
         if self._settings.gamma > 1:
             levels = 255 * (levels / 255) ** np.float32(self._settings.gamma ** (2 * gamma - 1))
         table = np.clip(levels * np.float32(factor) + np.float32(offset), 0, 255).astype(np.uint8)
