@@ -1,4 +1,4 @@
-"""Image and mask files as arrays, and the one geometry between native and network size."""
+"""Image and mask files as arrays, and how they are resized; where they lie on the network's grid is in ``geometry``."""
 
 import hashlib
 import io
