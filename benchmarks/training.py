@@ -5,9 +5,11 @@
 limits   matrix products and copies in memory
 loader   images per second that one core prepares: the fused augmentation and albumentations' list, against a copy
 step     a training step against its own convolutions and a matrix product of as many FLOP; the wait for data
-profile  where the time of one step goes
+profile  where the time of one step goes, and the step against the sum of its kernels
+epoch    the epochs of a short training: steps, waiting for data, validation, writing; peak memory
 
 Without a manifest, synthetic images are used. Everything in one part is timed in turn; let the machine do nothing else.
+On a GPU, please send us what --parts limits step profile epoch prints, with --set runtime.graph=true and without.
 """
 
 import itertools
@@ -21,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 # The profiler reports to stderr that there is no GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")
@@ -28,7 +31,18 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")
 import cv2
 import numpy as np
 import torch
-from timing import Work, arguments, matrix_product, quotient, row, show, spread, time_in_turn, wait_for
+from timing import (
+    Work,
+    arguments,
+    matrix_product,
+    peak_mb,
+    quotient,
+    row,
+    show,
+    spread,
+    time_in_turn,
+    wait_for,
+)
 from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -39,11 +53,14 @@ from bus_smp.config import Settings, load_settings
 from bus_smp.data.cache import Cache, open_cache
 from bus_smp.data.geometry import Geometry
 from bus_smp.data.loading import TrainingDataset, make_loader
-from bus_smp.data.manifest import read_manifest
+from bus_smp.data.manifest import Manifest, read_manifest
 from bus_smp.data.sampler import EpochSampler
 from bus_smp.data.synthetic import write_bus_uclm
 from bus_smp.system.engine import Engine, make_engine, set_determinism
+from bus_smp.system.environment import device_name
+from bus_smp.training import loop
 from bus_smp.training.loop import count_workers
+from bus_smp.training.start import train
 from bus_smp.training.step import ImageTargets, TrainingStep
 
 # Bytes of a copy in memory: many times the size of the last cache.
@@ -59,6 +76,7 @@ class Plan:
     cache: Cache
     labels: list[str]
     repeats: int
+    manifest: Manifest | None = None
 
     def precisions(self) -> dict[str, torch.dtype]:
         """fp32, and the precision that training would choose, by name."""
@@ -71,9 +89,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as for bus-smp train"
     )
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=[name for name in PARTS if name != "profile"]
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["limits", "loader", "step"])
     parser.add_argument("--repeats", type=int, default=5, help="readings of each number")
     options = parser.parse_args()
     settings = load_settings(None, options.set)
@@ -82,10 +98,11 @@ def main() -> None:
         manifest = read_manifest(options.manifest or synthetic_manifest(Path(name)))
         rows = manifest.used("train")
         cache = open_cache(manifest, rows, Geometry.of(settings.data.model_dump()), Path(name) / "cache")
-        plan = Plan(engine, settings, cache, list(rows["label"]), options.repeats)
+        plan = Plan(engine, settings, cache, list(rows["label"]), options.repeats, manifest)
         set_determinism(settings.train.deterministic)
         print(
-            f"{settings.model.encoder_name}, {settings.data.size} px, batch {settings.train.batch_size}, {engine.precision}\n"
+            f"{settings.model.encoder_name}, {settings.data.size} px, batch {settings.train.batch_size}, {engine.precision}, "
+            f"{device_name(engine)}, torch {torch.__version__}\n"
         )
         for part in options.parts:
             show(part, PARTS[part](plan))
@@ -379,7 +396,8 @@ LOSS, OPTIMISER, REST = "loss", "optimiser", "other"
 
 
 def measure_profile(plan: Plan) -> list[dict[str, Any]]:
-    """Milliseconds and share of one step for each kind of work, largest first."""
+    """Milliseconds and share of one step for each kind of work, largest first; the step against their sum."""
+    readings = time_in_turn({"step": make_step(plan, plan.engine.dtype)[0]}, plan.repeats, plan.engine.device)
     run, step = make_step(plan, plan.engine.dtype, eager=True)
     run()
     run()
@@ -390,7 +408,13 @@ def measure_profile(plan: Plan) -> list[dict[str, Any]]:
         run()
     times, calls = group_by_kind(watched.events(), on_cuda)
     whole = sum(times.values())
-    return [
+    kernels = sum(event.device_type != torch.autograd.DeviceType.CPU for event in watched.events())
+    step_ms = [1000 * seconds for seconds in readings["step"]]
+    against = row(
+        "whole step", spread(step_ms), "ms", spread([ms / (whole / 1000) for ms in step_ms]),
+        f"the sum of its {f'{kernels:,} kernels' if on_cuda else 'operators'}", "ratio <= 1.3",
+    )  # fmt: skip
+    return [against] + [
         row(
             f"{kind} ({calls[kind]} calls)",
             spread([spent / 1000]),
@@ -455,11 +479,89 @@ def _kind(event: FunctionEvent, loss_numbers: set[int]) -> str:
     return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), REST)
 
 
+# --- epoch
+
+
+class _Watched:
+    """A loader, and the seconds that the training waits for it."""
+
+    def __init__(self, loader: Any, spent: dict[str, list[float]]) -> None:
+        self._loader, self._spent = loader, spent
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self):
+        waited, batches = 0.0, iter(self._loader)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            yield batch
+        self._spent["waiting for data"].append(waited)
+
+
+def measure_epoch(plan: Plan) -> list[dict[str, Any]]:
+    """Seconds of an epoch of a training as users have it, by what they are spent on, and the peak memory."""
+    device, spent = plan.engine.device, defaultdict(list)
+    parts = {
+        "_one_epoch": "whole epoch",
+        "_train_epoch": "steps",
+        "_validate": "validation",
+        "_record": "writing",
+    }
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            wait_for(device)
+            start = time.perf_counter()
+            result = function(*arguments)
+            wait_for(device)
+            spent[name].append(time.perf_counter() - start)
+            return result
+
+        return call
+
+    # the first epoch warms up: it decodes the validation images and chooses algorithms
+    settings = plan.settings.model_copy(
+        update={"train": plan.settings.train.model_copy(update={"epochs": plan.repeats + 1, "patience": 0})}
+    )
+    make = loop.make_loader
+    with (
+        tempfile.TemporaryDirectory() as name,
+        mock.patch.multiple(
+            loop._Training,
+            **{part: watched(words, getattr(loop._Training, part)) for part, words in parts.items()},
+        ),
+        mock.patch.object(loop, "make_loader", lambda *given: _Watched(make(*given), spent)),
+    ):
+        start = time.perf_counter()
+        train(settings, plan.manifest, Path(name) / "run", say=lambda text: None)
+        whole = time.perf_counter() - start
+    steps = [a - b for a, b in zip(spent["steps"], spent["waiting for data"], strict=True)]
+    spent["steps"] = steps
+    rows = [
+        row(
+            name, spread(readings[1:]), "s",
+            spread([a / b for a, b in zip(readings[1:], steps[1:], strict=True)]), "the steps",
+            "ratio <= 1.15 (CPU: 1.10)" if name == "whole epoch" else "",
+        )
+        for name, readings in spent.items()
+    ]  # fmt: skip
+    rows.append(row(f"training of {plan.repeats + 1} epochs, calibration included", spread([whole]), "s"))
+    on_gpu = device.type == "cuda"
+    peak = torch.cuda.max_memory_reserved(device) / 1e6 if on_gpu else peak_mb()
+    return [*rows, row(f"peak memory of the {'GPU' if on_gpu else 'process'}", spread([peak]), "MB")]
+
+
 PARTS: dict[str, Callable[[Plan], list[dict[str, Any]]]] = {
     "limits": measure_limits,
     "loader": measure_loader,
     "step": measure_step,
     "profile": measure_profile,
+    "epoch": measure_epoch,
 }
 
 if __name__ == "__main__":

@@ -223,6 +223,8 @@ class RuntimeSettings(_Section):
     """Loader processes; -1 chooses."""
     cache: str = "outputs/.cache"
     """Folder of the resized images."""
+    graph: bool = False
+    """Record the training step once as a CUDA graph and replay it: for one GPU; not measured yet."""
 
 
 class Settings(_Section):

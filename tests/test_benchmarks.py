@@ -75,7 +75,7 @@ def test_a_profile_finds_the_loss_in_both_directions_and_nothing_else_in_it(trai
 
 
 SCRIPTS = {
-    "training": ["--parts", "limits", "loader", "step", "profile", "--repeats", "1"],
+    "training": ["--parts", "limits", "loader", "step", "profile", "epoch", "--repeats", "1"],
     "startup": ["--repeats", "1"],
     "predict": ["{run}", "{images}", "--images", "8", "--repeats", "1"],
     "make_manifest": ["--files", "240"],

@@ -234,3 +234,40 @@ def test_on_cuda_the_compiled_step_has_the_losses_of_the_plain_one(precision):
     compiled = make_step("train.compile=true", device="cuda", precision=precision)
     for seed in range(3):
         torch.testing.assert_close(compiled(*batch(seed)), plain(*batch(seed)), rtol=2e-2, atol=2e-2)
+
+
+def test_a_state_of_a_recorded_step_continues_without_a_recording():
+    step, other = make_step("runtime.graph=true"), make_step()
+    step(*batch())
+    other(*batch())
+    state = step.state()
+    state["optimizer"]["param_groups"][0] |= {"capturable": True, "lr": torch.tensor(1e-4)}
+    step.restore(state)
+    group = step.optimizer.param_groups[0]
+    assert not group["capturable"] and isinstance(group["lr"], float), "there is no GPU here to record on"
+    for each in (step, other):
+        each.set_rates([3e-4])
+        each(*batch(1))
+    assert equal(parameters(step), parameters(other))
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_cuda_a_recorded_step_gives_the_bits_of_the_plain_one(precision):
+    set_determinism(True)
+    try:
+        plain, recorded = (
+            make_step(f"runtime.graph={graph}", "train.ema=0.9", device="cuda", precision=precision)
+            for graph in ("false", "true")
+        )
+        for seed in range(8):
+            for step in (plain, recorded):
+                step.set_rates([1e-3 / (1 + seed)])
+            assert torch.equal(plain(*batch(seed)), recorded(*batch(seed))), seed
+        assert equal(parameters(plain), parameters(recorded))
+        assert equal(*(list(step.best_model.state_dict().values()) for step in (plain, recorded)))
+        # a batch of another shape is computed too
+        assert torch.equal(plain(*batch(9, 64)), recorded(*batch(9, 64)))
+    finally:
+        set_determinism(False)

@@ -452,6 +452,7 @@ FAILED_STARTS = {
     "a device that is not there": (("runtime.device=cuda:7",), "no CUDA device|does not exist"),
     "images that are not there": (("data.manifests={tmp}/gone",), r"no such file \(and \d+ more of \d+ files\)"),
     "an image that is damaged": (("data.manifests={tmp}/damaged",), "cannot be read|is damaged|truncated"),
+    "a recorded step that accumulates": (("runtime.graph=true", "train.accumulate=2"), "--set runtime.graph=false"),
     "one image at a time": (("train.batch_size=1", "data.size=32"), "one value per channel"),
 }  # fmt: skip
 

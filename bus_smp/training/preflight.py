@@ -82,7 +82,7 @@ def _remedy(manifest: Manifest, split: str) -> str:
 
 
 def check_processes(settings: Settings, images: int) -> None:
-    """Refuse a number of processes that cannot share the batches, or that the settings do not allow.
+    """Refuse a number of processes that cannot share the batches, and settings that do not go together.
 
     Args:
         images: number of images in the training split.
@@ -91,6 +91,17 @@ def check_processes(settings: Settings, images: int) -> None:
         ConfigError: naming the setting.
     """
     plan, count = settings.train, ranks.count()
+    others = {
+        "several processes": count > 1,
+        "train.compile": plan.compile,
+        "train.accumulate": plan.accumulate > 1,
+    }
+    wrong = [name for name, used in others.items() if used]
+    if settings.runtime.graph and wrong:
+        raise ConfigError(
+            f"runtime.graph does not work with {' and '.join(wrong)}",
+            hint="leave it out: --set runtime.graph=false",
+        )
     if count == 1:
         return
     if plan.batch_size % count or images < plan.batch_size:

@@ -1,9 +1,11 @@
 """One step of training: from uint8 images and masks to changed weights."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from bus_smp.model.shape_head import shape_loss
 from bus_smp.system import ranks
 from bus_smp.system.engine import Engine
 from bus_smp.training.average import WeightAverage
+from bus_smp.training.graph import RecordedStep
 
 _SEGMENTATION = ("main", "aux_2", "aux_4", "aux_8")
 _HEADS = ("image_head", "shape_head")
@@ -109,6 +112,12 @@ class TrainingStep:
         if ranks.count() > 1:
             self._network = _distribute(self._network, engine)
         self._compute = torch.compile(self._losses) if plan.compile else self._losses
+        self._update: Any = self._add_and_update
+        # on a CPU there is nothing to record: a run may continue there
+        self._recorded = settings.runtime.graph and engine.device.type == "cuda"
+        if self._recorded:
+            self._update = RecordedStep(self._add_and_update)
+        self._prepare_optimizer()
 
     @property
     def best_model(self) -> HybridResNet50:
@@ -136,24 +145,49 @@ class TrainingStep:
             The total loss and those of ``loss_names``, detached, float32 (1 + heads,).
         """
         device = self.engine.device
-        inputs = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD, self.grey)
-        targets = masks.to(device, non_blocking=True)
-        if whole is not None:
-            whole = ImageTargets(*(part.to(device, non_blocking=True) for part in whole))
-        # processes exchange gradients once for each update of the weights
-        waiting = ranks.count() > 1 and not last
-        with self._network.no_sync() if waiting else contextlib.nullcontext():
-            loss, heads = self._compute(inputs, targets, whole)
-            self.scaler.scale(loss / group).backward()
-        if last:
-            if self.clip:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.average is not None:
-                self.average.update(self.model)
+        given = [part.to(device, non_blocking=True) for part in (images, masks, *(whole or ()))]
+        if not last:
+            # processes exchange gradients once for each update of the weights
+            with self._network.no_sync() if ranks.count() > 1 else contextlib.nullcontext():
+                return self._add_gradient(group, *given)
+        losses = self._update(*given) if group == 1 else self._add_and_update(*given, group=group)
+        if self.average is not None:
+            self.average.update(self.model)
+        return losses
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Set the learning rates of the following steps, in the order of ``rates``."""
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                # on a GPU as a recorded step has it, so that both give the same bits
+                group["lr"] = float(np.float32(rate)) if self.engine.device.type == "cuda" else rate
+
+    def _prepare_optimizer(self) -> None:
+        """Let a recorded step read its rates from the device; options of a state from another device are not taken over."""
+        # else PyTorch warns of the steps before the recording
+        self.optimizer._warned_capturable_if_run_uncaptured = True
+        for group in self.optimizer.param_groups:
+            rate = float(group["lr"])
+            group["lr"] = torch.tensor(rate, device=self.engine.device) if self._recorded else rate
+            group["capturable"] = self._recorded
+
+    def _add_and_update(self, *given: Tensor, group: int = 1) -> Tensor:
+        losses = self._add_gradient(group, *given)
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses
+
+    def _add_gradient(self, group: int, images: Tensor, masks: Tensor, *whole: Tensor) -> Tensor:
+        """Add the gradient of a batch on the device; return its losses as ``__call__`` does."""
+        inputs = normalise(images, IMAGENET_MEAN, IMAGENET_STD, self.grey)
+        loss, heads = self._compute(inputs, masks, ImageTargets(*whole) if whole else None)
+        self.scaler.scale(loss / group).backward()
         return torch.stack([loss.detach(), *heads])
 
     def _losses(
@@ -197,6 +231,7 @@ class TrainingStep:
         """Load what ``state`` returned for a step with the same settings."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._prepare_optimizer()
         # empty where the run was not in fp16 so far
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
