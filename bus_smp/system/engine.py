@@ -71,6 +71,11 @@ def make_engine(device: str = "auto", precision: str = "auto", trained_in: str =
         precision = trained_in if trained_in in native else fast
     if precision == "fp16" and place.type == "cpu":
         raise ConfigError("fp16 needs a GPU", hint="on a CPU use --set train.precision=bf16 (or auto)")
+    if precision == "bf16" and place.type == "cuda" and _fast_precision(place) != "bf16":
+        raise ConfigError(
+            f"{device} computes bf16 only by imitation, many times slower",
+            hint="use fp16: in training --set train.precision=fp16 (or auto), else --precision fp16",
+        )
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return Engine(place, dtype)
 

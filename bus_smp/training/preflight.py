@@ -220,6 +220,8 @@ def explained_memory(settings: Settings) -> Iterator[None]:
             # no process can be started
             or getattr(error, "errno", None) == errno.ENOMEM
             or "can't allocate memory" in str(error)
+            # a GPU that is full before PyTorch begins
+            or "CUDA error: out of memory" in str(error)
         )
         if not exhausted:
             raise
@@ -230,9 +232,29 @@ def explained_memory(settings: Settings) -> Iterator[None]:
                 f"the weights from as many images (or {smaller})"
             )
         raise TrainingError(
-            f"not enough memory for batches of {plan.batch_size} images at {settings.data.size} px",
+            f"not enough memory for batches of {plan.batch_size} images at {settings.data.size} px{_held_by_others()}",
             hint=f"try --run NAME with {smaller}",
         ) from None
+
+
+def _held_by_others() -> str:
+    """Words about other processes that hold more than a tenth of the GPU; empty where there are none."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return ""
+    try:
+        free, total = torch.cuda.mem_get_info()
+    except RuntimeError:
+        # too full to be asked
+        return "; other processes may hold the GPU's memory (nvidia-smi lists them)"
+    others = total - free - torch.cuda.memory_reserved()
+    if others < total / 10:
+        return ""
+    return (
+        f"; other processes hold {others / 1e9:.0f} of the {total / 1e9:.0f} GB of the GPU (nvidia-smi lists them; "
+        "--set runtime.device=cuda:1 takes another one)"
+    )
 
 
 @contextlib.contextmanager
