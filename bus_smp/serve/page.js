@@ -22,6 +22,7 @@ let answers = [];
 let side = 0;
 let opening = 0;
 let saving = false;
+let lastSaid = null;
 let seconds = { own: 0, final: 0 };
 
 const viewer = new Viewer($("canvas"), { changed: () => maskChanged(), say: (words) => say(words) });
@@ -231,6 +232,9 @@ async function reveal(mine = opening) {
   if (mine !== opening) return;
   answers = found.map((one, number) => ({ ...one, mask: masks[number] }));
   viewer.show(masks[0], { undoable: viewer.touched });
+  // a correction goes on in the class that most of the outline has
+  const marked = masks[0].reduce((counts, value) => (counts[value]++, counts), [0, 0, 0]);
+  if (marked[1] + marked[2]) paint(marked[1] > marked[2] ? 1 : 2);
   $("side").hidden = answers.length < 2;
   showSide();
   say("");
@@ -274,6 +278,10 @@ const keptKey = () => `kept:${cases[current].id}:${frame}:${info.phase}`;
 // What is not saved yet stays in this tab over a reload, and nowhere else.
 function keep() {
   if (!info || form.element.hidden) return;
+  // what the reader outlines has the class that the reader says
+  const said = form.answers().class;
+  if (said && said !== lastSaid) paint(said === "benign" ? 1 : 2);
+  lastSaid = said;
   const kept = { answers: form.answers(), calipers: viewer.calipers, mask: viewer.touched ? packed(viewer.mask) : null };
   try {
     sessionStorage.setItem(keptKey(), JSON.stringify(kept));
@@ -413,8 +421,8 @@ function resize(size) {
   say(`Size ${viewer.size} px`);
 }
 
-function paint() {
-  viewer.class = 3 - viewer.class;
+function paint(value) {
+  viewer.class = value;
   $("paint").firstChild.textContent = `Paints ${viewer.class === 1 ? "benign" : "malignant"} `;
 }
 
@@ -452,7 +460,7 @@ const keys = {
   g: () => choose("pan"),
   c: () => viewer.flip(viewer.cursor),
   Delete: () => viewer.remove(viewer.cursor),
-  t: paint,
+  t: () => paint(3 - viewer.class),
   "[": () => resize(viewer.size - 2),
   "]": () => resize(viewer.size + 2),
   "+": actions["zoom-in"],
@@ -500,7 +508,7 @@ $("hide").addEventListener("pointerdown", () => hide(true));
 for (const name of ["pointerup", "pointerleave", "pointercancel"]) $("hide").addEventListener(name, () => hide(false));
 $("opacity").addEventListener("input", (event) => ((viewer.opacity = event.target.value / 100), viewer.draw()));
 $("size").addEventListener("input", (event) => resize(Number(event.target.value)));
-$("paint").addEventListener("click", paint);
+$("paint").addEventListener("click", () => paint(3 - viewer.class));
 $("side").addEventListener("click", otherSide);
 $("frame-slider").addEventListener("change", (event) => otherFrame(Number(event.target.value)));
 $("help-open").addEventListener("click", () => $("help").showModal());
