@@ -1,5 +1,7 @@
 """Wrong truth does not pass: each kind is found, not used, and read rightly once the user has answered."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -221,6 +223,46 @@ def test_one_mask_for_several_pictures_is_found_but_not_where_the_pictures_are_c
             tmp_path / f"{number}.png"
         )
     assert codes(audit(tmp_path, records)) == [""] * 6
+
+
+PLACES = {
+    "mirrored": lambda m, label: grey(m[:, ::-1] * 255),
+    "upside down": lambda m, label: grey(m[::-1] * 255),
+    "turned by 180 degrees": lambda m, label: grey(m[::-1, ::-1] * 255),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_masks_that_fit_their_pictures_mirrored_or_turned_are_found(place, tmp_path):
+    records, _ = write_set(tmp_path, PLACES[place], count=16)
+    found = audit(tmp_path, records)
+    assert codes(found) == ["misplaced-mask"] * 16
+    assert place in found.images[0].problems[0].words
+    assert codes(audit(tmp_path, records, accept=("misplaced-mask",))) == [""] * 16
+    right, _ = write_set(tmp_path, PLACES[place], count=16, wrong=())
+    assert codes(audit(tmp_path, right)) == [""] * 16
+
+
+def test_masks_that_belong_to_the_next_picture_are_found(tmp_path):
+    records, _ = write_set(tmp_path, None, count=16, wrong=())
+    shifted = [
+        replace(record, masks=records[(k + 1) % 16].masks, label=records[(k + 1) % 16].label)
+        for k, record in enumerate(records)
+    ]
+    found = audit(tmp_path, shifted)
+    assert codes(found) == ["misplaced-mask"] * 16
+    assert "on the next picture" in found.images[0].problems[0].words
+
+
+def test_bounding_boxes_are_a_finding_and_used(tmp_path):
+    def box(m, label):
+        return grey(np.outer(m.any(axis=1), m.any(axis=0)) * 255)
+
+    records, _ = write_set(tmp_path, box)
+    assert all("box_mask" in image.flags for image in audit(tmp_path, records).images)
+    assert codes(audit(tmp_path, records)) == [""] * 6
+    records, _ = write_set(tmp_path, box, wrong=(0, 1))
+    assert not any("box_mask" in image.flags for image in audit(tmp_path, records).images)
 
 
 def test_an_image_exchanged_with_its_mask_is_found_whatever_the_format(tmp_path):

@@ -120,7 +120,7 @@ _NAMED_SPLITS = ("official", "test")
     "--accept",
     metavar="CODE,...",
     default="",
-    help="Masks that the audit doubts are right: inverted-mask, outline-mask, large-lesion, both-classes, same-mask.",
+    help="Masks that the audit doubts are right: inverted-mask, outline-mask, large-lesion, both-classes, same-mask, misplaced-mask.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the tables.")
 def command(

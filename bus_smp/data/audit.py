@@ -23,9 +23,11 @@ from bus_smp.data.mask_doubts import (
     MaskAnswers,
     doubt_transparency,
     doubt_values,
+    find_boxes,
     find_doubts,
     is_picture,
     measure_marks,
+    thumbnail_of,
 )
 from bus_smp.data.near_duplicates.search import Fingerprint, fingerprint
 from bus_smp.data.sources import Record, find_known, find_root, load_source, packed, source_names
@@ -39,6 +41,9 @@ THREADS = 4
 
 # The flag of a row whose masks are turned as EXIF turns the image, because they were drawn on the stored pixels.
 MASK_TURNED = "mask_turned"
+
+# The flag of a row whose mask is a rectangle, in a set where at least half are.
+BOX_MASK = "box_mask"
 
 # What a flag means, in the order in which a report lists them. The flag `duplicate:<id>` carries a name.
 FLAGS = {
@@ -55,6 +60,7 @@ FLAGS = {
         for code in ANSWERS
         if code not in ("size-mismatch", "mask-colours")
     },
+    BOX_MASK: "mask that is a rectangle, as bounding boxes are: no outline to measure Dice against",
     MASK_TURNED: "mask turned like its picture (--mask-orientation stored)",
     "several_masks": "image with several masks, joined",
     "copy": "download copy such as ' (1).png'",
@@ -74,8 +80,8 @@ class AuditedImage:
     """One record after all its files were decoded.
 
     ``width``, ``height`` in pixels, 0 where there is no readable image. ``sha256`` of the decoded pixels.
-    ``orientation``: what EXIF says, 1 for nothing. ``is_picture``: it has the greys of a picture. ``marks``: what the
-    masks mark, None where they cannot be read.
+    ``orientation``: what EXIF says, 1 for nothing. ``is_picture``: it has the greys of a picture. ``thumbnail``: uint8 (32, 32), grey. ``marks``: what
+    the masks mark, None where they cannot be read.
     ``problems``: those of the record, then those found here; the first that the policy does not waive excludes
     the image.
     """
@@ -90,6 +96,7 @@ class AuditedImage:
     problems: tuple[Problem, ...] = ()
     orientation: int = 1
     is_picture: bool = True
+    thumbnail: np.ndarray | None = None
     marks: Marks | None = None
 
 
@@ -250,6 +257,7 @@ def _audit_image(record: Record, root: Path) -> AuditedImage:
                 fingerprint=fingerprint(pixels),
                 orientation=orientation,
                 is_picture=is_picture(pixels),
+                thumbnail=thumbnail_of(pixels),
             )
     return image
 
@@ -299,7 +307,7 @@ def _audit_masks(image: AuditedImage, root: Path, answers: MaskAnswers) -> Audit
         marked = np.maximum.reduce(masks)
         marks = measure_marks(
             marked, label=record.label, mask_format=image.mask_format, numbered=numbered,
-            phash=image.fingerprint.phash if image.fingerprint else "",
+            phash=image.fingerprint.phash if image.fingerprint else "", picture=image.thumbnail,
         )  # fmt: skip
         image = replace(image, marks=marks)
     # What cannot be read cannot be compared.
@@ -385,6 +393,8 @@ def _doubt_masks(
             for flag in (*flags, _flag(problem)):
                 image = _found(image, flag)
             images[j] = image
+    for j in find_boxes([image.marks for image in images]):
+        images[j] = _found(images[j], BOX_MASK)
     for j, found in doubts.items():
         known = len(opened[j].problems)
         for problem in found:

@@ -28,6 +28,7 @@ CODES = {
     "swapped-classes": "mask of the other class than the label, as in most of the set",
     "both-classes": "benign and malignant pixels in one mask",
     "same-mask": "the same mask as other pictures",
+    "misplaced-mask": "mask that fits mirrored, turned or on a neighbouring picture, as most of the set",
     "orientation": "picture turned by its EXIF, mask perhaps not",
     "size-mismatch": "mask of another size than its image",
     "empty-mask": "lesion label with an empty mask",
@@ -55,11 +56,12 @@ ANSWERS = {
     "swapped-classes": "--mask-values swapped exchanges the classes of the masks; or correct the labels",
     "both-classes": "--mask-values any gives all lesions the label; --accept both-classes if both are there",
     "same-mask": "--accept same-mask if they are right",
+    "misplaced-mask": "turn or rename the files of the masks; --accept misplaced-mask if they are right",
     "orientation": "--mask-orientation stored turns the masks too; shown if they fit the picture as viewers show it",
 }
 
 # Doubts that --accept removes.
-ACCEPTABLE = ("inverted-mask", "outline-mask", "large-lesion", "both-classes", "same-mask")
+ACCEPTABLE = ("inverted-mask", "outline-mask", "large-lesion", "both-classes", "same-mask", "misplaced-mask")
 
 
 class Problem(NamedTuple):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from bus_smp.classes import LABELS
@@ -37,6 +38,15 @@ _MOST_LESIONS = 64
 # Different pictures with one mask that are too many, and the bits of 256 in which their dHash differs.
 _SAME_MASKS = 3
 _OTHER_PICTURE = 48
+
+# Masks that mark another place of their pictures: the grid on which mask and picture are compared, the least number
+# of masks, the share of them that fit better at that place, by how much of the picture's contrast, and by how many
+# standard errors. Lesions are darker than what surrounds them: by 1.0 in the known sets, by 0.4 and less elsewhere.
+_GRID = 32
+_MISPLACED, _MISPLACED_SHARE, _MISPLACED_CONTRAST, _MISPLACED_ERRORS = 10, 0.75, 0.4, 3
+
+# Share of its bounding box that a rectangle covers; real outlines cover 0.9 at most.
+_BOX = 0.98
 
 # Swapped classes: so many contradicting labels, and as a share of all masks with classes.
 _SWAPPED, _SWAPPED_SHARE = 3, 0.8
@@ -103,7 +113,7 @@ class MaskAnswers:
 NO_ANSWERS = MaskAnswers()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Marks:
     """What the masks of one image mark, laid over each other.
 
@@ -119,7 +129,10 @@ class Marks:
     border: float
     sides: int
     filled: float
+    box: float
     mask: bytes
+    place: np.ndarray
+    picture: np.ndarray | None
     phash: str
     numbered: bool
 
@@ -127,6 +140,7 @@ class Marks:
 def measure_marks(mask: np.ndarray, **facts: Any) -> Marks:
     """The marks of class indices uint8 (H, W); ``facts``: the fields that do not follow from the pixels."""
     lesion = mask > 0
+    rows, columns = int(lesion.any(axis=1).sum()), int(lesion.any(axis=0).sum())
     edges = [lesion[0], lesion[-1], lesion[1:-1, 0], lesion[1:-1, -1]]
     return Marks(
         benign=int((mask == 1).sum()),
@@ -135,9 +149,16 @@ def measure_marks(mask: np.ndarray, **facts: Any) -> Marks:
         border=float(np.concatenate(edges).mean()),
         sides=sum(bool(side.any()) for side in (lesion[0], lesion[-1], lesion[:, 0], lesion[:, -1])),
         filled=float(fill_holes(lesion).mean()),
+        box=float(lesion.sum() / max(rows * columns, 1)),
         mask=hashlib.sha256(str(lesion.shape).encode() + np.packbits(lesion).tobytes()).digest(),
+        place=cv2.resize(lesion.astype(np.uint8) * 255, (_GRID, _GRID), interpolation=cv2.INTER_AREA) >= 128,
         **facts,
     )
+
+
+def thumbnail_of(rgb: np.ndarray) -> np.ndarray:
+    """The picture on the grid on which masks are compared with it: uint8 (32, 32), grey, from uint8 (H, W, 3)."""
+    return cv2.resize(rgb[..., 1], (_GRID, _GRID), interpolation=cv2.INTER_AREA)
 
 
 def is_picture(rgb: np.ndarray) -> bool:
@@ -226,7 +247,14 @@ def find_doubts(marks: Sequence[Marks | None]) -> dict[int, list[Problem]]:
         if m.filled > _OUTLINE * m.area and m.border < _SURROUNDS_TOO
     }
     rest = {j: m for j, m in lesions.items() if j not in inverted and m.area < 1}
-    for found in (inverted, outlines, _find_large(rest), _find_classes(lesions), _find_same(rest)):
+    for found in (
+        inverted,
+        outlines,
+        _find_large(rest),
+        _find_classes(lesions),
+        _find_same(rest),
+        _find_misplaced(rest),
+    ):
         for j, problem in found.items():
             doubts[j].append(problem)
     return doubts
@@ -302,6 +330,62 @@ def _find_same(lesions: Mapping[int, Marks]) -> dict[int, Problem]:
             words = f"one mask in {len(same)} images of {len(pictures)} different pictures"
             found |= dict.fromkeys(same, Problem("same-mask", words))
     return found
+
+
+def find_boxes(marks: Sequence[Marks | None]) -> list[int]:
+    """Positions of the masks that are rectangles, if at least half of the lesions are: bounding boxes, not outlines."""
+    lesions = [j for j, m in enumerate(marks) if m and m.area and m.label in LABELS[1:]]
+    boxes = [j for j in lesions if marks[j].box >= _BOX]
+    return boxes if len(boxes) >= 3 and 2 * len(boxes) >= len(lesions) else []
+
+
+# Where else the masks of a set may belong: how to turn the mask, or whose picture it is.
+_TURNED = {
+    "mirrored": lambda place: place[:, ::-1],
+    "upside down": lambda place: place[::-1],
+    "turned by 180 degrees": lambda place: place[::-1, ::-1],
+    "turned by 90 degrees": np.rot90,
+    "turned by 270 degrees": lambda place: np.rot90(place, 3),
+    "with rows and columns exchanged": np.transpose,
+}
+_NEIGHBOURS = {"on the next picture": 1, "on the picture before": -1}
+
+
+def _find_misplaced(lesions: Mapping[int, Marks]) -> dict[int, Problem]:
+    """Masks that mark the wrong place: most of the set would mark darker tissue mirrored, turned or on a neighbour.
+
+    A single mask does not show it: one in twenty right ones would.
+    """
+    seen = {j: m for j, m in lesions.items() if m.picture is not None}
+    if len(seen) < _MISPLACED:
+        return {}
+    order, masks = list(seen), list(seen.values())
+    own = np.array([_darkness(m.picture, m.place) for m in masks])
+    places = {name: [_darkness(m.picture, move(m.place)) for m in masks] for name, move in _TURNED.items()}
+    places |= {
+        name: [_darkness(masks[(k + step) % len(masks)].picture, m.place) for k, m in enumerate(masks)]
+        for name, step in _NEIGHBOURS.items()
+    }
+    found: dict[int, Problem] = {}
+    most = _MISPLACED_CONTRAST
+    for name, there in places.items():
+        gain = np.array(there) - own
+        gain = gain[np.isfinite(gain) & (gain != 0)]
+        if len(gain) < _MISPLACED or (gain > 0).mean() < _MISPLACED_SHARE or gain.mean() < most:
+            continue
+        if gain.mean() > _MISPLACED_ERRORS * gain.std() / np.sqrt(len(gain)):
+            most = gain.mean()
+            words = f"{int((gain > 0).sum())} of {len(gain)} masks mark darker tissue {name}"
+            found = dict.fromkeys(order, Problem("misplaced-mask", words))
+    return found
+
+
+def _darkness(picture: np.ndarray, place: np.ndarray) -> float:
+    """How much darker a place is than what surrounds it, in standard deviations of the picture; NaN without either."""
+    around = (cv2.dilate(place.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0) & ~place
+    if not place.any() or not around.any():
+        return np.nan
+    return float((picture[around].mean() - picture[place].mean()) / (picture.std() + 1))
 
 
 def _percent(share: float) -> str:

@@ -41,7 +41,7 @@ KEYPOINTS = 200
 DIMENSIONS = 32
 TREES = 2
 # Leaves of the trees that are visited for one keypoint.
-CHECKS = 32
+CHECKS = 16
 NEIGHBOURS = 5
 # Squared distance of two descriptors along these axes, each descriptor of length 1.
 SAME_KEYPOINT = 0.12
@@ -58,7 +58,7 @@ MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1, :, -np.arange(8) % 8].ravel()
 INVERTED = np.arange(128).reshape(4, 4, 8)[::-1, ::-1].ravel()
 # How an image may show another: the order of its descriptors, and how many of its keypoints are searched for, as one
 # of so many. Inverted copies are otherwise unchanged and share most keypoints: a quarter finds them at a quarter of the cost.
-VIEWS = ((np.arange(128), 1), (MIRRORED, 1), (INVERTED, 4), (MIRRORED[INVERTED], 4))
+VIEWS = ((np.arange(128), 1), (MIRRORED, 2), (INVERTED, 4), (MIRRORED[INVERTED], 4))
 
 Progress = Callable[[Iterable, int, str], Iterable]
 
