@@ -7,7 +7,7 @@ picture and marks at most 7 % of its border, and no two different pictures have 
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -334,13 +334,13 @@ def _find_same(lesions: Mapping[int, Marks]) -> dict[int, Problem]:
 
 def find_boxes(marks: Sequence[Marks | None]) -> list[int]:
     """Positions of the masks that are rectangles, if at least half of the lesions are: bounding boxes, not outlines."""
-    lesions = [j for j, m in enumerate(marks) if m and m.area and m.label in LABELS[1:]]
-    boxes = [j for j in lesions if marks[j].box >= _BOX]
+    lesions = {j: m for j, m in enumerate(marks) if m and m.area and m.label in LABELS[1:]}
+    boxes = [j for j, m in lesions.items() if m.box >= _BOX]
     return boxes if len(boxes) >= 3 and 2 * len(boxes) >= len(lesions) else []
 
 
 # Where else the masks of a set may belong: how to turn the mask, or whose picture it is.
-_TURNED = {
+_TURNED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "mirrored": lambda place: place[:, ::-1],
     "upside down": lambda place: place[::-1],
     "turned by 180 degrees": lambda place: place[::-1, ::-1],
@@ -356,27 +356,28 @@ def _find_misplaced(lesions: Mapping[int, Marks]) -> dict[int, Problem]:
 
     A single mask does not show it: one in twenty right ones would.
     """
-    seen = {j: m for j, m in lesions.items() if m.picture is not None}
+    seen = [(j, m.picture, m.place) for j, m in lesions.items() if m.picture is not None]
     if len(seen) < _MISPLACED:
         return {}
-    order, masks = list(seen), list(seen.values())
-    own = np.array([_darkness(m.picture, m.place) for m in masks])
-    places = {name: [_darkness(m.picture, move(m.place)) for m in masks] for name, move in _TURNED.items()}
-    places |= {
-        name: [_darkness(masks[(k + step) % len(masks)].picture, m.place) for k, m in enumerate(masks)]
+    own = np.array([_darkness(picture, place) for _, picture, place in seen])
+    gains = {
+        name: [_darkness(picture, move(place)) for _, picture, place in seen] - own
+        for name, move in _TURNED.items()
+    }
+    gains |= {
+        name: [_darkness(seen[(k + step) % len(seen)][1], place) for k, (*_, place) in enumerate(seen)] - own
         for name, step in _NEIGHBOURS.items()
     }
     found: dict[int, Problem] = {}
     most = _MISPLACED_CONTRAST
-    for name, there in places.items():
-        gain = np.array(there) - own
+    for name, gain in gains.items():
         gain = gain[np.isfinite(gain) & (gain != 0)]
         if len(gain) < _MISPLACED or (gain > 0).mean() < _MISPLACED_SHARE or gain.mean() < most:
             continue
         if gain.mean() > _MISPLACED_ERRORS * gain.std() / np.sqrt(len(gain)):
             most = gain.mean()
             words = f"{int((gain > 0).sum())} of {len(gain)} masks mark darker tissue {name}"
-            found = dict.fromkeys(order, Problem("misplaced-mask", words))
+            found = dict.fromkeys([j for j, *_ in seen], Problem("misplaced-mask", words))
     return found
 
 
