@@ -5,7 +5,8 @@ from that manifest's files; so no caller can fit on the images that are scored.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from bus_smp.classes import CLASSES, IGNORED, MALIGNANT
+from bus_smp.classes import CLASSES, IGNORED, LABELS, MALIGNANT
 from bus_smp.data.examples import ExampleReader
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import EvaluationError
@@ -27,6 +28,7 @@ from bus_smp.measures.overlap import malignant_score, score_mask
 from bus_smp.measures.reliability import brier_score
 from bus_smp.model.checkpoint import write_checkpoint
 from bus_smp.runs.describe import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from bus_smp.statistics.metrics import IMAGE_COLUMNS
 from bus_smp.system.engine import Engine
 from bus_smp.system.threads import read_ahead
 
@@ -50,6 +52,8 @@ SCORE_COLUMNS = (
 
 # More pixels than this change the third digit of the temperature at most, and cost memory.
 _PIXELS = 2_000_000
+# Less is rounded in float32.
+_LEAST_PROBABILITY = 1e-7
 
 
 def calibrate(
@@ -64,7 +68,8 @@ def calibrate(
         JSON values. ``temperature``: see ``fit_temperature``. ``threshold``: image score from which an image is called
         malignant, the one with the highest Youden's J. ``thresholds``: those that keep a specificity of 90 % and
         95 %. Thresholds are None where the split lacks malignant or other images, and ``reason`` gives the reason.
-        ``operating_point``: see ``fit_operating_point``.
+        ``operating_point``: see ``fit_operating_point``. ``image``: of an image head, its own ``temperature``, and the mean
+        negative log-likelihood of an image before and after it.
         ``nll_before``, ``nll_after``: mean negative log-likelihood of a pixel (nats). ``brier_before``, ``brier_after``: Brier score of the
         malignant score. ``images``, ``malignant_images``, ``groups``: what it was fitted on; ``fitted_on``: "val".
 
@@ -86,15 +91,21 @@ def calibrate(
 
     def measure(row: Any, image: np.ndarray, mask: np.ndarray, prediction: Prediction) -> tuple:
         found = FoundLesions.of(mask, prediction.lesions)
-        return prediction.score, malignant_score(prediction.raw_grid), found
+        return prediction.score, malignant_score(prediction.raw_grid), found, prediction.image_probabilities
 
     measured = predict_batches(scaled, rows.to_dict("records"), lambda row: reader(manifest, row), measure)
-    scores, raw, found = zip(*measured, strict=True)
+    scores, raw, found, of_images = zip(*measured, strict=True)
+    of_head: dict[str, Any] = {}
+    if of_images[0] is not None:
+        of_head = fit_image_temperature(np.stack(of_images), list(rows["label"]))
+        normal = at_temperature(np.stack(of_images), of_head["temperature"])[:, 0]
+        found = [replace(one, normal=float(value)) for one, value in zip(found, normal, strict=True)]
     malignant = (rows["label"] == MALIGNANT.name).to_numpy()
     return {
         "temperature": temperature,
         **fit_thresholds(np.array(scores), malignant),
         "operating_point": fit_operating_point(found),
+        **({"image": of_head} if of_head else {}),
         "fitted_on": "val",
         "images": len(rows),
         "malignant_images": int(malignant.sum()),
@@ -210,6 +221,30 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     return round(math.exp(-brentq(slope, low, high)), 6)
 
 
+def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities float (N, C) as the softmax of the same logits over ``temperature`` gives them."""
+    powers = np.maximum(probabilities, _LEAST_PROBABILITY) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_image_temperature(probabilities: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+    """The temperature of the image head.
+
+    Args:
+        probabilities: float (N, 3), before temperature, in the order of ``LABELS``.
+        labels: of the images.
+    """
+    # logarithms of probabilities are logits
+    logits = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
+    truth = np.array([LABELS.index(label) for label in labels])
+    temperature = fit_temperature(logits, truth)
+    return {
+        "temperature": temperature,
+        "nll_before": negative_log_likelihood(logits, truth, 1.0),
+        "nll_after": negative_log_likelihood(logits, truth, temperature),
+    }
+
+
 def fit_thresholds(scores: np.ndarray, malignant: np.ndarray) -> dict[str, Any]:
     """Scores from which an image is called malignant: ``threshold``, ``thresholds`` and ``reason``.
 
@@ -268,7 +303,17 @@ def score_row(
         **_at_point(prediction, truth),
         "pixel_brier": brier_score(prediction.grid, grid_truth),
         "pixel_brier_raw": brier_score(prediction.raw_grid, grid_truth),
+        **_of_heads(prediction),
     }
+
+
+def _of_heads(prediction: Prediction) -> dict[str, float]:
+    """What the heads of the whole image say; no columns without such heads."""
+    probabilities = prediction.image_probabilities
+    of_image = (
+        {} if probabilities is None else dict(zip(IMAGE_COLUMNS, map(float, probabilities), strict=True))
+    )
+    return of_image | {f"{shape}_head": value for shape, value in (prediction.head_shape or {}).items()}
 
 
 def _at_point(prediction: Prediction, truth: np.ndarray) -> dict[str, float]:

@@ -22,6 +22,7 @@ class FoundLesions:
         lesions: lesions in the reference.
         peaks, shares: of the n predicted lesions, as in ``MarkedLesions``.
         reference, candidate: int (pairs,), from 0: a lesion of the reference and a predicted one with IoU >= .1.
+        normal: as in ``MarkedLesions``.
     """
 
     lesions: int
@@ -29,6 +30,7 @@ class FoundLesions:
     shares: np.ndarray
     reference: np.ndarray
     candidate: np.ndarray
+    normal: float = 0.0
 
     @classmethod
     def of(cls, truth: np.ndarray, marked: MarkedLesions) -> "FoundLesions":
@@ -37,10 +39,41 @@ class FoundLesions:
         areas = np.bincount(marked.labels.reshape(-1), minlength=len(marked.peaks) + 1)[1:]
         reference, candidate, iou = overlapping_pairs(labels, stats[:, 4], marked.labels, areas)
         hit = iou >= LEAST_IOU
-        return cls(len(stats), marked.peaks, marked.shares, reference[hit], candidate[hit])
+        return cls(len(stats), marked.peaks, marked.shares, reference[hit], candidate[hit], marked.normal)
+
+    def behind(self, most_normal: float) -> "FoundLesions":
+        """What is left where images that are more probably normal show no lesion."""
+        if self.normal <= most_normal:
+            return self
+        none = np.empty(0, int)
+        return FoundLesions(self.lesions, none, none, none, none, self.normal)
 
 
 def fit_operating_point(images: Sequence[FoundLesions]) -> dict[str, Any]:
+    """The thresholds with the fewest false alarms that still find enough lesions, and the gate of an image head.
+
+    The gate is the probability of normal above which an image shows no lesion. It is fitted together with the thresholds, so
+    that all of them together find as many lesions as the thresholds would have to find by themselves; of equal ones the highest is taken.
+
+    Returns:
+        As ``_fit_thresholds``, and ``most_normal`` (rounded up to 6 decimals) where a gate leaves fewer false alarms.
+    """
+    best = plain = _fit_thresholds(images)
+    if plain["least_probability"] is None:
+        return plain
+    needed = min(-(-SENSITIVITY * plain["lesions"] // 100), plain["found_plain"])
+    gates = {np.ceil(one.normal * 1e6) / 1e6 for one in images if len(one.reference) and one.normal}
+    for gate in sorted(gates, reverse=True):
+        fitted = _fit_thresholds([one.behind(gate) for one in images])
+        if fitted["least_probability"] is None or fitted["found"] < needed:
+            break
+        if fitted["false_alarms"] < best["false_alarms"]:
+            same = {key: plain[key] for key in ("found_plain", "false_alarms_plain")}
+            best = fitted | same | {"most_normal": float(gate)}
+    return best
+
+
+def _fit_thresholds(images: Sequence[FoundLesions]) -> dict[str, Any]:
     """The thresholds with the fewest false alarms that still find enough lesions.
 
     A lesion of the reference is found if a predicted one that is kept has IoU >= .1 with it. Found must be 95 % of all lesions,

@@ -30,7 +30,9 @@ from bus_smp.errors import DataError, ImageError
 from bus_smp.figures.overlay import draw_uncertainty, overlay
 from bus_smp.inference.batches import predict_batches
 from bus_smp.inference.predictor import Prediction, Predictor, Prepared, describe_computing, label_rule
+from bus_smp.measures.shape import SHAPES, lesion_shape
 from bus_smp.measures.uncertainty import UNCERTAINTIES
+from bus_smp.statistics.metrics import IMAGE_COLUMNS
 from bus_smp.system.files import explained, open_regular, remove_leftovers, replacing, short_name
 from bus_smp.system.locks import hold_lock
 from bus_smp.text import counted, harmless_table, printable
@@ -260,7 +262,8 @@ def predict_files(
     Returns:
         One row per image in their order, columns ``COLUMNS``: ``decision`` is the ``label`` of the ``Prediction``,
         areas are pixels of the mask (and mm2), ``malignant_score`` is the highest malignant probability after
-        temperature; ``UNCERTAINTIES``, larger is less sure; ``computed_in`` names library, precision and device. A file that cannot be read has only the
+        temperature; ``UNCERTAINTIES``, larger is less sure; ``IMAGE_COLUMNS`` and shapes
+        only of a run with such heads; ``computed_in`` names library, precision and device. A file that cannot be read has only the
         reason, in ``error``.
 
     Raises:
@@ -337,7 +340,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    # those of the heads of the whole image are there only where the run has such heads
+    columns = dict.fromkeys((*COLUMNS, *(name for row in rows for name in row)))
+    table = pd.DataFrame(
+        [{name: row.get(name, "") for name in columns} for row in rows], columns=list(columns)
+    )
     with replacing(folder / TABLE) as temporary:
         harmless_table(table).to_csv(temporary, index=False, lineterminator="\n")
     return table
@@ -357,7 +364,22 @@ def _describe(prediction: Prediction, name: str, pixel_mm: float | None) -> dict
         **{f"{key}_area_px": area for key, area in areas.items()},
         **{f"{key}_area_mm2": area for key, area in known.items()},
         **dict(zip(("mask", "overlay"), _pictures(name), strict=False)),
+        **_describe_heads(prediction, pixel_mm),
     }
+
+
+def _describe_heads(prediction: Prediction, pixel_mm: float | None) -> dict[str, float]:
+    """What the heads of the whole image say, and next to it the same of the mask."""
+    described = {}
+    if prediction.image_probabilities is not None:
+        described = dict(zip(IMAGE_COLUMNS, map(float, prediction.image_probabilities), strict=True))
+    if prediction.head_shape is not None:
+        for whose, shape in (("head", prediction.head_shape), ("mask", lesion_shape(prediction.mask))):
+            area = shape["area"]
+            known = {} if pixel_mm is None else {f"area_mm2_{whose}": area * pixel_mm**2}
+            described |= {f"area_px_{whose}": area, **known}
+            described |= {f"{name}_{whose}": shape[name] for name in SHAPES if name != "area"}
+    return {name: round(value, 6) for name, value in described.items()}
 
 
 def _write_pictures(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:

@@ -120,10 +120,11 @@ class Prediction:
     @cached_property
     def lesions(self) -> MarkedLesions:
         """The lesions of the plain mask, with their probabilities after temperature."""
+        normal = 0.0 if self.image_probabilities is None else float(self.image_probabilities[0])
         if self._is_large:
             bands = (band[0] for band in restore_in_bands(self.grid[:1], self.shape))
-            return MarkedLesions.of(self.plain_mask, bands)
-        return MarkedLesions.of(self.plain_mask, restore_probabilities(self.grid[:1], self.shape))
+            return MarkedLesions.of(self.plain_mask, bands, normal)
+        return MarkedLesions.of(self.plain_mask, restore_probabilities(self.grid[:1], self.shape), normal)
 
     @cached_property
     def kept_mask(self) -> np.ndarray:
@@ -198,6 +199,8 @@ def label_rule(rules: DecisionRules) -> str:
             f"; the mask keeps lesions with a probability >= {rules.least_probability:.6g} "
             f"and >= {rules.least_area:.4%} of the image"
         )
+        if rules.most_normal is not None:
+            dropped += f", and none where the image head says normal with more than {rules.most_normal:.6g}"
     if rules.threshold is None:
         return f"the lesion with more pixels in the mask; normal if there is none{dropped}"
     malignant = f"malignant if malignant_score >= {rules.threshold:.6g}"

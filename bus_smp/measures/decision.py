@@ -18,12 +18,15 @@ class DecisionRules:
         threshold: the score from which an image is called malignant; None: there is none.
         least_probability, least_area: the operating point. A predicted lesion is kept if the highest lesion probability of
             its pixels, after temperature, and its share of the image's area are not below these; None: there is none.
+        most_normal: part of the operating point of a run with an image head: where the head's probability of normal is
+            above it, no lesion is kept; None: there is no such gate.
         drops_lesions: whether masks leave out the lesions that the operating point drops.
     """
 
     threshold: float | None = None
     least_probability: float | None = None
     least_area: float | None = None
+    most_normal: float | None = None
     drops_lesions: bool = False
 
     @classmethod
@@ -35,6 +38,7 @@ class DecisionRules:
             calibration.get("threshold"),
             point.get("least_probability"),
             point.get("least_area"),
+            point.get("most_normal"),
             drops_lesions,
         )
 
@@ -66,19 +70,22 @@ class MarkedLesions:
         labels: int32 (H, W), 0 background and 1..n the lesions: 8-connected components of either class.
         peaks: float (n,), the highest lesion probability (benign or malignant) of each one's pixels, 0..1.
         shares: float (n,), the share of the image's area that each one covers, 0..1.
+        normal: the image head's probability that the image is normal; 0 without such a head.
     """
 
     labels: np.ndarray
     peaks: np.ndarray
     shares: np.ndarray
+    normal: float = 0.0
 
     @classmethod
-    def of(cls, mask: np.ndarray, background: Iterable[np.ndarray]) -> "MarkedLesions":
+    def of(cls, mask: np.ndarray, background: Iterable[np.ndarray], normal: float = 0.0) -> "MarkedLesions":
         """Describe the lesions of a mask.
 
         Args:
             mask: uint8 (H, W) of class indices.
             background: the probability of background, float (h, W), of consecutive bands of rows that make up the image.
+            normal: of the image head.
         """
         labels, stats = lesion_components(mask)
         peaks, top = np.zeros(len(stats) + 1), 0
@@ -87,13 +94,14 @@ class MarkedLesions:
             inside = of_band > 0
             np.maximum.at(peaks, of_band[inside], 1.0 - band[inside])
             top += len(band)
-        return cls(labels, peaks[1:], stats[:, 4] / max(mask.size, 1))
+        return cls(labels, peaks[1:], stats[:, 4] / max(mask.size, 1), normal)
 
     def are_kept(self, rules: DecisionRules) -> np.ndarray:
         """Bool (n,): which lesions are kept at the operating point; all, where there is none."""
         if rules.least_probability is None or rules.least_area is None:
             return np.ones(len(self.peaks), bool)
-        return (self.peaks >= rules.least_probability) & (self.shares >= rules.least_area)
+        kept = (self.peaks >= rules.least_probability) & (self.shares >= rules.least_area)
+        return kept & (rules.most_normal is None or self.normal <= rules.most_normal)
 
     def kept(self, mask: np.ndarray, rules: DecisionRules) -> np.ndarray:
         """The mask without the lesions that the operating point drops, uint8 (H, W)."""

@@ -49,13 +49,18 @@ def _are_channels(value: object, least: float) -> bool:
 def _is_calibration(value: object) -> bool:
     if not isinstance(value, dict):
         return value is None
-    point = value.get("operating_point") or {}
+    point, head = value.get("operating_point") or {}, value.get("image") or {"temperature": 1}
     return (
         _is_number(value.get("temperature"), 1e-3, 1e3)
         and isinstance(point, dict)
+        and isinstance(head, dict)
+        and _is_number(head.get("temperature"), 1e-3, 1e3)
         and all(
             one is None or _is_number(one, 0, 2)
-            for one in (value.get("threshold"), point.get("least_probability"), point.get("least_area"))
+            for one in (
+                value.get("threshold"),
+                *(point.get(key) for key in ("least_probability", "least_area", "most_normal")),
+            )
         )
     )
 

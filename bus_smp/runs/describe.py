@@ -47,6 +47,8 @@ def describe_calibration(calibration: Mapping[str, Any]) -> list[str]:
     # one of an older version has none
     if point := calibration.get("operating_point"):
         lines.append(describe_operating_point(point))
+    if head := calibration.get("image"):
+        lines.append(f"image head: temperature {head['temperature']:.3f}")
     return lines + [f"Warning: {warning}" for warning in calibration_warnings(calibration)]
 
 
@@ -54,9 +56,11 @@ def describe_operating_point(point: Mapping[str, Any]) -> str:
     """What an operating point keeps, and what it changes on the validation split; or why there is none."""
     if point.get("least_probability") is None:
         return f"no operating point: {point.get('reason')}"
+    gate = point.get("most_normal")
+    closed = "" if gate is None else f", and none where the image head says normal with more than {gate:.3f}"
     return (
         f"operating point: a lesion is kept from a probability of {point['least_probability']:.3f} and "
-        f"{point['least_area']:.2%} of the image on; on validation {point['found']} of {point['lesions']} lesions are "
+        f"{point['least_area']:.2%} of the image on{closed}; on validation {point['found']} of {point['lesions']} lesions are "
         f"found (plain mask {point['found_plain']}), false alarms on {point['false_alarms']} of "
         f"{point['normal_images']} normal images (plain mask {point['false_alarms_plain']})"
     )

@@ -33,6 +33,10 @@ def pixel_counts(table: pd.DataFrame) -> np.ndarray:
     return table[list(PIXEL_COLUMNS)].to_numpy(np.int64).reshape(-1, len(CLASSES), len(CLASSES))
 
 
+# Of a run with an image head only: its probabilities, in the order of ``LABELS``.
+IMAGE_COLUMNS = tuple(f"image_{label}" for label in LABELS)
+
+
 class Images:
     """A checked per-image table as arrays with one element for each image."""
 
@@ -44,9 +48,12 @@ class Images:
         self.marked, self.called = predicted != NORMAL, predicted == MALIGNANT.name
 
     def column(self, name: str) -> np.ndarray:
-        """A column as float (images,); always the same array, so that scores are sorted once for all their metrics."""
+        """A column as float (images,), NaN where the table has none of a head; always the same array, to be sorted once."""
         if name not in self._columns:
-            self._columns[name] = self._table[name].to_numpy(float)
+            found = name in self._table or name not in IMAGE_COLUMNS
+            self._columns[name] = (
+                self._table[name].to_numpy(float) if found else np.full(len(self._table), np.nan)
+            )
         return self._columns[name]
 
     @cached_property
@@ -147,6 +154,18 @@ def _curve(images: Images, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 def _sensitivity_at(specificity: float) -> Callable[..., SensitivityAt]:
     return lambda images, score: SensitivityAt(*_curve(images, score), specificity)
+
+
+def _lesion_curve(images: Images, normal: np.ndarray) -> Auc:
+    """Of the image head: whether it tells images with a lesion from normal ones."""
+    scored = ~np.isnan(normal)
+    return Auc(1 - normal, ~images.normal & scored, images.normal & scored)
+
+
+def _image_accuracy(images: Images, *probabilities: np.ndarray) -> Ratio:
+    chosen = np.argmax(np.nan_to_num(probabilities), axis=0)
+    right = np.where(images.normal, 0, np.where(images.malignant, 2, 1)) == chosen
+    return Ratio.mean(np.where(np.isnan(probabilities[0]), np.nan, right))
 
 
 def _brier(images: Images, score: np.ndarray) -> Ratio:
@@ -269,6 +288,26 @@ _RECOGNISED = (
             ("malignant_score",), _sensitivity_at(percent / 100),
         )
         for percent in (90, 95)
+    ),
+    Metric(
+        "image_head_auc_lesion", "Image head: AUC lesion", RECOGNISED,
+        "chance that the image head finds a lesion more probable in an image with one than in a normal one", "all images",
+        IMAGE_COLUMNS[:1], _lesion_curve, optional=True,
+    ),
+    Metric(
+        "image_head_auc_malignant", "Image head: AUC malignant", RECOGNISED,
+        "AUC malignant vs all others of the image head's probability", "all images",
+        IMAGE_COLUMNS[2:], lambda images, score: Auc(*_curve(images, score)), optional=True,
+    ),
+    Metric(
+        "image_head_auc_among_lesions", "Image head: AUC mal. vs ben.", RECOGNISED, "the same against benign images only",
+        "malignant and benign images", IMAGE_COLUMNS[2:],
+        lambda images, score: Auc(*_curve(images, score)).within(~images.normal), optional=True,
+    ),
+    Metric(
+        "image_head_accuracy", "Image head: right class", RECOGNISED,
+        "share of images whose most probable class, normal, benign or malignant, is the right one", "all images",
+        IMAGE_COLUMNS, _image_accuracy, optional=True,
     ),
     Metric(
         "class_accuracy_given_detection", "Right class, lesions found", RECOGNISED,

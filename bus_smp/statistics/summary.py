@@ -22,7 +22,7 @@ from bus_smp.statistics.bootstrap import (
     rare_labels,
 )
 from bus_smp.statistics.estimators import Estimator, Unresampled
-from bus_smp.statistics.metrics import HEADLINES, METRICS, estimators, pixel_counts
+from bus_smp.statistics.metrics import HEADLINES, IMAGE_COLUMNS, METRICS, estimators, pixel_counts
 from bus_smp.statistics.subgroups import levels
 from bus_smp.text import counted, restored_table
 
@@ -32,7 +32,11 @@ TEXT_COLUMNS = ("dataset", "image_id", "patient_id", "group_id", "label", "flags
 _ALWAYS = (
     "dataset", "image_id", "group_id", "label", "flags", "predicted_label", *PIXEL_COLUMNS, *DETECTION_COLUMNS, *SHAPE_COLUMNS,
 )  # fmt: skip
-NEEDED = tuple(dict.fromkeys((*_ALWAYS, *(column for metric in METRICS for column in metric.columns))))
+NEEDED = tuple(
+    dict.fromkeys(
+        (*_ALWAYS, *(name for metric in METRICS for name in metric.columns if name not in IMAGE_COLUMNS))
+    )
+)
 
 
 def read_per_image(path: Path) -> pd.DataFrame:
@@ -132,7 +136,8 @@ def summarise(
           resampling adds to its upward bias.
         - ``strata``: way -> level (``levels``) -> images, groups, the estimates ``HEADLINES`` and, of sizes, ``bounds``.
         - ``agreement``: area (pixels), depth_to_width, circularity, solidity -> ``agreement`` of reference and
-          prediction over the images whose lesion was found (lesion Dice > 0); NaN as None.
+          prediction over the images whose lesion was found (lesion Dice > 0); NaN as None. ``agreement_head_truth``,
+          ``agreement_head_mask``: the same of the shape head with the reference, and with the prediction.
         - ``image_confusion``, ``pixel_confusion``: rows truth, columns prediction.
         - ``never_predicted``: classes, background included, never predicted on any pixel.
         - ``bootstrap``: how the intervals were made; ``stratified_by`` the rare labels (``rare_labels``).
@@ -193,7 +198,16 @@ def summarise(
         },
         **found,
         "strata": strata,
-        "agreement": _agreement(table),
+        "agreement": _agreement(table, "truth", "predicted"),
+        # of a run with a shape head
+        **(
+            {
+                "agreement_head_truth": _agreement(table, "truth", "head"),
+                "agreement_head_mask": _agreement(table, "predicted", "head"),
+            }
+            if f"{SHAPES[0]}_head" in table
+            else {}
+        ),
         "image_confusion": [[int(((label == t) & (seen == p)).sum()) for p in LABELS] for t in LABELS],
         "pixel_confusion": pixels.sum(axis=0).tolist(),
         "never_predicted": [c.name for c in CLASSES if predicted[c.index] == 0],
@@ -220,13 +234,14 @@ def point_estimates(table: pd.DataFrame, keys: Sequence[str]) -> dict[str, float
     return {key: found[key].point for key in keys}
 
 
-def _agreement(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
+def _agreement(table: pd.DataFrame, first: str, second: str) -> dict[str, dict[str, float | int | None]]:
+    """Of the columns that end in ``first`` and in ``second``."""
     found = table[table["dice_lesion"] > 0]
     return {
         shape: {
             name: None if math.isnan(value) else value
             for name, value in agreement(
-                found[f"{shape}_truth"].to_numpy(float), found[f"{shape}_predicted"].to_numpy(float)
+                found[f"{shape}_{first}"].to_numpy(float), found[f"{shape}_{second}"].to_numpy(float)
             ).items()
         }
         for shape in SHAPES
