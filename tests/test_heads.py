@@ -8,17 +8,22 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ended, invoke, settings_options
+from tables import lesion, normal, table_row
 
+from bus_smp.classes import LABELS
 from bus_smp.config import load_settings
 from bus_smp.data.loading import TrainingDataset
 from bus_smp.data.sampler import Draw, EpochSampler, balancing_weights
 from bus_smp.errors import ConfigError
+from bus_smp.evaluation.calibration import at_temperature, fit_image_temperature
+from bus_smp.evaluation.operating_point import FoundLesions, fit_operating_point
 from bus_smp.inference.folding import MainHead, fold_batch_norms
 from bus_smp.inference.formats.contract import FromPixels
 from bus_smp.inference.formats.onnx import load_onnx, write_onnx
 from bus_smp.inference.formats.openvino import load_openvino, write_openvino
 from bus_smp.inference.formats.pth import load_pth, write_pth
 from bus_smp.inference.predictor import outputs_of
+from bus_smp.measures.decision import DecisionRules, MarkedLesions
 from bus_smp.measures.shape import SHAPES, lesion_shape
 from bus_smp.model.checkpoint import load_model, read_header, weights_sha256
 from bus_smp.model.consistency import consistency_loss, learn_rule, soft_shape
@@ -27,7 +32,10 @@ from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50
 from bus_smp.model.image_head import image_loss
 from bus_smp.model.perturb import change_shallow_features, exchange_style, perturb_norm
 from bus_smp.model.shape_head import shape_loss, shapes_of, standardise
+from bus_smp.runs.evaluations import read_summary
 from bus_smp.runs.run import Run
+from bus_smp.statistics.metrics import IMAGE_COLUMNS
+from bus_smp.statistics.summary import summarise
 from bus_smp.system.engine import make_engine
 from bus_smp.training.preflight import check_heads
 from bus_smp.training.step import ImageTargets, TrainingStep
@@ -185,7 +193,7 @@ def test_weights_let_each_data_set_and_class_count_the_same_over_a_training(bala
 @pytest.mark.parametrize("name", ["resnet18", "tu-test_resnet", "tu-test_efficientnet", "mobilenet_v2"])
 @pytest.mark.parametrize("change", [perturb_norm, exchange_style])
 def test_styles_change_in_training_at_two_places_and_nowhere_in_prediction(name, change):
-    encoder = load_encoder(name, None)
+    encoder = load_encoder(name, None)[0]
     images = torch.randn(4, 3, 64, 64)
     plain = encoder.eval()(images)
     change_shallow_features(encoder, change, 1.0)
@@ -196,7 +204,7 @@ def test_styles_change_in_training_at_two_places_and_nowhere_in_prediction(name,
     encoder.load_state_dict(state)
     torch.manual_seed(3)
     assert all(map(torch.equal, first, encoder(images))), "the seed decides"
-    unchanged = load_encoder(name, None)
+    unchanged = load_encoder(name, None)[0]
     unchanged.load_state_dict(state)
     plain = unchanged.train()(images)
     assert [torch.equal(a, b) for a, b in zip(plain, first, strict=True)][:3] == [True, False, False]
@@ -349,3 +357,74 @@ def test_a_data_set_of_one_class_is_warned_of_and_a_training_of_one_class_refuse
     with pytest.raises(ConfigError, match="all images of the train split are benign") as caught:
         check_heads(with_head, single)
     assert "heads.image=0" in caught.value.hint
+
+
+def found_lesions(probability, lesions=1):
+    none = np.zeros(0 if not lesions else 1, int)
+    return FoundLesions(lesions, np.array([0.9]), np.array([0.1]), none, none, probability)
+
+
+def test_the_gate_closes_where_it_spares_false_alarms_and_loses_no_more_lesions_than_allowed():
+    lesions = [found_lesions(value) for value in np.linspace(0.1, 0.5, 20)]
+    normals = [found_lesions(value, lesions=0) for value in (0.3, 0.49, 0.6, 0.9)]
+    point = fit_operating_point([*lesions, *normals])
+    # of 20 lesions one may be lost: the one in the image that looks most normal
+    assert point["most_normal"] == pytest.approx(lesions[18].normal, abs=1e-6)
+    assert (point["found"], point["found_plain"], point["lesions"]) == (19, 20, 20)
+    assert (point["false_alarms"], point["false_alarms_plain"]) == (1, 4)
+    blind = fit_operating_point([*lesions, *(found_lesions(0.1, lesions=0) for _ in range(3))])
+    assert "most_normal" not in blind, "a head that tells nothing apart closes no gate"
+    rules = DecisionRules.of({"operating_point": point})
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 2:5] = 1
+    for probability, kept in ((0.2, True), (0.6, False)):
+        marked = MarkedLesions.of(mask, [1.0 - mask], probability)
+        assert marked.kept(mask, rules).any() == kept
+
+
+def test_the_image_head_has_a_temperature_of_its_own():
+    draw = np.random.default_rng(0)
+    logits = 2 * draw.normal(size=(1000, 3))
+    probabilities = at_temperature(np.exp(logits), 1.0)
+    labels = [LABELS[draw.choice(3, p=one)] for one in at_temperature(probabilities, 2.0)]
+    fitted = fit_image_temperature(probabilities, labels)
+    assert 1.7 < fitted["temperature"] < 2.3 and fitted["nll_after"] < fitted["nll_before"]
+    np.testing.assert_allclose(at_temperature(probabilities, 2.0), at_temperature(np.exp(logits / 2), 1.0))
+
+
+def test_evaluation_and_prediction_show_what_the_heads_say(manifests, with_heads):
+    header = read_header(with_heads / "best.safetensors")
+    assert header["calibration"]["image"]["temperature"] > 0
+    command = ("--out", with_heads.parent, "--run", "whole")
+    ended(invoke("evaluate", *command, "--split", "val"), 0)
+    (folder,) = Run(with_heads).evaluations()
+    table, model = pd.read_csv(folder / "per_image.csv"), read_summary(folder)["summaries"]["model"]
+    probabilities = table[list(IMAGE_COLUMNS)]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    of_normals, of_lesions = (
+        probabilities["image_normal"][(table["label"] == "normal") == one].to_numpy() for one in (True, False)
+    )
+    pairs = np.subtract.outer(of_normals, of_lesions)
+    assert model["rates"]["image_head_auc_lesion"]["mean"] == pytest.approx(
+        ((pairs > 0) + (pairs == 0) / 2).mean()
+    )
+    right = probabilities.to_numpy().argmax(1) == table["label"].map(LABELS.index)
+    assert model["rates"]["image_head_accuracy"]["mean"] == pytest.approx(right.mean())
+    assert set(model["agreement_head_truth"]) == set(model["agreement_head_mask"]) == set(SHAPES)
+
+    scan = next((manifests.parent).rglob("*.png"))
+    results = with_heads.parent / "results"
+    ended(invoke("predict", scan, "--include-masks", *command, "--to", results, "--pixel-mm", 0.1), 0)
+    row = pd.read_csv(results / "predictions.csv").iloc[0]
+    assert row[list(IMAGE_COLUMNS)].sum() == pytest.approx(1, abs=1e-5)
+    assert row["area_mm2_head"] == pytest.approx(row["area_px_head"] * 0.01, abs=1e-5)
+    assert {"depth_to_width_head", "depth_to_width_mask", "solidity_head", "solidity_mask"} <= set(row.index)
+
+
+def test_a_table_without_a_head_has_no_numbers_of_it():
+    rows = [table_row(str(n), str(n), label, lesion_counts, 0.5) for n, (label, lesion_counts) in enumerate(
+        [("normal", normal()), ("benign", lesion("benign", 10)), ("malignant", lesion("malignant", 5))]
+    )]  # fmt: skip
+    summary = summarise(pd.DataFrame(rows), draws=0)
+    assert summary["rates"]["image_head_auc_lesion"]["mean"] is None
+    assert summary["rates"]["image_head_accuracy"]["mean"] is None and "agreement_head_truth" not in summary

@@ -99,7 +99,8 @@ def calibrate(
     if of_images[0] is not None:
         of_head = fit_image_temperature(np.stack(of_images), list(rows["label"]))
         normal = at_temperature(np.stack(of_images), of_head["temperature"])[:, 0]
-        found = [replace(one, normal=float(value)) for one, value in zip(found, normal, strict=True)]
+        pairs = zip(found, normal, strict=True)
+        found = tuple(replace(one, normal=float(value)) for one, value in pairs)
     malignant = (rows["label"] == MALIGNANT.name).to_numpy()
     return {
         "temperature": temperature,
