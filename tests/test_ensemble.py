@@ -14,6 +14,7 @@ from bus_smp.errors import ConfigError
 from bus_smp.inference.backends import open_ensemble
 from bus_smp.inference.ensemble import EnsemblePredictor, MirrorPredictor
 from bus_smp.inference.predictor import Prediction, Predictor, Prepared
+from bus_smp.measures.decision import DecisionRules
 from bus_smp.measures.uncertainty import mean_pairwise_dice
 from bus_smp.model.checkpoint import load_model, write_checkpoint
 from bus_smp.runs.ensemble import make_ensemble, read_ensemble
@@ -49,13 +50,14 @@ class _Known(Predictor):
     computed_in = {"backend": "torch", "device": "cpu", "precision": "fp32"}
 
     def __init__(self, grid, threshold=0.5):
-        self.grid, self.threshold, self.size = np.asarray(grid, np.float32), threshold, len(grid[0])
+        self.grid, self.size = np.asarray(grid, np.float32), len(grid[0])
+        self.rules = DecisionRules(threshold)
 
     def prepare(self, image):
         return Prepared(image.shape[:2], ())
 
     def predict_prepared(self, images):
-        return [Prediction(self.grid, self.grid, image.shape, self.threshold) for image in images]
+        return [Prediction(self.grid, self.grid, image.shape, self.rules) for image in images]
 
 
 def _lesion(*pixels, size=4, sure=0.9):
@@ -72,7 +74,7 @@ def test_a_run_with_itself_is_the_run(trained, scans):
     for plain, mean in zip(one.predict(scans), twice.predict(scans), strict=True):
         for name in ("native", "mask", "grid", "raw_grid", "image"):
             np.testing.assert_array_equal(getattr(mean, name), getattr(plain, name))
-        assert (mean.score, mean.label, mean.threshold) == (plain.score, plain.label, plain.threshold)
+        assert (mean.score, mean.label, mean.rules) == (plain.score, plain.label, plain.rules)
         assert mean.disagreement == {"networks": 0} and not mean.spread.any()
     assert twice.weights == one.weights
 
@@ -84,7 +86,8 @@ def test_networks_of_other_sizes_meet_at_the_size_of_the_image(trained, second, 
         np.testing.assert_allclose(mean.native, expected, atol=1e-6)
         np.testing.assert_allclose(mean.native.sum(0), 1, atol=1e-5)
         assert mean.grid.shape == alone[1].grid.shape, "scores are taken on the larger grid"
-        assert mean.threshold == pytest.approx((alone[0].threshold + alone[1].threshold) / 2)
+        thresholds = [one.rules.threshold for one in alone]
+        assert mean.rules.threshold == pytest.approx(np.mean(thresholds))
 
 
 def test_a_large_image_gets_the_same_mask_in_bands(trained, second, scans, monkeypatch):
@@ -125,7 +128,7 @@ def test_networks_with_views_keep_both_disagreements_apart(scans):
 
 def test_no_threshold_where_one_network_has_none(scans):
     known, unknown = _Known(_lesion()), _Known(_lesion(), threshold=None)
-    assert EnsemblePredictor([known, unknown]).predict(scans[0]).threshold is None
+    assert EnsemblePredictor([known, unknown]).predict(scans[0]).rules.threshold is None
 
 
 def test_one_network_after_the_other_gets_a_batch(scans):

@@ -128,10 +128,11 @@ def command(
             )
         if strange := int((predicted["ood_score"].replace("", 0) > 1).sum()):
             are = "image is" if strange == 1 else "images are"
-            click.echo(
-                f"{strange} {are} out of distribution (ood_score > 1): farther from the training images than\n"
-                "99 % of the validation images. Another scanner, or no breast ultrasound: check them."
+            words = (
+                f"{strange} {are} out of distribution (ood_score > 1): farther from the training images than 99 % of the "
+                "validation images. Another scanner, or no breast ultrasound: check them."
             )
+            click.echo("\n".join(folded(words)))
     for error in unread["error"]:
         note(f"Not predicted: {error}")
     if len(unread):
