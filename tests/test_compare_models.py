@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import invoke
+from conftest import ended, invoke, settings_options
 from torch import nn
 
 from bus_smp.errors import ConfigError
@@ -185,3 +185,32 @@ def test_a_spread_keeps_its_order_when_it_becomes_a_rate():
     assert found.scaled(1000) == Spread(2000.0, 1000.0, 4000.0, 3)
     # Turn by turn: a slow turn slows both.
     assert quotient([1.0, 10.0, 1.0], [2.0, 20.0, 2.0]) == Spread(0.5, 0.5, 0.5, 3)
+
+
+def test_quality_is_that_of_the_same_training_for_every_network(manifests, trained, tmp_path):
+    """The hybrid model with its heads is what ``bus-smp train`` trains, so the last epoch of that has the same score."""
+    own = settings_options(manifests)
+    used = [f"--set={text}" for text in own[1::2] if not text.startswith(("data.", "model.encoder_name"))]
+    result = invoke(
+        "compare-models", "--encoder", "tu-test_resnet", "--size", 64, "--backends", "torch-fp32", "--repeats", 1,
+        "--models", "hybrid-heads,hybrid-aspp,unet,deeplabv3plus", "--quality", "bus-uclm",
+        "--manifests", manifests / "data_manifests", *used, "--out", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "false alarms" in result.stdout
+    table = pd.read_csv(tmp_path / "compare-models" / "models.csv").set_index("model")
+    last = pd.read_csv(trained / "metrics.csv").iloc[-1]
+    for name in ("dice_lesion", "miss_rate", "false_alarm_rate"):
+        assert table.loc["hybrid-heads", name] == pytest.approx(last[f"val_{name}"], rel=1e-5)
+    trained_all = table.drop(index=table.index[table["note"].notna()])
+    assert len(trained_all) >= 3 and trained_all["steps"].nunique() == 1
+    assert trained_all["dice_lesion"].nunique() == len(trained_all)
+
+
+@pytest.mark.parametrize("text", ["heads.image=1", "train.accumulate=2", "model.attention=scse"])
+def test_a_setting_that_not_every_network_can_follow_is_refused(manifests, tmp_path, text):
+    result = invoke(
+        "compare-models", "--quality", "bus-uclm", "--manifests", manifests / "data_manifests", "--set", text, "--out", tmp_path
+    )  # fmt: skip
+    assert "not every network that is compared can follow it" in ended(result, 1)
+    assert "missing" in ended(invoke("compare-models", "--set", "train.epochs=1", "--out", tmp_path), 2)

@@ -11,6 +11,10 @@ from bus_smp.errors import ConfigError
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "default.yaml"
 
 
+def test_the_classic_recipe_is_still_the_default():
+    assert load_settings(DEFAULTS.with_name("classic.yaml")) == Settings()
+
+
 def test_the_default_file_spells_out_exactly_the_built_in_defaults():
     import yaml
 

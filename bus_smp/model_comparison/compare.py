@@ -208,6 +208,8 @@ def summary(table: pd.DataFrame) -> str:
     timed = [name for name in table.columns if name.endswith("_ms") or name == "train_step_s"]
     titles = {"parameters": "parameters", "gflop_per_image": "GFLOP", "peak_memory_mb": "memory, MB"}
     titles |= {name: name.replace("_", " ") for name in timed}
+    scores = {"dice_lesion": "val. Dice", "miss_rate": "misses", "false_alarm_rate": "false alarms"}
+    titles |= {name: title for name, title in scores.items() if name in table}
     cells = table[list(titles)].map(lambda value: "-" if pd.isna(value) else _short(value))
     shown = cells.rename(columns=titles).set_axis(table["model"].rename(None))
     notes = [f"- {row['model']}: {row['note']}" for row in table.to_dict("records") if row["note"]]

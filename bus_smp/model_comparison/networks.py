@@ -1,6 +1,7 @@
 """The networks that are compared: the hybrid model, and smp's with the same encoder."""
 
 from collections.abc import Callable
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 from bus_smp.classes import CLASSES
 from bus_smp.errors import ConfigError
 from bus_smp.inference.folding import MainHead, fold_batch_norms
-from bus_smp.model.hybrid import HybridResNet50
+from bus_smp.model.hybrid import HybridResNet50, Output
 
 # "hybrid-heads" also computes its auxiliary heads, as in training; prediction leaves them out.
 HYBRID, HYBRID_HEADS = "hybrid", "hybrid-heads"
+
+# The same with a part that is off by default.
+VARIANTS = {"hybrid-scse": {"attention": "scse"}, "hybrid-aspp": {"bottleneck": "aspp"}}
 
 SMP = {
     "unet": smp.Unet,
@@ -21,21 +25,30 @@ SMP = {
     "deeplabv3plus": smp.DeepLabV3Plus,
 }
 
-NETWORKS = (HYBRID, HYBRID_HEADS, *SMP)
+NETWORKS = (HYBRID, HYBRID_HEADS, *VARIANTS, *SMP)
 
 
 class Plain(nn.Module):
-    """Encoder, decoder and head of an smp network, without smp's check of the image's size."""
+    """Encoder, decoder and head of an smp network, without smp's check of the image's size; trained as a hybrid model is."""
+
+    image_head = shape_head = None
 
     def __init__(self, network: smp.base.SegmentationModel) -> None:
         super().__init__()
         self.encoder, self.decoder = network.encoder, network.decoder
-        self.head: nn.Module = network.segmentation_head
+        self.heads = nn.ModuleList([network.segmentation_head])
+        self.encoder_origin = None
         self.check_size: Callable[[Tensor], None] = network.check_input_shape
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes, H, W) of float (N, 3, H, W)."""
-        return self.head(self.decoder(self.encoder(images)))
+        return self.heads[0](self.decoder(self.encoder(images)))
+
+    def compute(self, images: Tensor) -> Output:
+        """Return the same as ``HybridResNet50.compute``; there are no other heads."""
+        return Output(self(images))
+
+    predict = compute
 
 
 def check_encoder(name: str) -> None:
@@ -72,8 +85,8 @@ def choose_networks(text: str | None) -> tuple[str, ...]:
     return tuple(name for name in NETWORKS if name in words)
 
 
-def build(name: str, encoder: str) -> nn.Module:
-    """A network with random weights, from float (N, 3, H, W) to logits; ``hybrid-heads`` returns a tuple.
+def build(name: str, encoder: str, seed: int = 0) -> nn.Module:
+    """A network with random weights, from float (N, 3, H, W) to logits; one with auxiliary heads returns a tuple.
 
     Args:
         name: one of ``NETWORKS``.
@@ -81,11 +94,14 @@ def build(name: str, encoder: str) -> nn.Module:
     Raises:
         Exception: of any type that smp raises for an encoder that this network cannot have.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     if name in SMP:
         return Plain(SMP[name](encoder, encoder_weights=None, in_channels=3, classes=len(CLASSES)))
-    heads = name == HYBRID_HEADS
-    model = HybridResNet50(len(CLASSES), deep_supervision=heads, encoder_weights=None, encoder_name=encoder)
+    heads = name != HYBRID
+    more: Any = VARIANTS.get(name, {})
+    model = HybridResNet50(
+        len(CLASSES), deep_supervision=heads, encoder_weights=None, encoder_name=encoder, **more
+    )
     return model if heads else MainHead(model)
 
 

@@ -52,6 +52,7 @@ class TrainingStep:
         encoder_weights: as for ``HybridResNet50``. The settings' own are ignored, because a continued run takes all
             weights from its state. Random weights depend on ``torch.manual_seed``.
         start: a checkpoint of the same network, whose weights are the start.
+        model: another network to train in place of the settings', with the same methods.
 
     Attributes:
         model: the network that is trained.
@@ -69,6 +70,7 @@ class TrainingStep:
         engine: Engine,
         encoder_weights: str | None = None,
         start: Path | None = None,
+        model: Any = None,
     ) -> None:
         plan, self.heads = settings.train, settings.heads
         self.engine = engine
@@ -79,7 +81,8 @@ class TrainingStep:
             "shape_head": self.heads.shape > 0,
             "detached_heads": self.heads.detached,
         }
-        model = HybridResNet50(**{**self.model_arguments, "encoder_weights": encoder_weights})
+        if model is None:
+            model = HybridResNet50(**{**self.model_arguments, "encoder_weights": encoder_weights})
         self.encoder_origin: str | None = model.encoder_origin if start is None else None
         self.new_heads = [] if start is None else _start_from(model, start)
         if plan.sync_batchnorm and ranks.count() > 1:
