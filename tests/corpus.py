@@ -237,7 +237,7 @@ IMAGES = (
     Kind("no byte", ".png", lambda g: b"", _NO_IMAGE),
     Kind("text called .png", ".png", lambda g: b"this is no image\n" * 20, _NO_IMAGE),
     Kind("HTML error page called .jpg", ".jpg", lambda g: b"<!DOCTYPE html><html><h1>403 Forbidden</h1>", _NO_IMAGE),
-    Kind("DICOM called .png", ".png", _dicom, _NO_IMAGE),
+    Kind("DICOM called .png", ".png", _dicom, "header of this DICOM file is damaged"),
     Kind("JPEG 2000 called .jpg", ".jpg", _jpeg2000, _NO_IMAGE),
     Kind("PDF called .png", ".png", lambda g: b"%PDF-1.4\n" + bytes(200), _NO_IMAGE),
     Kind("EPS called .png, which would start Ghostscript", ".png",

@@ -18,6 +18,7 @@ ROWS = (
     ("report",),
     ("training",),
     ("evaluation",),
+    ("exchange",),
     ("inference",),
     ("runs",),
     ("model",),
@@ -33,6 +34,7 @@ ROWS = (
 # Rooms that read tables and images only, and load no torch.
 TORCH_FREE = (
     "serve",
+    "exchange",
     "report",
     "runs",
     "statistics",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ended, invoke
+from dicom_files import dataset, write
 from PIL import Image
 
 from bus_smp.errors import DataError
@@ -83,7 +84,7 @@ def test_files_that_are_not_looked_at_are_counted_by_kind(tmp_path):
     for name, form in (("P2.webp", "WEBP"), ("P3.jfif", "JPEG"), ("P4.gif", "GIF"), ("P5.bmp", "BMP"), ("P6.tif", "TIFF"), ("IMG7", "PNG")):  # fmt: skip
         picture.save(folder / name, form)
     (folder / "P8.jfif").write_bytes(b"cut")  # gets a row with the reason
-    (folder / "scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(500))
+    write(folder / "scan.dcm", dataset(np.zeros((8, 8), np.uint8), Modality="MR"))
     (folder / "series" / "1.2.840").parent.mkdir()
     (folder / "series" / "1.2.840").write_bytes(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100" + bytes(200))
     for name in ("notes.txt", "more.txt", "video.mp4", "._P1.png"):
@@ -91,29 +92,33 @@ def test_files_that_are_not_looked_at_are_counted_by_kind(tmp_path):
     (folder / ".git").mkdir()
     lines = []
     found = [name for _, name in find_images([folder], say=lines.append)]
-    assert found == ["IMG7", "P1", "P2", "P3", "P4", "P5", "P6", "P8"]
+    # the last has no header and gets a row that says so
+    assert found == ["IMG7", "P1", "P2", "P3", "P4", "P5", "P6", "P8", "series/1.2"]
     assert lines == [
-        "Left out: 2 files (1 .dcm, 1 .840): DICOM; convert them to PNG to predict them",
+        "Left out: 1 file (1 .dcm): DICOM without ultrasound images",
         "Left out: 1 file (1 no suffix): a hidden folder, the name begins with a dot",
         "Left out: 1 file (1 .png): hidden, the name begins with a dot",
         "Left out: 3 files (2 .txt, 1 .mp4): no images",
     ]
     scan.rename(folder / "P1.jpeg")
+    (folder / "series" / "1.2.840").rename(folder / "scan.840")
+    (folder / "scan.dcm").rename(folder / "series" / "scan.dcm")
     with pytest.raises(DataError, match="no image in(.|\n)*1 file .* DICOM"):
         find_images([folder / "series"])
 
 
-def test_a_named_dicom_file_or_animation_has_a_row_that_says_what_to_do(trained, tmp_path):
-    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(500))
+def test_a_named_animation_has_a_row_that_says_what_to_do(trained, tmp_path):
     frames = [Image.fromarray(np.full((40, 50), value, np.uint8)) for value in (10, 200)]
     frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "c.tif", save_all=True, append_images=frames[1:])
-    files = [tmp_path / name for name in ("a.dcm", "b.gif", "c.tif")]
+    files = [tmp_path / name for name in ("b.gif", "c.tif")]
     result = invoke("predict", *files, "--out", trained.parent, "--to", tmp_path / "p", "--json")
     assert result.exit_code == 1
     errors = [row["error"] for row in json.loads(result.stdout)]
-    assert "but DICOM: convert it to PNG" in errors[0]
-    assert all("holds several pictures" in error for error in errors[1:])
+    assert len(errors) == 2
+    assert all(
+        "holds several pictures (" in error and "save the one that is meant" in error for error in errors
+    )
 
 
 def test_truth_masks_are_left_out_whatever_they_are_called(trained, tmp_path):

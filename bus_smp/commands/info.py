@@ -11,9 +11,9 @@ import click
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything known as JSON.")
 def command(path: Path, as_json: bool) -> None:
-    """Describe a checkpoint, run folder or manifest at once.
+    """Describe a checkpoint, run folder, manifest or DICOM file at once.
 
-    PATH is a .safetensors file, a run folder or the name of one in outputs/, or a manifest's .csv file.
+    PATH is a .safetensors file, a run folder or the name of one in outputs/, a manifest's .csv file, or a DICOM file.
     """
     from bus_smp.errors import BusSmpError
     from bus_smp.runs.describe import describe
@@ -27,7 +27,9 @@ def command(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"kind": kind, "path": str(path), **about}, indent=2))
         return
-    lines = {"experiment": _experiment_lines, "manifest": _manifest_lines}.get(kind, _checkpoint_lines)
+    lines = {"experiment": _experiment_lines, "manifest": _manifest_lines, "DICOM": _dicom_lines}.get(
+        kind, _checkpoint_lines
+    )
     try:
         shown = list(lines(path, about))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -133,3 +135,26 @@ def _manifest_lines(path: Path, about: dict[str, Any]) -> list[str]:
         reasons[code] = reasons.get(code, 0) + count
     most_first = sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
     return lines + [f"  excluded {count:>4}  {reason}" for reason, count in most_first]
+
+
+def _dicom_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    from bus_smp.text import counted, folded
+
+    size = f"{about['width']}x{about['height']} pixels"
+    decoder = f", unpacked by {about['decoder']}" if about["decoder"] else ""
+    lines = [
+        f"{path}: DICOM, modality {about['modality']}, {counted(about['frames'], 'frame')} of {size}",
+        f"  pixels     {about['photometric']}, {about['syntax']}{decoder}",
+        *(f"  {line}" for line in about["regions"]),
+    ]
+    for number, pane in enumerate(about["panes"], 1):
+        left, top, right, bottom = pane["box"]
+        known = pane["pixel_mm"]
+        size = (
+            f"a pixel is {known[0]:.4g} x {known[1]:.4g} mm ({pane['source']})"
+            if known
+            else f"no mm: {pane['source']}"
+        )
+        lines.append(f"  picture {number}  x {left}-{right - 1}, y {top}-{bottom - 1}; {size}")
+    lines += [f"  note       {note}" for note in about["notes"]]
+    return [line for one in lines for line in folded(one)]

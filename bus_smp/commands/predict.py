@@ -41,7 +41,14 @@ if TYPE_CHECKING:
 @click.option(
     "--pixel-mm",
     type=click.FloatRange(min=0.001, max=10),
-    help="Side of a pixel in mm, the same in all images: areas are also given in mm2.",
+    help="Side of a pixel in mm, for all images that do not say it themselves (DICOM may): areas are also given in mm2.",
+)
+@click.option(
+    "--dicom-out",
+    "dicom_out",
+    metavar="KINDS",
+    default="",
+    help="For DICOM files also seg (segmentation), sr (structured report) or seg,sr, to store in a PACS.",
 )
 @click.option(
     "--operating-point",
@@ -62,6 +69,7 @@ def command(
     uncertainty: bool,
     pixel_mm: float | None,
     operating_point: bool,
+    dicom_out: str,
     device: str,
     backend: str,
     precision: str,
@@ -69,11 +77,12 @@ def command(
 ) -> None:
     """Segment images: colour masks, overlays, one CSV row per image.
 
-    INPUTS are image files and folders (searched with their sub-folders). Red is malignant, green is
+    INPUTS are image files and folders (searched with their sub-folders), DICOM too: each frame of a
+    clip and each pane is a picture; clip.dcm#12 is its frame 12 only. Red is malignant, green is
     benign. Writes <name>_predicted.png and <name>_overlay.png, and predictions.csv with the decision
     for each image, the rule behind it, and how sure it is. A file that cannot be read gets a row that says why, and
     the exit code is 1. Several runs, or an experiment, predict as one: the mean of their
-    probabilities. Files that are left out (DICOM, truth masks, ...) are counted by kind.
+    probabilities. Files that are left out (truth masks, ...) are counted by kind.
 
     Research software, not for clinical use.
     """
@@ -81,8 +90,9 @@ def command(
     import sys
 
     from bus_smp.errors import DataError
+    from bus_smp.exchange.dicom import KINDS, Maker, check_extra, write_dicom
     from bus_smp.inference.backends import check_backend, describe_ensemble, open_ensemble
-    from bus_smp.inference.predict_files import check_targets, find_images, predict_files
+    from bus_smp.inference.predict_files import check_targets, find_images, list_pictures, predict_files
     from bus_smp.runs.find import find_ensemble
     from bus_smp.system.console import note, show_progress
     from bus_smp.text import counted, folded
@@ -91,8 +101,14 @@ def command(
         # what is asked for with --out leaves nothing outside of it
         given = click.get_current_context().get_parameter_source("out") is not ParameterSource.DEFAULT
         folder = out / "predictions" if given else Path("predictions")
+    kinds = [kind.strip() for kind in dicom_out.lower().split(",") if kind.strip()]
+    if unknown := set(kinds) - set(KINDS):
+        raise click.BadParameter(f"{min(unknown)!r} is none of {', '.join(KINDS)}", param_hint="--dicom-out")
+    if kinds:
+        check_extra()
     check_backend(backend, device, precision)
-    images = find_images(inputs, skip=folder, say=note)
+    files = find_images(inputs, skip=folder, say=note)
+    images = list_pictures(files, say=note)
     check_targets(images, folder)
     ensemble = find_ensemble(runs, out, views)
     predictor, header = open_ensemble(
@@ -103,7 +119,8 @@ def command(
         operating_point=operating_point,
         say=note,
     )
-    note(f"{describe_ensemble(ensemble, predictor, header)}; {counted(len(images), 'file')}")
+    pictures = "" if len(images) == len(files) else f" with {len(images)} pictures"
+    note(f"{describe_ensemble(ensemble, predictor, header)}; {counted(len(files), 'file')}{pictures}")
     with show_progress(len(images), "predict") as progress:
         table = predict_files(
             predictor, images, folder, include_masks=include_masks, uncertainty=uncertainty,
@@ -111,6 +128,14 @@ def command(
         )  # fmt: skip
     if table.empty:
         raise DataError("there is no scan among these files", hint="--include-masks predicts masks too")
+    if kinds:
+        rules = table.loc[table["error"] == "", "decision_rule"]
+        name = " + ".join(run.name for run in ensemble.runs)
+        way = ["operating point"] if operating_point else []
+        weights = " ".join([*predictor.weights, *ensemble.views, *way])
+        maker = Maker(name, weights, rules.iloc[0] if len(rules) else "")
+        made = write_dicom(table, folder, kinds, maker, say=note)
+        note(f"DICOM: {counted(len(made), 'file')} written to {folder}")
     unread = table[table["error"] != ""]
     predicted = table[table["error"] == ""]
     if as_json:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from bus_smp.classes import LABELS
+from bus_smp.data.dicom import View, are_alike
 from bus_smp.data.exclusions import ANSWERS, CODES, Problem
-from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask, read_turned_image, turn
+from bus_smp.data.images import image_size, pixel_sha256, read_image, read_mask, read_picture, turn
 from bus_smp.data.manifest import record_root
 from bus_smp.data.manifest_checks import CLIMBING
 from bus_smp.data.mask_doubts import (
@@ -34,7 +35,7 @@ from bus_smp.data.sources import Record, find_known, find_root, load_source, pac
 from bus_smp.data.sources._tree import natural_key
 from bus_smp.errors import DataError, ImageError
 from bus_smp.system.threads import read_ahead
-from bus_smp.text import printable
+from bus_smp.text import counted, printable
 
 # Decoding, resizing and hashing leave the interpreter lock; more threads than this only queue.
 THREADS = 4
@@ -62,6 +63,7 @@ FLAGS = {
     },
     BOX_MASK: "mask that is a rectangle, as bounding boxes are: no outline to measure Dice against",
     MASK_TURNED: "mask turned like its picture (--mask-orientation stored)",
+    "outside": "mask that marks pixels outside of the B-mode region (DICOM)",
     "several_masks": "image with several masks, joined",
     "copy": "download copy such as ' (1).png'",
     "label_from_mask": "label taken from the mask, because no table has them",
@@ -80,8 +82,9 @@ class AuditedImage:
     """One record after all its files were decoded.
 
     ``width``, ``height`` in pixels, 0 where there is no readable image. ``sha256`` of the decoded pixels.
-    ``orientation``: what EXIF says, 1 for nothing. ``is_picture``: it has the greys of a picture. ``thumbnail``: uint8 (32, 32), grey. ``marks``: what
-    the masks mark, None where they cannot be read.
+    ``orientation``: what EXIF says, 1 for nothing. ``view``: of a DICOM file, the part that is shown. ``is_picture``:
+    it has the greys of a picture. ``thumbnail``: uint8 (32, 32), grey. ``marks``: what the masks mark, None where they
+    cannot be read.
     ``problems``: those of the record, then those found here; the first that the policy does not waive excludes
     the image.
     """
@@ -95,6 +98,7 @@ class AuditedImage:
     flags: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     orientation: int = 1
+    view: View | None = None
     is_picture: bool = True
     thumbnail: np.ndarray | None = None
     marks: Marks | None = None
@@ -245,21 +249,34 @@ def _audit_image(record: Record, root: Path) -> AuditedImage:
         image = _found(image, "several_masks")
     if record.image:
         try:
-            pixels, orientation = read_turned_image(root / record.image)
+            picture = read_picture(root / record.image)
         except ImageError as error:
             image = _found(image, "unreadable", Problem("unreadable", _named(error.what, root, record.image)))
         else:
+            pixels = picture.pixels
             image = replace(
                 image,
                 height=pixels.shape[0],
                 width=pixels.shape[1],
                 sha256=pixel_sha256(pixels),
                 fingerprint=fingerprint(pixels),
-                orientation=orientation,
+                orientation=picture.orientation,
+                view=picture.view,
                 is_picture=is_picture(pixels),
                 thumbnail=thumbnail_of(pixels),
             )
+            if picture.view is not None:
+                image = _with_facts(image, picture.view)
     return image
+
+
+def _with_facts(image: AuditedImage, view: View) -> AuditedImage:
+    """Add what a DICOM file says where the data set says nothing."""
+    if view.pane.doppler:
+        image = _found(image, "doppler")
+    if image.record.pixel_mm or view.pane.pixel_mm is None or not are_alike(*view.pane.pixel_mm):
+        return image
+    return replace(image, record=replace(image.record, pixel_mm=f"{np.mean(view.pane.pixel_mm):.6g}"))
 
 
 def _can_be_listed(name: str) -> bool:
@@ -296,6 +313,11 @@ def _audit_masks(image: AuditedImage, root: Path, answers: MaskAnswers) -> Audit
         masks, other = _read_masks(paths, TENTATIVE[doubt.code], label, image.is_picture)
         if other is not None:
             return image
+    if (view := image.view) is not None:
+        if outside := sum(view.count_outside(mask) for mask in masks):
+            words = f"{counted(outside, 'pixel')} of the mask outside of the B-mode region"
+            image = _found(image, "outside", Problem("other", words))
+        masks = [view.crop(mask) for mask in masks]
     if image.width and masks and image.orientation != 1:
         image, masks = _orient(image, masks, answers)
 

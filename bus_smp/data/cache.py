@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bus_smp.data.dicom import split_address
 from bus_smp.data.examples import read_example
 from bus_smp.data.geometry import Geometry
 from bus_smp.errors import BusSmpError, ImageError, ManifestError
@@ -206,7 +207,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     A file that was only touched costs a second build; one that was changed is noticed.
     """
     try:
-        stat = path.stat()
+        stat = split_address(path)[0].stat()
     except OSError as error:
         raise ImageError(
             f"{path}: {error.strerror}", hint="is the data set in the folder that the manifest records?"

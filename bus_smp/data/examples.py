@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from bus_smp.classes import LABELS
-from bus_smp.data.images import pixel_sha256, read_mask, read_turned_image, turn
+from bus_smp.data.images import Picture, pixel_sha256, read_mask, read_picture, turn
 from bus_smp.data.manifest import Manifest
 from bus_smp.errors import ImageError, ManifestError
 
@@ -40,7 +40,8 @@ def read_example(manifest: Manifest, row: Row, *, checked: bool = False) -> tupl
     """
     row = row._asdict() if hasattr(row, "_asdict") else row
     path = manifest.image_path(row)
-    image, orientation = read_turned_image(path)
+    picture = read_picture(path)
+    image = picture.pixels
     height, width = image.shape[:2]
     if str(row["width"]) and (int(row["width"]), int(row["height"])) != (width, height):
         raise ImageError(
@@ -52,7 +53,7 @@ def read_example(manifest: Manifest, row: Row, *, checked: bool = False) -> tupl
             f"{path}: the image has changed since the manifest was made",
             hint="run bus-smp make-manifest again",
         )
-    mask = _read_mask(manifest, row, (height, width), orientation)
+    mask = _read_mask(manifest, row, picture)
     marked = row["label"] if checked else LABELS[int(mask.max(initial=0))]
     if marked != row["label"]:
         raise ImageError(
@@ -103,16 +104,17 @@ class ExampleReader:
         return example
 
 
-def _read_mask(manifest: Manifest, row: Mapping, shape: tuple[int, int], orientation: int) -> np.ndarray:
-    height, width = shape
+def _read_mask(manifest: Manifest, row: Mapping, picture: Picture) -> np.ndarray:
+    height, width = shape = picture.pixels.shape[:2]
     masks = manifest.mask_paths(row)
     flags = str(row["flags"]).split("|")
-    if "size_mismatch" not in flags and "mask_turned" not in flags:
+    if "size_mismatch" not in flags and "mask_turned" not in flags and picture.view is None:
         return read_mask(masks, row["mask_format"], row["label"], (height, width))
     mask = np.zeros((height, width), np.uint8)
     for one in masks:
         part = read_mask([one], row["mask_format"], row["label"])
-        part = turn(part, orientation if "mask_turned" in flags else 1)
+        part = turn(part, picture.orientation if "mask_turned" in flags else 1)
+        part = part if picture.view is None else picture.view.crop(part)
         if part.shape != shape and "size_mismatch" not in flags:
             raise ImageError(
                 f"{one}: does not fit its image any more",

@@ -5,6 +5,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bus_smp.classes import BENIGN, CLASSES, LABELS, MALIGNANT
+from bus_smp.data.dicom import View, is_dicom, read_dicom, read_view
+from bus_smp.data.limits import check_size
 from bus_smp.data.png import lacks_lines
 from bus_smp.errors import ConfigError, ImageError
 from bus_smp.system.files import open_regular, replacing
@@ -27,10 +30,6 @@ MASK_FORMATS = (
 
 # What is decoded, whatever a file is called. Pillow knows more, of which some starts other programs (EPS).
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
-
-# A declared size above these is a damaged or hostile header, not an ultrasound image.
-MAX_PIXELS = 64_000_000
-MAX_SIDE = 32_767
 
 # Lines of an image that are converted at once.
 _BAND = 1024
@@ -76,15 +75,13 @@ def _open(path: Path, data: bytes | None = None) -> Image.Image:
     except PermissionError:
         raise ImageError(f"{path}: no permission to read it") from None
     except Exception as error:  # Pillow's decoders raise many types on damaged bytes
-        raise ImageError(f"{path}: cannot be read as an image ({_reason(error, path, data)})") from None
+        raise ImageError(f"{path}: cannot be read as an image ({_reason(error)})") from None
 
 
-def _reason(error: Exception, path: Path, data: bytes | None) -> str:
+def _reason(error: Exception) -> str:
     """An error's text on one line, without the address of an object, which differs from run to run."""
     if isinstance(error, UnidentifiedImageError):
-        dicom = is_dicom(path) if data is None else _begins_as_dicom(data)
-        found = " but DICOM: convert it to PNG first" if dicom else ""
-        return f"it is no {', '.join(FORMATS)} file{found}"
+        return f"it is no {', '.join(FORMATS)} or DICOM file"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join((text or type(error).__name__).split())[:200]
 
@@ -92,8 +89,7 @@ def _reason(error: Exception, path: Path, data: bytes | None) -> str:
 def _decode(path: Path, file: BinaryIO) -> Image.Image:
     image = Image.open(file, formats=FORMATS)
     width, height = image.size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise ImageError(f"{path}: {width}x{height} pixels is more than an ultrasound image has")
+    check_size(path, width, height)
     # A JPEG with several pictures is a photograph with its previews (MPO); the first is the photograph.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageError(
@@ -168,23 +164,44 @@ def read_image(source: str | Path | bytes, name: str = "the image") -> np.ndarra
     """Read an image file.
 
     Args:
-        source: its path, or its bytes.
+        source: its path, or its bytes. A frame of a DICOM clip is ``clip.dcm#12``, a pane of a frame
+            ``clip.dcm#12.2``, both counted from 1.
         name: what errors call the file where its bytes are given.
 
     Returns:
         uint8 array (H, W, 3), RGB, turned as its EXIF demands. Alpha is dropped, grey is repeated. More than 8 bits
-        become 8, by the smallest of 10, 12, 14 and 16 bits that holds the brightest pixel.
+        become 8, by the smallest of 10, 12, 14 and 16 bits that holds the brightest pixel. Of DICOM, the B-mode
+        picture without what surrounds it (``bus_smp.data.dicom``).
 
     Raises:
         ImageError: if the file is missing, no file, truncated, damaged, too large, an animation, or of
-            floating-point pixels.
+            floating-point pixels; if it is a DICOM file of several pictures and none is named, or one that
+            ``read_view`` refuses.
     """
-    return read_turned_image(source, name)[0]
+    return read_picture(source, name).pixels
 
 
-def read_turned_image(source: str | Path | bytes, name: str = "the image") -> tuple[np.ndarray, int]:
-    """Like ``read_image``, with the EXIF orientation that was undone: 2 to 8, and 1 for none."""
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image, and what was done to the file's pixels on the way, because masks may be drawn on these.
+
+    Attributes:
+        pixels: as ``read_image`` returns them.
+        orientation: the EXIF orientation that was undone: 2 to 8, and 1 for none.
+        view: of a DICOM file, the part that is shown.
+    """
+
+    pixels: np.ndarray
+    orientation: int = 1
+    view: View | None = None
+
+
+def read_picture(source: str | Path | bytes, name: str = "the image") -> Picture:
+    """Read an image file as ``read_image`` does."""
     path, data = (Path(name), source) if isinstance(source, bytes) else (Path(source), None)
+    if is_dicom(path if data is None else data):
+        shown, view = read_view(path if data is None else data, name=name)
+        return Picture(shown, view=view)
     image = _open(path, data)
     orientation = image.info[_ORIENTATION]
     image = _eight_bit(image, path)
@@ -196,7 +213,7 @@ def read_turned_image(source: str | Path | bytes, name: str = "the image") -> tu
     for top in range(0, image.height, _BAND):
         band = image.crop((0, top, image.width, min(top + _BAND, image.height)))
         pixels[top : top + _BAND] = np.asarray(_rgb(band, path))
-    return pixels, orientation
+    return Picture(pixels, orientation)
 
 
 def turn(mask: np.ndarray, orientation: int) -> np.ndarray:
@@ -243,26 +260,12 @@ def check_image(image: object) -> np.ndarray:
     )
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its first bytes: with the preamble of part 10, or a bare data set of group 2 or 8."""
-    try:
-        with open_regular(path) as file:
-            head = file.read(132)
-    except OSError:
-        return False
-    return _begins_as_dicom(head)
-
-
-def _begins_as_dicom(head: bytes) -> bool:
-    group, element = head[:2], head[2:4]
-    explicit = head[4:6] in (b"UL", b"CS", b"UI", b"SH", b"DA", b"OB")
-    implicit = element in (b"\x00\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00") and head[6:8] == b"\x00\x00"
-    return head[128:132] == b"DICM" or (group in (b"\x02\x00", b"\x08\x00") and (explicit or implicit))
-
-
 def declared_pixels(path: Path) -> int:
-    """Number of pixels by the header of a file of ``FORMATS``, whatever it is called; 0 for any other file."""
+    """Number of pixels by the header of a file that ``read_image`` reads, whatever it is called; 0 for any other."""
     try:
+        if is_dicom(path):
+            found = read_dicom(path)
+            return found.width * found.height
         with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             width, height = Image.open(file, formats=FORMATS).size

@@ -7,15 +7,13 @@ import pandas as pd
 
 from bus_smp.classes import LABELS
 from bus_smp.data.images import MASK_FORMATS
+from bus_smp.data.limits import LEAST_PIXEL_MM, MOST_PIXEL_MM, is_pixel_mm
 from bus_smp.data.splits import SPLITS
 
 COLUMNS = (
     "dataset", "image_id", "patient_id", "patient_known", "group_id", "label", "split", "fold", "image",
     "masks", "mask_format", "width", "height", "sha256", "phash", "flags", "excluded",
 )  # fmt: skip
-
-# The side of a pixel in mm that breast ultrasound can have. Only a manifest that knows it has the column pixel_mm.
-LEAST_PIXEL_MM, MOST_PIXEL_MM = 0.02, 0.5
 
 # A path that could leave its root: absolute (POSIX, drive, UNC), with a backslash, or with a part "..".
 CLIMBING = r"^/|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)"
@@ -42,17 +40,6 @@ def _cell_text(value: object) -> str:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)
-
-
-def is_pixel_mm(text: str) -> bool:
-    """Whether this can be the side of a pixel in mm.
-
-    An image shows 2 to 10 cm on some hundred pixels, so another number has another unit.
-    """
-    try:
-        return LEAST_PIXEL_MM <= float(text) <= MOST_PIXEL_MM
-    except ValueError:
-        return False
 
 
 def check(frame: pd.DataFrame) -> list[str]:

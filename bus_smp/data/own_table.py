@@ -11,9 +11,10 @@ from pathlib import Path
 
 from bus_smp.classes import parse_label
 from bus_smp.data.audit import AuditedFolder, Progress, audit_folder, no_progress
+from bus_smp.data.dicom import split_address
 from bus_smp.data.images import IMAGE_SUFFIXES, MASK_FORMATS
+from bus_smp.data.limits import LEAST_PIXEL_MM, MOST_PIXEL_MM, is_pixel_mm
 from bus_smp.data.manifest import record_root
-from bus_smp.data.manifest_checks import LEAST_PIXEL_MM, MOST_PIXEL_MM, is_pixel_mm
 from bus_smp.data.mask_doubts import NO_ANSWERS, MaskAnswers
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import key, natural_key, stem_of
@@ -97,9 +98,9 @@ def read_own_table(
     Columns ``image, masks, label, patient_id``, and if wanted ``split, mask_format, dataset,
     image_id, flags, pixel_mm``; capitals, spaces and signs in their names do not count. Several masks or flags are
     joined by ``|``; rows of one image with other masks (one row per lesion) are joined too. An empty patient id makes
-    the image a patient of its own, not known. Without ``image_id`` it is the file's name without
-    suffix, or the path where names repeat. An empty ``mask_format`` is left to the audit. Patient ids stay as
-    they are written; those that differ only in spelling get one ``normalised_id``. Either all rows have a split or none.
+    the image a patient of its own, not known. A frame of a DICOM clip is an image ``clip.dcm#12``. Without
+    ``image_id`` it is the file's name without suffix, or the path where names repeat. An empty ``mask_format`` is left
+    to the audit. Patient ids stay as they are written; those that differ only in spelling get one ``normalised_id``. Either all rows have a split or none.
 
     Args:
         root: folder that paths start from; default the table's own folder.
@@ -248,7 +249,7 @@ def _read_row(
 
     def relative(column: str, text: str) -> str:
         try:
-            return _below(root, text)
+            return _below(root, text, address=column == "image")
         except ValueError as error:
             faults.add(number, column, str(error), "outside" if "lies outside" in str(error) else "no file")
             return text
@@ -341,8 +342,11 @@ def _normalise_id(patient_id: str) -> str:
     return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(parts)) or patient_id
 
 
-def _below(root: Path, text: str) -> str:
-    """``text`` as a posix path below ``root``; ValueError if it is elsewhere or there is no such file."""
+def _below(root: Path, text: str, address: bool = False) -> str:
+    """``text`` as a posix path below ``root``; ValueError if it is elsewhere or there is no such file.
+
+    ``address``: it may name a frame of a DICOM file.
+    """
     path = Path(os.path.normpath(text.replace("\\", "/")))
     if path.is_absolute():
         for base in (Path(os.path.normpath(root.absolute())), root.resolve()):
@@ -351,7 +355,7 @@ def _below(root: Path, text: str) -> str:
                 break
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{text} lies outside {root}")
-    if not _is_file(root / path):
+    if not _is_file(split_address(root / path)[0] if address else root / path):
         lost = "?" in text
         why = "; Excel wrote ? for letters: save the table as 'CSV UTF-8' or .xlsx" if lost else ""
         raise ValueError(f"no file {root / path}{why}")

@@ -23,7 +23,7 @@ from bus_smp.inference.formats.onnx import load_onnx, write_int8, write_onnx
 from bus_smp.inference.formats.openvino import load_openvino, write_openvino
 from bus_smp.inference.formats.pth import load_pth, write_pth
 from bus_smp.inference.parity import LEAST_AGREEMENT, MOST_DICE_DIFFERENCE, compare_networks, passes
-from bus_smp.inference.predict_files import find_images, is_mask
+from bus_smp.inference.predict_files import find_images, is_mask, list_pictures
 from bus_smp.inference.predictor import Network, Outputs, outputs_of, temperature_of
 from bus_smp.model.checkpoint import load_model
 from bus_smp.model.hybrid import HybridResNet50
@@ -266,7 +266,7 @@ def _check_examples(
     manifest: Manifest | None, check: Path | None, say: Callable[[str], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     if check is not None:
-        found = ((path, read_image(path)) for path, _ in find_images([check], say=say))
+        found = ((path, read_image(path)) for path, _ in list_pictures(find_images([check], say=say)))
         scans = ((pixels, None) for path, pixels in found if not is_mask(path, pixels))
         return islice(scans, _CHECK_IMAGES)
     assert manifest is not None

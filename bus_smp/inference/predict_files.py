@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 
 from bus_smp.classes import LESIONS
+from bus_smp.data.dicom import EXTRA, NotUltrasoundError, View, has_extra, is_dicom, read_dicom, split_address
+from bus_smp.data.dicom import list_views as list_dicom_views
 from bus_smp.data.images import (
     FORMATS,
     IMAGE_SUFFIXES,
     declared_pixels,
-    is_dicom,
     looks_like_mask,
-    read_image,
+    read_picture,
     write_mask,
     write_png,
 )
@@ -40,7 +41,7 @@ from bus_smp.text import counted, harmless_table, printable
 COLUMNS = (
     "file", "width", "height", "decision", "decision_rule", "malignant_score",
     *UNCERTAINTIES, *(f"{lesion.name}_area_{unit}" for unit in ("px", "mm2") for lesion in LESIONS),
-    "mask", "overlay", "computed_in", "error",
+    "region", "pixel_mm_x", "pixel_mm_y", "mm_source", "mask", "overlay", "computed_in", "error",
 )  # fmt: skip
 TABLE = "predictions.csv"
 
@@ -83,7 +84,7 @@ def find_images(
     Raises:
         DataError: if an input does not exist, or there is no image in any of them.
     """
-    missing = [str(path) for path in inputs if not path.exists()]
+    missing = [str(path) for path in inputs if not path.exists() and not is_dicom(path)]
     if missing:
         raise DataError(f"no such file or folder: {', '.join(missing)}")
     found: dict[Path, str] = {}
@@ -93,16 +94,57 @@ def find_images(
             if reason := _why_not(path, named=path == given):
                 left_out[reason].append(path)
             else:
-                found.setdefault(path, path.relative_to(given).as_posix() if given.is_dir() else given.name)
+                found.setdefault(path, path.relative_to(given).as_posix() if given.is_dir() else _name(given))
     lines = _describe_left_out(left_out)
     if not found:
         raise DataError(
             "\n".join([f"no image in {', '.join(map(str, inputs))}", *lines]),
-            hint=f"images are {', '.join(FORMATS)} files",
+            hint=f"images are {', '.join(FORMATS)} and DICOM files",
         )
     for line in lines:
         say(line)
     return _distinct(found)
+
+
+def list_pictures(files: Sequence[tuple[Path, str]], say: Say = lambda text: None) -> list[tuple[Path, str]]:
+    """List the pictures in files from ``find_images``: of DICOM clips each frame, of several panes each.
+
+    Args:
+        say: receives a line for each thing that DICOM files say of themselves, with their number.
+
+    Returns:
+        (address, name) pairs: ``clip.dcm#12`` is ``clip_frame012``. A file that cannot be read has one pair.
+    """
+    listed = []
+    notes: Counter[str] = Counter()
+    for path, name in files:
+        try:
+            found = read_dicom(path) if is_dicom(path) else None
+        except ImageError:
+            # its row gives the reason
+            found = None
+        if found is None or split_address(path)[0] != path:
+            listed.append((path, name))
+            continue
+        notes.update(found.notes)
+        for address, view in list_dicom_views(found):
+            number = _address_name(
+                view.frame if found.frames > 1 else None, view.number if len(found.panes) > 1 else None
+            )
+            listed.append((path.with_name(f"{path.name}{address}"), f"{name}{number}"))
+    for text, count in notes.items():
+        say(f"{counted(count, 'DICOM file')}: {text}")
+    return listed
+
+
+def _name(path: Path) -> str:
+    """The file's name; that of ``clip.dcm#12`` is ``clip_frame012.dcm``."""
+    file, frame, pane = split_address(path)
+    return f"{file.stem}{_address_name(frame, pane)}{file.suffix}"
+
+
+def _address_name(frame: int | None, pane: int | None) -> str:
+    return ("" if frame is None else f"_frame{frame:03}") + ("" if pane is None else f"_pane{pane}")
 
 
 def _describe_left_out(files: _LeftOut) -> list[str]:
@@ -127,9 +169,18 @@ def _why_not(path: Path, named: bool) -> str:
         return "hidden, the name begins with a dot"
     if path.suffix.lower() in SUFFIXES or declared_pixels(path):
         return ""
-    if is_dicom(path):
-        return "DICOM; convert them to PNG to predict them"
-    return "no images"
+    if not is_dicom(path):
+        return "no images"
+    if not has_extra():
+        return f"DICOM; to predict them: {EXTRA}"
+    try:
+        read_dicom(path)
+    except NotUltrasoundError:
+        return "DICOM without ultrasound images"
+    except ImageError:
+        # its row gives the reason
+        pass
+    return ""
 
 
 def _is_result(path: Path) -> bool:
@@ -251,11 +302,11 @@ def predict_files(
     the last image is done, so it never describes other pictures than those next to it.
 
     Args:
-        images: from ``find_images``.
+        images: from ``list_pictures``.
         folder: made if absent.
         include_masks: False leaves out pictures that look like masks (``looks_like_mask``).
         uncertainty: also draw ``Prediction.uncertainty_map`` of each image.
-        pixel_mm: side of a pixel in mm, where it is known and the same in all images.
+        pixel_mm: side of a pixel in mm, where it is known and the same in all images that do not say it themselves.
         say: receives a line with the number of files that were left out.
         progress: called after each image.
 
@@ -278,28 +329,31 @@ def predict_files(
         large = declared_pixels(path) > _LARGE
         try:
             with alone if large else contextlib.nullcontext():
-                pixels = read_image(path)
-                if not include_masks and is_mask(path, pixels):
+                picture = read_picture(path)
+                pixels = picture.pixels
+                # a clip may begin with a black frame
+                if not include_masks and picture.view is None and is_mask(path, pixels):
                     return None, None
                 if not large:
-                    return pixels, None
+                    return pixels, (picture.view, None)
                 share = (_LARGE / declared_pixels(path)) ** 0.5
                 shrunk = cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-                return predictor.prepare(pixels), shrunk
+                return predictor.prepare(pixels), (picture.view, shrunk)
         except ImageError as error:
-            return None, error.what
+            return None, f"{error.what}; {error.hint}" if error.hint else error.what
 
     def finish(
         image: tuple[Path, str], pixels: np.ndarray | None, known: Any, prediction: Prediction | None
     ) -> dict[str, Any] | None:
         if prediction is None:
             return None if known is None else {"error": known}
+        view, shrunk = known
         # of a large image only a smaller copy is there
-        pixels = known if pixels is None else pixels
+        pixels = shrunk if pixels is None else pixels
         _write_pictures(folder, image[1], pixels, prediction.mask)
         if uncertainty:
             write_png(folder / _pictures(image[1])[2], draw_uncertainty(pixels, prediction.uncertainty_map))
-        described = _describe(prediction, image[1], pixel_mm)
+        described = _describe(prediction, image[1]) | _describe_size(prediction.mask, view, pixel_mm)
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows: list[dict[str, Any]] = []
@@ -350,10 +404,24 @@ def _write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> pd.DataFram
     return table
 
 
-def _describe(prediction: Prediction, name: str, pixel_mm: float | None) -> dict[str, Any]:
-    mask = prediction.mask
+def _describe_size(mask: np.ndarray, view: View | None, pixel_mm: float | None) -> dict[str, Any]:
+    """Areas in pixels and in mm2, where the mask lies in a DICOM frame, and where the size of its pixels comes from."""
     areas = {lesion.name: int(np.count_nonzero(mask == lesion.index)) for lesion in LESIONS}
-    known = {} if pixel_mm is None else {key: round(area * pixel_mm**2, 3) for key, area in areas.items()}
+    size, source = (None, "") if pixel_mm is None else ((pixel_mm, pixel_mm), "--pixel-mm")
+    described: dict[str, Any] = {f"{key}_area_px": area for key, area in areas.items()}
+    if view is not None:
+        described["region"] = " ".join(map(str, view.pane.box))
+        # of several files, the user's number may be that of one
+        if view.pane.pixel_mm is not None or size is None:
+            size, source = view.pane.pixel_mm, view.pane.source
+    if size is not None:
+        described |= {f"{key}_area_mm2": round(area * size[0] * size[1], 3) for key, area in areas.items()}
+        described |= {"pixel_mm_x": round(size[0], 6), "pixel_mm_y": round(size[1], 6)}
+    return described | {"mm_source": source if size is not None or not source else f"none: {source}"}
+
+
+def _describe(prediction: Prediction, name: str) -> dict[str, Any]:
+    mask = prediction.mask
     return {
         "width": mask.shape[1],
         "height": mask.shape[0],
@@ -361,8 +429,6 @@ def _describe(prediction: Prediction, name: str, pixel_mm: float | None) -> dict
         "decision_rule": label_rule(prediction.rules),
         "malignant_score": round(prediction.score, 6),
         **{key: round(value, 6) for key, value in prediction.uncertainty.items() if not math.isnan(value)},
-        **{f"{key}_area_px": area for key, area in areas.items()},
-        **{f"{key}_area_mm2": area for key, area in known.items()},
         **dict(zip(("mask", "overlay"), _pictures(name), strict=False)),
         **_describe_heads(prediction, pixel_mm),
     }

@@ -67,7 +67,7 @@ def describe_operating_point(point: Mapping[str, Any]) -> str:
 
 
 def describe(path: Path) -> tuple[str, dict[str, Any]]:
-    """What ``path`` is (``checkpoint``, ``run``, ``experiment`` or ``manifest``), and everything its header says.
+    """What ``path`` is (``checkpoint``, ``run``, ``experiment``, ``manifest`` or ``DICOM``), and all that its header says.
 
     Raises:
         BusSmpError: if it is none of these, missing or damaged.
@@ -81,6 +81,12 @@ def describe(path: Path) -> tuple[str, dict[str, Any]]:
         return "run", run.header()
     if path.suffix.lower() == ".csv":
         return "manifest", count_manifest(path)
+    if path.suffix.lower() != ".safetensors":
+        # it loads numpy, which the others do without
+        from bus_smp.data.dicom import describe_dicom, is_dicom
+
+        if is_dicom(path):
+            return "DICOM", describe_dicom(path)
     return "checkpoint", read_header(path)
 
 

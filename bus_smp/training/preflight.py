@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bus_smp.classes import LABELS
 from bus_smp.config import Settings
+from bus_smp.data.dicom import split_address
 from bus_smp.data.manifest import SPLITS, Manifest
 from bus_smp.errors import ConfigError, ManifestError, TrainingError
 from bus_smp.system import ranks
@@ -131,7 +132,7 @@ def check_files(settings: Settings, manifest: Manifest) -> None:
         )
     rows = [row for split in ("train", "val") for row in manifest.used(split).to_dict("records")]
     files = [path for row in rows for path in (manifest.image_path(row), *manifest.mask_paths(row))]
-    missing = [path for path in files if not path.exists()]
+    missing = [path for path in files if not split_address(path)[0].exists()]
     if missing:
         several = f" (and {len(missing) - 1} more of {len(files)} files)" if len(missing) > 1 else ""
         raise ManifestError(

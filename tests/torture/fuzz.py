@@ -234,7 +234,8 @@ def _image_seeds() -> list[bytes]:
 
 
 def _read_image(path: Path) -> None:
-    from bus_smp.data.images import MAX_PIXELS, read_image, read_mask
+    from bus_smp.data.images import read_image, read_mask
+    from bus_smp.data.limits import MAX_PIXELS
 
     for read in (
         lambda: read_image(path),

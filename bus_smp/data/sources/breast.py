@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bus_smp.classes import parse_label
 from bus_smp.data.exclusions import Problem
-from bus_smp.data.manifest_checks import is_pixel_mm
+from bus_smp.data.limits import is_pixel_mm
 from bus_smp.data.sources import Record
 from bus_smp.data.sources._tree import (
     image_files,
