@@ -125,17 +125,16 @@ def _add_frames(made: Any, template: Any, frames: Mapping[int, np.ndarray], segm
     time.DimensionDescriptionLabel = "Temporal Position Index"
     made.DimensionIndexSequence.append(time)
     groups, planes = [], []
-    marked = [frame for frame, mask in frames.items() if mask.any()]
     for segment in range(1, segments + 1):
-        for frame in marked:
-            plane = frames[frame] == segment
+        for frame, mask in frames.items():
+            plane = mask == segment
             if not plane.any():
                 continue
             group = copy.deepcopy(template)
             group.SegmentIdentificationSequence[0].ReferencedSegmentNumber = segment
             group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = frame
             content = group.FrameContentSequence[0]
-            content.DimensionIndexValues = [segment, marked.index(frame) + 1]
+            content.DimensionIndexValues = [segment, frame]
             content.TemporalPositionIndex = frame
             groups.append(group)
             planes.append(plane)
