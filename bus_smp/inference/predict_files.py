@@ -353,7 +353,7 @@ def predict_files(
         _write_pictures(folder, image[1], pixels, prediction.mask)
         if uncertainty:
             write_png(folder / _pictures(image[1])[2], draw_uncertainty(pixels, prediction.uncertainty_map))
-        described = _describe(prediction, image[1]) | _describe_size(prediction.mask, view, pixel_mm)
+        described = _describe(prediction, image[1], view, pixel_mm)
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 
     rows: list[dict[str, Any]] = []
@@ -404,24 +404,34 @@ def _write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> pd.DataFram
     return table
 
 
-def _describe_size(mask: np.ndarray, view: View | None, pixel_mm: float | None) -> dict[str, Any]:
-    """Areas in pixels and in mm2, where the mask lies in a DICOM frame, and where the size of its pixels comes from."""
-    areas = {lesion.name: int(np.count_nonzero(mask == lesion.index)) for lesion in LESIONS}
+# Width and height of a pixel in mm.
+_Size = tuple[float, float] | None
+
+
+def _size_of(view: View | None, pixel_mm: float | None) -> tuple[_Size, str]:
+    """The size of a pixel and where it comes from, or why it is not known."""
     size, source = (None, "") if pixel_mm is None else ((pixel_mm, pixel_mm), "--pixel-mm")
+    # of several files, the user's number may be that of one
+    if view is not None and (view.pane.pixel_mm is not None or size is None):
+        return view.pane.pixel_mm, view.pane.source if view.pane.pixel_mm else f"none: {view.pane.source}"
+    return size, source
+
+
+def _describe_size(mask: np.ndarray, view: View | None, size: _Size) -> dict[str, Any]:
+    """Areas in pixels and in mm2, and where the mask lies in a DICOM frame."""
+    areas = {lesion.name: int(np.count_nonzero(mask == lesion.index)) for lesion in LESIONS}
     described: dict[str, Any] = {f"{key}_area_px": area for key, area in areas.items()}
     if view is not None:
         described["region"] = " ".join(map(str, view.pane.box))
-        # of several files, the user's number may be that of one
-        if view.pane.pixel_mm is not None or size is None:
-            size, source = view.pane.pixel_mm, view.pane.source
     if size is not None:
         described |= {f"{key}_area_mm2": round(area * size[0] * size[1], 3) for key, area in areas.items()}
         described |= {"pixel_mm_x": round(size[0], 6), "pixel_mm_y": round(size[1], 6)}
-    return described | {"mm_source": source if size is not None or not source else f"none: {source}"}
+    return described
 
 
-def _describe(prediction: Prediction, name: str) -> dict[str, Any]:
+def _describe(prediction: Prediction, name: str, view: View | None, pixel_mm: float | None) -> dict[str, Any]:
     mask = prediction.mask
+    size, source = _size_of(view, pixel_mm)
     return {
         "width": mask.shape[1],
         "height": mask.shape[0],
@@ -430,11 +440,13 @@ def _describe(prediction: Prediction, name: str) -> dict[str, Any]:
         "malignant_score": round(prediction.score, 6),
         **{key: round(value, 6) for key, value in prediction.uncertainty.items() if not math.isnan(value)},
         **dict(zip(("mask", "overlay"), _pictures(name), strict=False)),
-        **_describe_heads(prediction, pixel_mm),
+        **_describe_size(mask, view, size),
+        "mm_source": source,
+        **_describe_heads(prediction, size),
     }
 
 
-def _describe_heads(prediction: Prediction, pixel_mm: float | None) -> dict[str, float]:
+def _describe_heads(prediction: Prediction, size: _Size) -> dict[str, float]:
     """What the heads of the whole image say, and next to it the same of the mask."""
     described = {}
     if prediction.image_probabilities is not None:
@@ -442,7 +454,7 @@ def _describe_heads(prediction: Prediction, pixel_mm: float | None) -> dict[str,
     if prediction.head_shape is not None:
         for whose, shape in (("head", prediction.head_shape), ("mask", lesion_shape(prediction.mask))):
             area = shape["area"]
-            known = {} if pixel_mm is None else {f"area_mm2_{whose}": area * pixel_mm**2}
+            known = {} if size is None else {f"area_mm2_{whose}": area * size[0] * size[1]}
             described |= {f"area_px_{whose}": area, **known}
             described |= {f"{name}_{whose}": shape[name] for name in SHAPES if name != "area"}
     return {name: round(value, 6) for name, value in described.items()}
