@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_a_file_that_is_no_image_is_named_with_the_reason_and_the_others_go_on(t
         assert page.ask("/api/files?name=x.png", b"no image")[0] == 422
         status, _, body = page.ask("/api/files?name=y.png", paths[1].read_bytes())
         assert status == 200
-        assert page.ask(f"/api/cases/{json.loads(body)['id']}/0/image")[0] == 200
+        assert page.ask(f"/api/cases/{json.loads(body)[0]['id']}/0/image")[0] == 200
 
 
 def test_many_requests_are_answered_busy_not_by_a_crash(tmp_path):
@@ -298,7 +299,9 @@ def test_a_kill_while_answers_are_stored_leaves_whole_records(tmp_path):
         )
         port, token = re.search(r":(\d+)/#(\S+)", process.stdout.readline()).groups()
         page, key = Client(int(port)), {LINK_HEADER: token}
-        ids = [json.loads(page.ask("/api/files?name=x", path.read_bytes(), **key)[2])["id"] for path in paths]
+        ids = [
+            json.loads(page.ask("/api/files?name=x", path.read_bytes(), **key)[2])[0]["id"] for path in paths
+        ]
         killer = threading.Timer(0.3, process.kill)
         killer.start()
         try:
@@ -359,3 +362,19 @@ def test_a_manifest_is_reviewed_without_a_model(tmp_path, manifests):
         lines = said.read()
     assert process.returncode == 130 and "All stored answers are on the disk" in lines
     assert not re.search(r"\| +torch$", lines, re.MULTILINE)
+
+
+def test_a_clip_has_its_frames_and_panes_of_a_dicom_file_are_images_of_their_own(tmp_path):
+    pytest.importorskip("pydicom")
+    from pydicom.data import get_testdata_file
+
+    # 30 frames, whose regions reach outside of the picture: no millimetres
+    clip = get_testdata_file("examples_ybr_color.dcm", download=False)
+    with serving(tmp_path / "to", [Path(clip)], mode="none") as page:
+        about = json.loads(page.ask("/api/cases/c1/29")[2])
+        assert about["frames"] == 30 and about["pixel_mm"] is None
+        assert page.ask("/api/cases/c1/30")[0] == 422
+        images = [page.ask(f"/api/cases/c1/{frame}/image")[2] for frame in (0, 29)]
+        assert images[0] != images[1]
+        (dropped,) = json.loads(page.ask("/api/files?name=x.dcm", Path(clip).read_bytes())[2])
+        assert page.ask(f"/api/cases/{dropped['id']}/29/image")[2] == images[1]

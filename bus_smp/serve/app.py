@@ -75,8 +75,8 @@ def make_app(reading: Reading, token: str, hosts: list[str], **limits: Any) -> S
 
     async def drop(request: Request) -> Response:
         name = request.query_params.get("name", "image")[:200]
-        case = await asyncio.to_thread(reading.worklist.drop, await request.body(), name)
-        return JSONResponse({"id": case.id, "name": case.name})
+        cases = await asyncio.to_thread(reading.worklist.drop, await request.body(), name)
+        return JSONResponse([{"id": case.id, "name": case.name} for case in cases])
 
     async def picture(request: Request) -> Response:
         opened = await _opened(reading, request)

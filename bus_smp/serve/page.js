@@ -66,8 +66,13 @@ async function ask(path, { body, kind = "json", retries = 30 } = {}) {
 
 async function upload(one) {
   if (one.file.size > session.most_bytes) throw new Refused(`${one.name}: larger than ${session.most_bytes >> 20} MB.`);
-  const found = await ask(`/api/files?name=${encodeURIComponent(one.name)}`, { body: one.file });
-  one.id = found.id;
+  const found = await ask(`/api/files?name=${encodeURIComponent(one.file.name)}`, { body: one.file });
+  if (one.id) return;
+  // the panes of one file are images of their own
+  const [first, ...others] = found;
+  Object.assign(one, first);
+  cases.splice(cases.indexOf(one) + 1, 0, ...others.map((other) => ({ ...other, file: one.file, done: false })));
+  listCases();
 }
 
 const place = () => `/api/cases/${cases[current].id}/${frame}`;

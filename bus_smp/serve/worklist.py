@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bus_smp.data.dicom import is_dicom, read_dicom, read_view
 from bus_smp.data.images import pixel_sha256, read_image
 from bus_smp.errors import DataError, ImageError
 from bus_smp.system.files import file_sha256
@@ -48,9 +49,11 @@ class Case:
     Attributes:
         id: a name that says nothing about the file.
         name: the file's name, for the reader only: in no record and no log.
-        load: reads frame k (0 for a still image). None for a dropped file, whose bytes may have to be sent again.
+        load: reads frame k, counted from 0. None for a dropped file, whose bytes may have to be sent again.
         path: of a file on the disk.
         frames: 1 for a still image.
+        pane: of a DICOM file with several, counted from 1.
+        upload: what the bytes of a dropped file are held under.
     """
 
     id: str
@@ -58,6 +61,8 @@ class Case:
     load: Callable[[int], Picture] | None = None
     path: Path | None = None
     frames: int = 1
+    pane: int | None = None
+    upload: str = ""
 
 
 class Gone(Exception):
@@ -113,21 +118,25 @@ class Worklist:
             raise DataError("no such image in this reading", hint="load the page again")
         return self._by_id[case_id]
 
-    def drop(self, data: bytes, name: str) -> Case:
-        """Take the bytes of a file that was dropped on the page; the same bytes are the same case.
+    def drop(self, data: bytes, name: str) -> list[Case]:
+        """Take the bytes of a file that was dropped on the page; the same bytes are the same cases.
 
         Raises:
             ImageError: if it cannot be read.
         """
-        case_id = f"d{hashlib.sha256(data).hexdigest()[:24]}"
-        case = self._by_id.get(case_id) or Case(case_id, name)
-        self._files.put(case_id, data, len(data))
+        upload = hashlib.sha256(data).hexdigest()[:24]
+        self._files.put(upload, data, len(data))
+        cases = [
+            Case(f"d{upload}-{pane or 0}", title, frames=frames, pane=pane, upload=upload)
+            for title, frames, pane in list_panes(data, name)
+        ]
         # a file that cannot be read never enters the list
-        self._picture(case, 0, name)
-        if case_id not in self._by_id:
-            self._by_id[case_id] = case
-            self.cases.append(case)
-        return case
+        self._picture(cases[0], 0, name)
+        for case in cases:
+            if case.id not in self._by_id:
+                self._by_id[case.id] = case
+                self.cases.append(case)
+        return cases
 
     def open(self, case_id: str, frame: int = 0) -> Picture:
         """The picture of a case.
@@ -147,42 +156,61 @@ class Worklist:
         if case.load:
             picture = case.load(frame)
         else:
-            data = self._files.get(case.id)
+            data = self._files.get(case.upload)
             if data is None:
                 raise Gone
-            picture = read_picture(data, name)
+            picture = read_picture(data, name, frame, case.pane)
         self._pictures.put((case.id, frame), picture, picture.pixels.nbytes)
         return picture
 
     def digest(self, case: Case) -> str:
         """SHA-256 of the case's file; of a dropped one the beginning; "" if it cannot be read any more."""
         if case.path is None:
-            return case.id
+            return case.upload
         try:
             return file_sha256(case.path)
         except OSError:
             return ""
 
 
-def read_picture(source: Path | bytes, name: str) -> Picture:
-    """Read a file, or its bytes.
+def list_panes(source: Path | bytes, name: str) -> list[tuple[str, int, int | None]]:
+    """The title, the number of frames and the pane of each picture series in a file; a DICOM file may hold several panes."""
+    if not is_dicom(source):
+        return [(name, 1, None)]
+    try:
+        found = read_dicom(source, name)
+    except ImageError:
+        # the page shows why when it is opened
+        return [(name, 1, None)]
+    panes = len(found.panes)
+    if panes == 1:
+        return [(name, found.frames, None)]
+    return [(f"{name}, pane {pane} of {panes}", found.frames, pane) for pane in range(1, panes + 1)]
+
+
+def read_picture(source: Path | bytes, name: str, frame: int = 0, pane: int | None = None) -> Picture:
+    """Read a frame, counted from 0, of a file or of its bytes.
 
     Raises:
         ImageError: if it is no image that can be read, or too large for the page.
     """
     try:
-        pixels = read_image(source, name)
+        if is_dicom(source):
+            pixels, view = read_view(source, frame + 1, pane, name)
+            about = view.file
+            size, words, patient, notes = view.pane.pixel_mm, view.pane.source, about.patient_id, about.notes
+        else:
+            pixels = read_image(source, name)
+            size, words, patient, notes = None, Picture.size_source, "", _colour_note(pixels)
     except ImageError as error:
         # the page shows the name, not the folder
-        raise ImageError(
-            error.what.replace(str(source), name) if isinstance(source, Path) else error.what
-        ) from None
+        raise ImageError(error.what.replace(str(source), name), hint=error.hint) from None
     if pixels.shape[0] * pixels.shape[1] > MOST_PIXELS:
         raise ImageError(
             f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels are too many for the page",
             hint="bus-smp predict takes it",
         )
-    return Picture(pixels, pixel_sha256(pixels), notes=_colour_note(pixels))
+    return Picture(pixels, pixel_sha256(pixels), size, words, patient, notes)
 
 
 def _colour_note(pixels: np.ndarray) -> tuple[str, ...]:
@@ -197,8 +225,12 @@ def _colour_note(pixels: np.ndarray) -> tuple[str, ...]:
 
 def file_cases(files: Iterable[tuple[Path, str]]) -> list[Case]:
     """The cases of image files, (path, name) pairs as from ``find_images``."""
-    return [Case(f"c{number}", path.name, _loader(path), path) for number, (path, _) in enumerate(files, 1)]
+    cases: list[Case] = []
+    for path, _ in files:
+        for title, frames, pane in list_panes(path, path.name):
+            cases.append(Case(f"c{len(cases) + 1}", title, _loader(path, pane), path, frames, pane))
+    return cases
 
 
-def _loader(path: Path) -> Callable[[int], Picture]:
-    return lambda frame: read_picture(path, path.name)
+def _loader(path: Path, pane: int | None) -> Callable[[int], Picture]:
+    return lambda frame: read_picture(path, path.name, frame, pane)
