@@ -125,19 +125,22 @@ def calibrate_weights(
     reader: ExampleReader | None = None,
     *,
     batch_size: int = 8,
+    cached: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """``calibrate`` a file of weights, and write the result and ``fit_reference`` into its header; the weights stay.
 
     Args:
         path: ``best.safetensors`` of the run that was trained on ``manifest``.
+        cached: the training images, as for ``fit_reference``.
 
     Raises:
         CheckpointError: as ``load_predictor``.
         EvaluationError: as ``calibrate``.
     """
     predictor, header = load_predictor(path, engine, batch_size)
+    reader = reader or ExampleReader(manifest)
     calibration = calibrate(predictor, manifest, reader)
-    fitted = {"calibration": calibration, "ood": fit_reference(predictor, manifest)}
+    fitted = {"calibration": calibration, "ood": fit_reference(predictor, manifest, reader, cached)}
     about = {key: value for key, value in header.items() if key != "sha256"} | fitted
     assert isinstance(predictor.network, TorchNetwork)
     write_checkpoint(path, predictor.network.model, about)

@@ -1,13 +1,13 @@
 """Fitting the reference of ``measures.out_of_distribution`` on the training and validation images of a run."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from bus_smp.data.examples import read_example
+from bus_smp.data.examples import ExampleReader
 from bus_smp.data.manifest import Manifest
 from bus_smp.inference.predictor import NetworkPredictor
 from bus_smp.measures.out_of_distribution import PERCENTILE, Reference, project
@@ -17,18 +17,31 @@ from bus_smp.system.threads import read_ahead
 _MOST_IMAGES = 256
 
 
-def fit_reference(predictor: NetworkPredictor, manifest: Manifest) -> dict[str, Any]:
+def fit_reference(
+    predictor: NetworkPredictor, manifest: Manifest, reader: ExampleReader, cached: np.ndarray | None = None
+) -> dict[str, Any]:
     """Compute the entry ``ood`` of a checkpoint's header from training and validation images.
 
     Args:
         predictor: of a ``TorchNetwork``.
         manifest: that the weights were trained on; with images.
+        reader: of this manifest.
+        cached: uint8 (N, size, size, 3), the training images on the predictor's grid, in the manifest's order; without
+            them they are read.
     """
     rows = manifest.used("train")
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(_MOST_IMAGES, len(rows))).astype(int))
-    kept = project(_features(predictor, manifest, rows.iloc[chosen].to_dict("records"))).astype(np.float16)
+
+    def grid(row: dict[str, Any]) -> np.ndarray:
+        return predictor.prepare(reader(manifest, row)[0]).grids[0]
+
+    if cached is None:
+        training: Iterator[np.ndarray] = read_ahead(grid, rows.iloc[chosen].to_dict("records"))
+    else:
+        training = (cached[place] for place in chosen)
+    kept = project(_features(predictor, training)).astype(np.float16)
     reference = Reference(kept.astype(np.float32), 1.0)
-    seen = _features(predictor, manifest, manifest.used("val").to_dict("records"))
+    seen = _features(predictor, read_ahead(grid, manifest.used("val").to_dict("records")))
     limit = float(np.percentile(reference.scores(seen), PERCENTILE, method="higher"))
     return {
         "version": 1,
@@ -38,13 +51,10 @@ def fit_reference(predictor: NetworkPredictor, manifest: Manifest) -> dict[str, 
     }
 
 
-def _features(predictor: NetworkPredictor, manifest: Manifest, rows: Sequence[dict[str, Any]]) -> np.ndarray:
-    prepared = read_ahead(lambda row: predictor.prepare(read_example(manifest, row)[0]), rows)
-
-    def batches() -> Iterator[np.ndarray]:
-        while batch := list(islice(prepared, predictor.batch_size)):
-            features = predictor.network(np.stack([image.grids[0] for image in batch])).features
-            assert features is not None, "of a network of PyTorch"
-            yield features
-
-    return np.concatenate(list(batches()))
+def _features(predictor: NetworkPredictor, grids: Iterator[np.ndarray]) -> np.ndarray:
+    found = []
+    while batch := list(islice(grids, predictor.batch_size)):
+        features = predictor.network(np.stack(batch)).features
+        assert features is not None, "of a network of PyTorch"
+        found.append(features)
+    return np.concatenate(found)

@@ -119,7 +119,7 @@ class _Training:
         check_batch(self.step.model, settings.data.size, smallest // shared)
 
         self.geometry = Geometry.of(settings.data.model_dump())
-        cache = ranks.after_first(self._open_cache)
+        self.cache = cache = ranks.after_first(self._open_cache)
         kinds = self.rows["dataset"] + " " + self.rows["label"]
         if settings.heads.consistency:
             self.step.rule = learn_rule(cache.masks, list(self.rows["label"])).to(self.engine.device)
@@ -196,8 +196,9 @@ class _Training:
         self.say("Calibrating on the validation split")
         size = self.settings.train.batch_size
         calibration = calibrate_weights(
-            self.run.best_path, self.engine, self.manifest, self.read_validation, batch_size=size
-        )
+            self.run.best_path, self.engine, self.manifest, self.read_validation, batch_size=size,
+            cached=self.cache.images,
+        )  # fmt: skip
         for line in describe_calibration(calibration):
             self.say("\n".join(folded(line[0].upper() + line[1:])))
 
