@@ -123,7 +123,8 @@ def _load_package(name: str, package: str) -> tuple[nn.Module, str]:
     encoder = get_encoder(name, weights=None)
     expected = encoder.state_dict()
     spec = util.find_spec(package)
-    found = [file for place in spec.submodule_search_locations for file in Path(place).glob("models/*.pth")]
+    places = (spec and spec.submodule_search_locations) or []
+    found = [file for place in places for file in Path(place).glob("models/*.pth")]
     state = load_tensors(found[0]) if len(found) == 1 else {}
     renamed = dict(zip(expected, state.values(), strict=False))
     if {key: value.shape for key, value in renamed.items()} != {

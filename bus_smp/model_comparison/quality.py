@@ -74,7 +74,7 @@ def _train(name: str, settings: Settings, manifest: Manifest) -> dict[str, float
     built = build(name, encoder, plan.seed)
     model = built.model if isinstance(built, MainHead) else built
     if weights := settings.model.encoder_weights:
-        model.encoder.load_state_dict(load_encoder(encoder, weights)[0].state_dict())
+        model.get_submodule("encoder").load_state_dict(load_encoder(encoder, weights)[0].state_dict())
     step = TrainingStep(settings, engine, model=model)
     rows, geometry = manifest.used("train"), Geometry.of(settings.data.model_dump())
     check_batch(step.model, geometry.size, min(plan.batch_size, len(rows)))
