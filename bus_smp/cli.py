@@ -33,7 +33,7 @@ GROUPS = {
         "compare": "Compare two runs image by image, or two experiments run by run.",
         "export": "Write a run's network as a file that runs without bus_smp.",
         "calibrate": "Fit temperature and thresholds of a finished run again.",
-        "info": "Describe a checkpoint, run folder or manifest at once.",
+        "info": "Describe a checkpoint, run folder, manifest or DICOM file at once.",
         "fetch-weights": "Download an encoder's ImageNet weights as a file, for a computer without internet.",
         "serve": "Open a page in the browser on which a radiologist reads, corrects and answers.",
         "feedback": "Tabulate what readers answered on the page: agreement, changed calls, time.",

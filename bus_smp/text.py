@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+# What the page, figures and files say that may be read without their context.
+NOT_CLINICAL = "Research software, not for clinical use"
+
 # Characters of a line on the narrowest terminal that people use.
 WIDTH = 80
 

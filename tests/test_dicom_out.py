@@ -16,7 +16,8 @@ from dicom_files import dataset, region, write
 from PIL import Image
 
 from bus_smp.data.dicom import list_views, read_dicom
-from bus_smp.exchange.dicom import WARNING, Finding, Maker, make_report, make_segmentation
+from bus_smp.exchange.dicom import Finding, Maker, make_report, make_segmentation
+from bus_smp.text import NOT_CLINICAL
 
 MAKER = Maker("run-a", "ab" * 32, "malignant if malignant_score >= 0.5")
 FRAMES = 4
@@ -80,7 +81,7 @@ def test_a_segmentation_is_read_back_as_the_masks_in_their_place_and_is_the_same
         masks = found.get_pixels_by_source_instance([source.SOPInstanceUID], **options)
     assert np.array_equal(masks, _whole(findings))
     assert (found.StudyInstanceUID, found.PatientID) == (source.StudyInstanceUID, source.PatientID)
-    assert found.SeriesInstanceUID != source.SeriesInstanceUID and WARNING in found.SeriesDescription
+    assert found.SeriesInstanceUID != source.SeriesInstanceUID and NOT_CLINICAL in found.SeriesDescription
     again = make_segmentation(source, findings, MAKER)
     assert (again.SOPInstanceUID, again.SeriesInstanceUID) == (made.SOPInstanceUID, made.SeriesInstanceUID)
     assert (
@@ -126,7 +127,7 @@ def test_a_report_has_outline_and_right_millimetres_or_only_the_outline(tmp_path
     assert next(m.value for m in groups[0].get_measurements() if m.name.meaning == "Area") == pytest.approx(
         4.0
     )
-    for words in (MAKER.weights, MAKER.rule, WARNING):
+    for words in (MAKER.weights, MAKER.rule, NOT_CLINICAL):
         assert words.encode() in (tmp_path / "clip.dcm").read_bytes()
 
 

@@ -24,7 +24,7 @@ def command(folders: tuple[Path, ...], truth: Path | None, as_json: bool) -> Non
     from bus_smp.serve.records import read_records
     from bus_smp.statistics.readers import MEASURES, format_readers, read_table, tabulate_readers
     from bus_smp.system.files import write_text
-    from bus_smp.text import folded
+    from bus_smp.text import NOT_CLINICAL, folded
 
     folders = folders or (Path("feedback"),)
     records = [record for folder in folders for record in read_records(folder)]
@@ -51,7 +51,7 @@ def command(folders: tuple[Path, ...], truth: Path | None, as_json: bool) -> Non
         found["readers"],
         shares,
         folders[0] / "readers.png",
-        "Readers and model. Research software, not for clinical use",
+        f"Readers and model. {NOT_CLINICAL}",
     )
     if as_json:
         click.echo(json.dumps(found, indent=2, allow_nan=False))

@@ -19,23 +19,19 @@ import cv2
 import numpy as np
 
 import bus_smp
-from bus_smp.classes import LESIONS, MALIGNANT
+from bus_smp.classes import LESIONS
 from bus_smp.data.dicom import EXTRA, View, is_dicom, list_views, read_dicom, split_address
 from bus_smp.data.images import read_mask
 from bus_smp.errors import BusSmpError
+from bus_smp.measures.dimensions import measure_lesions
 from bus_smp.measures.regions import lesion_components
 from bus_smp.system.files import replacing
-from bus_smp.text import counted
+from bus_smp.text import NOT_CLINICAL, counted
 
 KINDS = ("seg", "sr")
 
-WARNING = "Research software, not for clinical use"
-
 # Codes of our own, where the standard has none.
 _OWN = "99BUSSMP"
-
-# Smaller components are stray pixels: they are in the segmentation, and not described.
-_FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def make_segmentation(source: Any, findings: Sequence[Finding], maker: Maker) ->
     made = hd.seg.Segmentation(
         [shown], numbers[first][None], hd.seg.SegmentationTypeValues.BINARY,
         [_describe_segment(number, one.name, maker) for number, one in enumerate(present, 1)],
-        content_label="LESIONS", content_description=WARNING, series_number=_SERIES["seg"],
+        content_label="LESIONS", content_description=NOT_CLINICAL, series_number=_SERIES["seg"],
         manufacturer_model_name="bus_smp", software_versions=bus_smp.__version__, device_serial_number="0",
         **_identify(source, maker, "seg"),
     )  # fmt: skip
@@ -162,7 +158,7 @@ def make_report(source: Any, findings: Sequence[Finding], maker: Maker) -> Any:
     algorithm = sr.AlgorithmIdentification(
         name=f"bus_smp {maker.run}"[:64],
         version=bus_smp.__version__,
-        parameters=[f"weights sha256 {maker.weights}", *([maker.rule] if maker.rule else []), WARNING],
+        parameters=[f"weights sha256 {maker.weights}", *([maker.rule] if maker.rule else []), NOT_CLINICAL],
         family=codes.DCM.ArtificialIntelligence,
     )
     device = sr.ObserverContext(
@@ -246,33 +242,17 @@ def _lesions(finding: Finding) -> list[tuple[np.ndarray, str, tuple[float, ...]]
     """Each lesion, the largest first: its outline in the frame, float (N, 2); its class; longest and shortest axis in mm and area in mm2."""
     labels, stats = lesion_components(finding.mask)
     left, top = finding.view.pane.box[:2]
-    size = finding.view.pane.pixel_mm
+    pixel_mm = finding.view.pane.pixel_mm
     found = []
-    for number in np.argsort(-stats[:, 4], kind="stable") + 1:
-        if stats[number - 1, 4] < _FEWEST:
-            continue
-        lesion = labels == number
-        outlines, _ = cv2.findContours(lesion.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        malignant = np.count_nonzero(finding.mask[lesion] == MALIGNANT.index) * 2 >= stats[number - 1, 4]
-        name = next(one.name for one in LESIONS if (one is MALIGNANT) == bool(malignant))
-        sizes: tuple[float, ...] = ()
-        if size is not None:
-            sizes = (*_axes(lesion, size), float(stats[number - 1, 4]) * size[0] * size[1])
-        # The centre of the first pixel is (0.5, 0.5).
-        found.append((outlines[0][:, 0] + np.array([left + 0.5, top + 0.5]), name, sizes))
+    # in the order of measure_lesions
+    numbers = np.argsort(-stats[:, 4], kind="stable") + 1
+    for number, lesion in zip(numbers, measure_lesions(finding.mask, pixel_mm)[0], strict=False):
+        marked = (labels == number).astype(np.uint8)
+        outlines, _ = cv2.findContours(marked, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        sizes = (lesion["longest"], lesion["shortest"], lesion["area"]) if pixel_mm else ()
+        # the centre of the first pixel is (0.5, 0.5)
+        found.append((outlines[0][:, 0] + np.array([left + 0.5, top + 0.5]), lesion["class"], sizes))
     return found
-
-
-def _axes(lesion: np.ndarray, size: tuple[float, float]) -> tuple[float, float]:
-    """The greatest distance between two corners of pixels of bool (H, W) in mm, and the width across it."""
-    rows, columns = np.nonzero(lesion)
-    corners = np.concatenate([np.stack([columns + x, rows + y], axis=1) for x in (0, 1) for y in (0, 1)])
-    hull = cv2.convexHull(corners.astype(np.int32))[:, 0] * np.array(size)
-    apart = hull[:, None] - hull[None]
-    distance = np.hypot(apart[..., 0], apart[..., 1])
-    across = apart[np.unravel_index(int(distance.argmax()), distance.shape)] / distance.max()
-    width = hull @ np.array([-across[1], across[0]])
-    return float(distance.max()), float(width.max() - width.min())
 
 
 def _whole_frames(findings: Sequence[Finding]) -> dict[int, np.ndarray]:
@@ -293,7 +273,7 @@ def _identify(source: Any, maker: Maker, kind: str) -> dict[str, Any]:
         "series_instance_uid": _uid(str(source.SeriesInstanceUID), maker.weights, kind),
         "sop_instance_uid": _uid(str(source.SOPInstanceUID), maker.weights, kind),
         "instance_number": int(source.get("InstanceNumber") or 1),
-        "series_description": f"bus_smp {maker.run[:16]}: {WARNING}"[:64],
+        "series_description": f"bus_smp {maker.run[:16]}: {NOT_CLINICAL}"[:64],
         "manufacturer": "bus_smp",
     }
 

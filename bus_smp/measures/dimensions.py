@@ -26,7 +26,7 @@ def measure_lesions(
     Returns:
         For each lesion of at least 10 pixels: ``class`` (with more pixels, a tie is malignant), ``box`` (left, top,
         width, height in pixels), ``width``, ``height`` (of the upright box), ``longest`` (greatest distance between two
-        points of the outline), ``depth`` (of its top below the image's upper edge, not of the skin), ``angle``
+        points of the outline), ``shortest`` (the width across that line), ``depth`` (of its top below the image's upper edge, not of the skin), ``angle``
         (of the longest axis to the horizontal, 0 to 90 degrees), ``orientation`` ("parallel" where the box is wider
         than high: Stavros et al., Radiology 1995; else "not parallel"), ``circularity``, ``solidity`` (``lesion_shape``;
         pixels taken as square), ``area`` (mm2 or pixels). And how many smaller components there are.
@@ -43,7 +43,7 @@ def measure_lesions(
         benign, malignant = (
             int(np.count_nonzero(lesion & (mask[box] == one.index))) for one in (BENIGN, MALIGNANT)
         )
-        longest, angle = _longest(lesion, across, down)
+        longest, shortest, angle = _axes(lesion, across, down)
         shape = lesion_shape(lesion.astype(np.uint8))
         found.append(
             {
@@ -52,6 +52,7 @@ def measure_lesions(
                 "width": width * across,
                 "height": height * down,
                 "longest": longest,
+                "shortest": shortest,
                 "depth": top * down,
                 "angle": angle,
                 "orientation": "parallel" if width * across > height * down else "not parallel",
@@ -63,8 +64,8 @@ def measure_lesions(
     return found, len(stats) - len(found)
 
 
-def _longest(lesion: np.ndarray, across: float, down: float) -> tuple[float, float]:
-    """Greatest distance between two corners of pixels of bool (h, w), and its angle to the horizontal in degrees."""
+def _axes(lesion: np.ndarray, across: float, down: float) -> tuple[float, float, float]:
+    """Greatest distance between two corners of pixels of bool (h, w), the width across it, and its angle to the horizontal in degrees."""
     rows, columns = np.nonzero(lesion)
     corners = np.concatenate(
         [np.stack([columns + x, rows + y], axis=1) for x in (0, 1) for y in (0, 1)]
@@ -72,5 +73,7 @@ def _longest(lesion: np.ndarray, across: float, down: float) -> tuple[float, flo
     hull = cv2.convexHull(corners)[:, 0] * np.array([across, down])
     apart = hull[:, None] - hull[None]
     distance = np.hypot(apart[..., 0], apart[..., 1])
+    longest = float(distance.max())
     x, y = apart[np.unravel_index(int(distance.argmax()), distance.shape)]
-    return float(distance.max()), math.degrees(math.atan2(abs(y), abs(x)))
+    place_across = hull @ np.array([-y, x]) / longest
+    return longest, float(np.ptp(place_across)), math.degrees(math.atan2(abs(y), abs(x)))

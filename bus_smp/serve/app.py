@@ -25,8 +25,7 @@ from bus_smp.errors import BusSmpError
 from bus_smp.serve.guard import MOST_BYTES, Guard
 from bus_smp.serve.reading import Busy, Opened, Reading, TooEarly, parse_answer, parse_mask
 from bus_smp.serve.worklist import Gone
-
-NOT_CLINICAL = "Research software, not for clinical use"
+from bus_smp.text import NOT_CLINICAL
 
 # The page's own files; nothing else is read by a name from a request.
 _FILES = {

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # A clip of 120 uncompressed frames of 800 x 600 pixels in colour has 173 MB.
 MOST_BYTES = 256 << 20
 # Seconds for a whole body: on the same computer the largest takes one.
-LONGEST = 60.0
+_LONGEST = 60.0
 # Bodies in memory at the same time.
-MOST_BODIES = 3
+_MOST_BODIES = 3
 
 LINK_HEADER = "x-bus-smp-link"
 
@@ -43,7 +43,7 @@ class Guard:
         most, longest: bytes and seconds of a request's body.
     """
 
-    def __init__(self, app: ASGIApp, token: str, most: int = MOST_BYTES, longest: float = LONGEST) -> None:
+    def __init__(self, app: ASGIApp, token: str, most: int = MOST_BYTES, longest: float = _LONGEST) -> None:
         self.app, self._token, self._most, self._longest = app, token, most, longest
         self._bodies = 0
 
@@ -61,7 +61,7 @@ class Guard:
         status, words = self._refusal(scope, headers)
         body = b""
         if not status:
-            if self._bodies >= MOST_BODIES:
+            if self._bodies >= _MOST_BODIES:
                 status, words = 503, "busy: other uploads are under way; try again in a moment"
             else:
                 self._bodies += 1

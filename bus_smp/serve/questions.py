@@ -94,7 +94,8 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
     {"key": "comment", "words": "Comment", "kind": "text", "phases": ("own", "final")},
 )  # fmt: skip
 
-LONGEST_TEXT = 2000
+# As in form.js.
+_LONGEST_TEXT = 2000
 
 
 def questions_for(mode: str, sources: int) -> dict[str, list[dict[str, Any]]]:
@@ -123,7 +124,7 @@ def check_answers(answers: Any, questions: list[dict[str, Any]]) -> dict[str, An
         raise DataError("the answers are no table")
     kept: dict[str, Any] = {}
     for question in questions:
-        if not is_asked(question, kept):
+        if not _is_asked(question, kept):
             continue
         value = answers.get(question["key"])
         if value in (None, "", []):
@@ -136,7 +137,7 @@ def check_answers(answers: Any, questions: list[dict[str, Any]]) -> dict[str, An
     return kept
 
 
-def is_asked(question: Mapping[str, Any], answers: Mapping[str, Any]) -> bool:
+def _is_asked(question: Mapping[str, Any], answers: Mapping[str, Any]) -> bool:
     """Whether the answers so far lead to this question."""
     return all(
         answers.get(key) in ((wanted,) if isinstance(wanted, str) else wanted)
@@ -147,7 +148,7 @@ def is_asked(question: Mapping[str, Any], answers: Mapping[str, Any]) -> bool:
 def _fits(value: Any, question: Mapping[str, Any]) -> bool:
     kind = question["kind"]
     if kind == "text":
-        return isinstance(value, str) and len(value) <= LONGEST_TEXT
+        return isinstance(value, str) and len(value) <= _LONGEST_TEXT
     if kind == "number":
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and question["from"] <= value <= question["to"]

@@ -1,7 +1,7 @@
 """One reading: who reads what in which mode, what was answered already, and the model behind it.
 
-The mode decides what leaves this process. In ``blind`` no byte of an answer is given out before the reader's own answer
-to the same image is on the disk; in ``none`` never.
+The mode decides what leaves this process. In ``blind`` no byte of the model's answer is sent before the reader's own
+answer to the same image is on the disk; in ``none`` nothing of a model is sent.
 """
 
 import asyncio
@@ -27,11 +27,10 @@ from bus_smp.serve.answers import Answer, Source
 from bus_smp.serve.questions import check_answers, questions_for
 from bus_smp.serve.records import Journal, mask_sha256, store_image, store_mask, write_corrections
 from bus_smp.serve.worklist import Case, Held, Picture, Worklist
+from bus_smp.statistics.readers import call_of
 
-MODES = ("blind", "concurrent", "none")
-
-# Images that wait for the model; a browser that asks for more is told to try again.
-MOST_WAITING = 16
+# Images that wait for the model; a browser that asks for more has to try again.
+_MOST_WAITING = 16
 
 _LARGEST_FORM = 100_000
 
@@ -183,7 +182,7 @@ class Reading:
     def _submit(self, opened: Opened, source: Source) -> asyncio.Future:
         key = opened.picture.key, self.sources.index(source)
         if key not in self._waiting:
-            if len(self._waiting) >= MOST_WAITING:
+            if len(self._waiting) >= _MOST_WAITING:
                 raise Busy
 
             def give() -> Answer:
@@ -250,8 +249,7 @@ class Reading:
         Raises:
             DataError, BusSmpError: as ``store_own``; also if the mask contradicts the answers.
         """
-        key, picture = opened.picture.key, opened.picture
-        if self.mode == "blind" and key not in self._own:
+        if self.mode == "blind" and opened.picture.key not in self._own:
             raise DataError("your own answer comes first")
         answers = check_answers(sent.get("answers"), self.questions["final"])
         before = None
@@ -263,9 +261,8 @@ class Reading:
                 raise DataError("no such side")
             before = given[base][1].mask
             sides = {"shown": _shown(given), "base": base}
-        empty = np.zeros(picture.pixels.shape[:2], np.uint8)
-        compared = empty if before is None else before
-        changed = 0 if mask is None else int(np.count_nonzero(mask != compared))
+        # without a model, what is drawn differs from an empty mask
+        changed = 0 if mask is None else int(np.count_nonzero(mask != (0 if before is None else before)))
         return await asyncio.to_thread(
             self._store_final, opened, sent, answers, before, mask if changed else before, changed, sides
         )
@@ -332,10 +329,10 @@ def _dice(mask: np.ndarray | None, before: np.ndarray | None) -> float | None:
 
 def _check_consistent(mask: np.ndarray, answers: Mapping[str, Any]) -> None:
     label = _label_of(mask)
-    said = LABELS[0] if answers["lesion"] == "no" else answers["class"]
-    if label != said:
+    answer = call_of(answers)
+    if label != answer:
         marks = "no lesion" if label == LABELS[0] else f"a {label} lesion"
-        says = "there is none" if said == LABELS[0] else f"it is {said}"
+        says = "there is none" if answer == LABELS[0] else f"it is {answer}"
         raise DataError(
             f"the outline marks {marks}, your answer says {says}",
             hint="change the answer, or the outline: C changes the class of a lesion, Delete removes it",

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bus_smp.classes import LABELS
+from bus_smp.data.dicom import are_alike
 from bus_smp.data.images import write_mask, write_png
 from bus_smp.errors import DataError
 from bus_smp.system.files import explained, remove_leftovers, replacing
@@ -217,6 +218,6 @@ def write_corrections(folder: Path, records: Sequence[Mapping[str, Any]]) -> int
 
 def _side(pixel_mm: Sequence[float] | None) -> str:
     """The side of a pixel for the table, which takes pixels as square; "" for others and where it is not known."""
-    if pixel_mm is None or abs(pixel_mm[0] - pixel_mm[1]) > 0.01 * pixel_mm[0]:
+    if pixel_mm is None or not are_alike(*pixel_mm):
         return ""
     return f"{pixel_mm[0]:.6g}"

@@ -15,7 +15,7 @@ from bus_smp.errors import DataError, ImageError
 from bus_smp.system.files import file_sha256
 
 # Larger pictures are no ultrasound scans, and their masks would make the page slow.
-MOST_PIXELS = 16_000_000
+_MOST_PIXELS = 16_000_000
 
 # Bytes of decoded pictures, and of dropped files, that are held. The browser has a dropped file and sends it again.
 _MOST_HELD = 200_000_000
@@ -131,7 +131,7 @@ class Worklist:
             for title, frames, pane in list_panes(data, name)
         ]
         # a file that cannot be read never enters the list
-        self._picture(cases[0], 0, name)
+        self._picture(cases[0], 0)
         for case in cases:
             if case.id not in self._by_id:
                 self._by_id[case.id] = case
@@ -145,9 +145,9 @@ class Worklist:
             Gone: if a dropped file has to be sent again.
             ImageError: if the file cannot be read.
         """
-        return self._picture(self.find(case_id), frame, self.find(case_id).name)
+        return self._picture(self.find(case_id), frame)
 
-    def _picture(self, case: Case, frame: int, name: str) -> Picture:
+    def _picture(self, case: Case, frame: int) -> Picture:
         held = self._pictures.get((case.id, frame))
         if held is not None:
             return held
@@ -159,7 +159,7 @@ class Worklist:
             data = self._files.get(case.upload)
             if data is None:
                 raise Gone
-            picture = read_picture(data, name, frame, case.pane)
+            picture = read_picture(data, case.name, frame, case.pane)
         self._pictures.put((case.id, frame), picture, picture.pixels.nbytes)
         return picture
 
@@ -205,7 +205,7 @@ def read_picture(source: Path | bytes, name: str, frame: int = 0, pane: int | No
     except ImageError as error:
         # the page shows the name, not the folder
         raise ImageError(error.what.replace(str(source), name), hint=error.hint) from None
-    if pixels.shape[0] * pixels.shape[1] > MOST_PIXELS:
+    if pixels.shape[0] * pixels.shape[1] > _MOST_PIXELS:
         raise ImageError(
             f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels are too many for the page",
             hint="bus-smp predict takes it",
