@@ -131,8 +131,9 @@ def test_every_encoding_shows_the_same_picture_from_a_file_and_from_bytes(tmp_pa
     # all of them can be cut short, and none shows something then
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(ImageError, match="cannot be decoded|cut short"):
+    with pytest.raises(ImageError, match="cannot be decoded|cut short") as error:
         read_image(path)
+    assert "NoneType" not in str(error.value)
 
 
 def test_frames_of_a_clip_are_read_one_by_one(tmp_path):
@@ -207,6 +208,19 @@ def test_pixel_spacing_counts_only_where_no_region_is(tmp_path):
     assert read_dicom(write(tmp_path / "b.dcm", both)).panes[0].pixel_mm is None
     wrong = read_dicom(write(tmp_path / "c.dcm", dataset(_grey(), PixelSpacing=[1, 1]))).panes[0]
     assert wrong.pixel_mm is None and "PixelSpacing is no size" in wrong.source
+    data = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "comma.dcm").write_bytes(data.replace(rb"0.2\0.1", rb"0,2\0,1"))
+    comma = read_dicom(tmp_path / "comma.dcm").panes[0]
+    assert comma.pixel_mm is None and "PixelSpacing is no size" in comma.source
+
+
+def test_half_a_window_is_no_window_and_a_clip_without_its_number_of_frames_has_a_note(tmp_path):
+    half = write(tmp_path / "half.dcm", dataset(_grey(), WindowWidth=100))
+    assert np.array_equal(read_image(half), _rgb(_grey()))
+    clip = dataset(np.stack([_grey()] * 2))
+    del clip.NumberOfFrames
+    notes = read_dicom(write(tmp_path / "clip.dcm", clip)).notes
+    assert any("only the first is read" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +263,7 @@ def _bad_files(folder):
         "frames": "declares 2,000,000,000 frames",
         "video": r"holds video \(MPEG-4.*\), which is not read; export its frames",
         "htj2k": "no decoder for High-Throughput JPEG 2000.*; pip install 'bus_smp",
-        "empty": "cannot be decoded",
+        "empty": r"cannot be decoded \(the file holds none\)",
         "cut": "the file is cut short",
         "head": "damaged or cut short",
         "headless": "without the header of a file; export it again",

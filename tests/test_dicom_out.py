@@ -40,17 +40,20 @@ def _lesion(shape, k):
     return mask
 
 
+def _one_class(shape, k):
+    return np.minimum(_lesion(shape, k), 1)
+
+
 def _made(folder, kind):
     """The file of a source, its data set, and what was found in it."""
     picture = np.random.default_rng(0).integers(0, 256, (FRAMES, 48, 64), np.uint8)
     regions = [region((0, 4, 59, 43), (0.01, 0.02))]
     if kind == "two panes":
         regions = [region((0, 0, 31, 47)), region((32, 0, 63, 47), PhysicalUnitsXDirection=4)]
-    path = write(folder / "source.dcm", dataset(picture if kind == "clip" else picture[0], regions=regions))
+    is_clip, draw = kind.startswith("clip"), _one_class if kind == "clip, one class" else _lesion
+    path = write(folder / "source.dcm", dataset(picture if is_clip else picture[0], regions=regions))
     views = [view for _, view in list_views(read_dicom(path))]
-    findings = [
-        Finding(view, _lesion(view.shape, k), "benign", 0.1 + 0.2 * k) for k, view in enumerate(views)
-    ]
+    findings = [Finding(view, draw(view.shape, k), "benign", 0.1 + 0.2 * k) for k, view in enumerate(views)]
     return path, pydicom.dcmread(path), findings
 
 
@@ -63,7 +66,7 @@ def _whole(findings):
     return np.stack(list(frames.values()))
 
 
-@pytest.mark.parametrize("kind", ["still", "two panes", "clip"])
+@pytest.mark.parametrize("kind", ["still", "two panes", "clip", "clip, one class"])
 def test_a_segmentation_is_read_back_as_the_masks_in_their_place_and_is_the_same_again(tmp_path, kind):
     _, source, findings = _made(tmp_path, kind)
     made = make_segmentation(source, findings, MAKER)
@@ -74,7 +77,7 @@ def test_a_segmentation_is_read_back_as_the_masks_in_their_place_and_is_the_same
         "ignore_spatial_locations": True,
         "assert_missing_frames_are_empty": True,
     }
-    if kind == "clip":
+    if kind.startswith("clip"):
         frames = list(range(1, FRAMES + 1))
         masks = found.get_pixels_by_source_frame(source.SOPInstanceUID, frames, **options)
     else:
@@ -131,7 +134,7 @@ def test_a_report_has_outline_and_right_millimetres_or_only_the_outline(tmp_path
         assert words.encode() in (tmp_path / "clip.dcm").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["still", "two panes", "clip"])
+@pytest.mark.parametrize("kind", ["still", "two panes", "clip", "clip, one class"])
 def test_dciodvfy_finds_no_error_and_dsrdump_shows_the_numbers(tmp_path, kind):
     check, dump = _program("dciodvfy"), _program("dsrdump")
     _, source, findings = _made(tmp_path, kind)

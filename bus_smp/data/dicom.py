@@ -10,6 +10,7 @@ is read but the id, and that is never shown. The extra ``dicom`` is imported wit
 import contextlib
 import importlib.util
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ _TAGS = (
 # A capture of a screen: ultrasound, if the user says so by giving it.
 _CAPTURES = ("SC", "OT")
 _ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6."
+_CLIP = "1.2.840.10008.5.1.4.1.1.3."
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _PHOTOMETRIC = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT",
@@ -223,11 +225,21 @@ def read_view(
             raise
         except Exception as error:  # decoders raise many types on damaged bytes
             reason = " ".join(str(error).split()).rpartition("available plugins:")[2] or type(error).__name__
-            reason = "the file is cut short" if "cannot reshape" in reason else reason
+            for words, plain in _PLAIN.items():
+                reason = plain if words in reason else reason
             where = f"frame {frame}" if found.frames > 1 else "its pixels"
             raise ImageError(f"{called}: {where} cannot be decoded ({reason.strip()[:150]})") from None
     left, top, right, bottom = view.pane.box
     return np.ascontiguousarray(pixels[top:bottom, left:right]), view
+
+
+# Words of the decoders -> ours.
+_PLAIN = {
+    "cannot reshape": "the file is cut short",
+    "no pixel data": "the file holds none",
+    # of gdcm, where a stream ends early
+    "has no attribute 'encode'": "they are damaged or cut short",
+}
 
 
 def _choose(number: int | None, most: int, what: str, example: str, name: str) -> int:
@@ -330,6 +342,8 @@ def _describe(found: Any, name: str) -> DicomFile:
     notes = [] if is_ultrasound else [f"modality {modality}: a capture, taken for ultrasound"]
     if regions and not any(line.endswith(": used") for line in lines):
         notes.append("no region can be believed: the whole picture is taken")
+    if kind.startswith(_CLIP) and "NumberOfFrames" not in found:
+        notes.append("does not say how many frames it has: only the first is read")
     if any(pane.doppler for pane in panes):
         notes.append("shows colour Doppler, which the network was not trained on")
     if len(panes) > 1:
@@ -360,11 +374,16 @@ def _choose_decoder(syntax: Any, bits: int, name: str) -> str:
 
 
 def _spacing(found: Any) -> tuple[float, float, str] | None:
-    """Width and height of a pixel in mm and the tag that says so; None where none does."""
+    """Width and height of a pixel in mm and the tag that says so; None where none does, NaN where it is no number."""
     for tag in ("PixelSpacing", "ImagerPixelSpacing"):
         values = found.get(tag)
-        if values is not None and len(values) == 2:
+        if values is None or len(values) != 2:
+            continue
+        try:
             return float(values[1]), float(values[0]), tag
+        except ValueError:
+            # some write a decimal comma
+            return math.nan, math.nan, tag
     return None
 
 
@@ -505,7 +524,7 @@ def _decode(file: BinaryIO, view: View) -> np.ndarray:
         # some write 8 bits into a table of 16
         bits = 16 if brightest > 255 else 8
     elif kind.startswith("MONOCHROME"):
-        if header.get("WindowWidth"):
+        if header.get("WindowWidth") and header.get("WindowCenter") is not None:
             values = pixels.apply_windowing(values, header).round().clip(0, (1 << bits) - 1).astype(np.uint32)
         values = np.repeat(values[..., None], 3, axis=2)
     if values.shape != (view.file.height, view.file.width, 3):

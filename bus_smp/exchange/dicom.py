@@ -120,6 +120,8 @@ def _add_frames(made: Any, template: Any, frames: Mapping[int, np.ndarray], segm
     time.DimensionOrganizationUID = made.DimensionIndexSequence[0].DimensionOrganizationUID
     time.DimensionDescriptionLabel = "Temporal Position Index"
     made.DimensionIndexSequence.append(time)
+    # highdicom says it once for all frames where the classes are one
+    made.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
     groups, planes = [], []
     for segment in range(1, segments + 1):
         for frame, mask in frames.items():
@@ -127,7 +129,9 @@ def _add_frames(made: Any, template: Any, frames: Mapping[int, np.ndarray], segm
             if not plane.any():
                 continue
             group = copy.deepcopy(template)
-            group.SegmentIdentificationSequence[0].ReferencedSegmentNumber = segment
+            identified = pydicom.Dataset()
+            identified.ReferencedSegmentNumber = segment
+            group.SegmentIdentificationSequence = [identified]
             group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = frame
             content = group.FrameContentSequence[0]
             content.DimensionIndexValues = [segment, frame]
