@@ -48,7 +48,10 @@ class Plain(nn.Module):
         """Return the same as ``HybridResNet50.compute``; there are no other heads."""
         return Output(self(images))
 
-    predict = compute
+    def predict(self, images: Tensor) -> Output:
+        """Return the same as ``HybridResNet50.predict``."""
+        features = self.encoder(images)
+        return Output(self.heads[0](self.decoder(features)), features=features[-2].mean((2, 3)))
 
 
 def check_encoder(name: str) -> None:

@@ -90,8 +90,8 @@ def _train(name: str, settings: Settings, manifest: Manifest) -> dict[str, float
         sampler.set_epoch(epoch)
         step.model.train()
         for batch in loader:
-            for group, highest in zip(step.optimizer.param_groups, step.rates, strict=True):
-                group["lr"] = cosine_rate(highest, done, steps, plan.warmup * len(loader))
+            at = (done, steps, plan.warmup * len(loader))
+            step.set_rates([cosine_rate(highest, *at) for highest in step.rates])
             step(batch.images, batch.masks)
             done += 1
     network = TorchNetwork(step.best_model, engine, IMAGENET_MEAN, IMAGENET_STD)
