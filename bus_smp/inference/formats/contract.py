@@ -127,9 +127,10 @@ def checked(path: Path, network: Network) -> Network:
         except Exception as error:  # a type for each library
             raise CheckpointError(f"{path}: cannot be run ({reason(error)})", hint=_AGAIN) from None
         size = images.shape[1:3] if images.dtype == np.uint8 else images.shape[2:]
-        shapes = (len(CLASSES), *size), (len(LABELS),), (len(SHAPES),)
-        for found, shape in zip(outputs, shapes, strict=True):
-            expected = (len(images), *shape)
+        # no exported file has the features
+        shapes = {"logits": (len(CLASSES), *size), "image": (len(LABELS),), "shape": (len(SHAPES),)}
+        for name, shape in shapes.items():
+            found, expected = getattr(outputs, name), (len(images), *shape)
             if found is not None and (found.dtype != np.float32 or found.shape != expected):
                 raise CheckpointError(
                     f"{path}: returns {found.dtype} {found.shape}, not float32 {expected}", hint=_AGAIN
