@@ -199,6 +199,7 @@ def test_brier_scores_before_and_after_are_those_of_the_validation_images(predic
     [
         ({"temperature": 20.0}, ["at its bound (20)"]),
         ({"temperature": 0.05}, ["at its bound (0.05)"]),
+        ({"temperature": 1.2, "image": {"temperature": 20.0}}, ["of the image head is at its bound (20)"]),
         ({"temperature": 1.2, "brier_before": 0.2, "brier_after": 0.3}, ["worse on the validation images"]),
         ({"temperature": 1.2, "brier_before": 0.3, "brier_after": 0.2}, []),
         ({"temperature": 1.2}, []),

@@ -220,7 +220,7 @@ def _dice_p(a, b):
             lambda t: t.assign(pixels_benign_as_benign=t["pixels_benign_as_benign"] + 1),
             "reference mask of images",
         ),
-        (lambda t: t.drop(columns="hd95_lesion"), "lacks the columns hd95_lesion"),
+        (lambda t: t.drop(columns="hd95_lesion"), "lacks the columns hd95_lesion: it is of an older version"),
     ],
 )
 def test_tables_that_are_not_of_the_same_images_are_refused(change, said):

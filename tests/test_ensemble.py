@@ -202,6 +202,9 @@ def test_an_ensemble_has_a_folder_of_its_own_that_names_runs_and_views(scored, t
     ]
     assert [run.name for run in read_ensemble(folder).runs] == ["first", "second"]
     assert len(pd.read_csv(evaluation / "per_image.csv"))
+    shown = invoke("info", folder).stdout
+    assert "ensemble of 2 runs" in shown and "plain, mirror" in shown and "  second: finished" in shown
+    assert "letterboxed to 96 x 96 px" in invoke("info", second).stdout
 
 
 @pytest.mark.slow

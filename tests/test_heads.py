@@ -321,6 +321,8 @@ def test_the_header_describes_the_network_with_its_heads(with_heads):
     assert "perturb_norm" not in header["model"]
     assert read_header(with_heads / "best.safetensors")["settings"]["heads"]["image"] == 0.2
     assert model.compute(torch.zeros(2, 3, 64, 64)).image.shape == (2, 3)
+    shown = " ".join(invoke("info", with_heads).stdout.split())
+    assert "instance norm in the decoder, image head, shape head" in shown
 
 
 def test_a_head_that_the_first_run_lacks_starts_random_and_that_is_said(manifests, trained):

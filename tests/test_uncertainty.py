@@ -103,3 +103,5 @@ def test_predict_says_what_is_out_of_distribution_and_draws_where_it_is_unsure(t
     assert cv2.imread(str(tmp_path / "p" / "noise_uncertainty.png")).shape == (60, 80, 3)
     again = invoke("predict", tmp_path / "p", "--out", trained.parent, "--to", tmp_path / "q")
     assert "results of an earlier prediction" in ended(again, 1)
+    ended(invoke("predict", tmp_path / "noise.png", *options[:-1]), 0)
+    assert not (tmp_path / "p" / "noise_uncertainty.png").exists(), "it belongs to the mask that was replaced"

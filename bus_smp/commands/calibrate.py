@@ -32,7 +32,7 @@ def command(run: str | None, out: Path, root: Root, device: str) -> None:
     if not trained.is_finished():
         raise TrainingError(
             f"{trained.folder} is {trained.describe_unfinished()}",
-            hint="train it to its end, which calibrates it: bus-smp train",
+            hint="its own bus-smp train command, typed again, trains it to its end and calibrates it",
         )
     manifest = trained.manifest()
     manifest = trained.manifest(check_root(root, manifest.datasets), images=True)

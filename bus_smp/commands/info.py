@@ -17,7 +17,7 @@ def command(path: Path, as_json: bool) -> None:
     """
     from bus_smp.errors import BusSmpError
     from bus_smp.runs.describe import describe
-    from bus_smp.text import printable
+    from bus_smp.text import folded, printable
 
     if not path.suffix and not path.exists():
         from bus_smp.runs.find import find_folder
@@ -27,19 +27,28 @@ def command(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"kind": kind, "path": str(path), **about}, indent=2))
         return
-    lines = {"experiment": _experiment_lines, "manifest": _manifest_lines, "DICOM": _dicom_lines}.get(
-        kind, _checkpoint_lines
-    )
+    lines = {
+        "experiment": _members_lines,
+        "ensemble": _members_lines,
+        "manifest": _manifest_lines,
+        "DICOM": _dicom_lines,
+    }.get(kind, _checkpoint_lines)
     try:
-        shown = list(lines(path, about))
+        first, *others = lines(path, about)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BusSmpError(f"{path}: its header cannot be shown ({error!r})") from None
-    for line in shown:
+    for line in (first, *(part for other in others for part in folded(other))):
         click.echo(printable(line))
 
 
-def _experiment_lines(path: Path, about: dict[str, Any]) -> list[str]:
-    lines = [f"{path}: experiment of {len(about['members'])} runs"]
+def _members_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    """Of an experiment, or of an ensemble, which has views."""
+    from bus_smp.text import counted
+
+    kind = "ensemble" if "views" in about else "experiment"
+    lines = [f"{path}: {kind} of {counted(len(about['members']), 'run')}"]
+    if about.get("views"):
+        lines.append(f"  views      plain, {', '.join(about['views'])}")
     for name, run in about["members"].items():
         if run is None:
             lines.append(f"  {name}: not trained yet")
@@ -52,16 +61,16 @@ def _experiment_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    from bus_smp.runs.describe import network_input, network_parts
+
     model = about["model"]
-    extras = [str(model[key]) for key in ("attention", "bottleneck") if model.get(key)]
-    heads = "deep supervision" if model.get("deep_supervision") else "one head"
     score = about.get("score", {})
     versions = about.get("versions", {})
     return [
         f"{path}: bus-smp checkpoint",
-        f"  model      {model.get('encoder_name')} U-Net, {', '.join([heads, *extras])}",
+        f"  model      {model.get('encoder_name')} U-Net, {network_parts(model)}",
         f"  classes    {', '.join(entry['name'] for entry in about['classes'])}",
-        f"  input      {about['size']} px, mean {about['mean']}, std {about['std']}",
+        f"  input      {network_input(about)} px, mean {about['mean']}, std {about['std']}",
         f"  trained on {', '.join(about['datasets'])} (manifest {about['manifest_sha256'][:12]})",
         *_encoder_lines(about.get("encoder_origin")),
         *_ancestor_lines(about.get("ancestors", [])),
@@ -75,9 +84,7 @@ def _checkpoint_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _encoder_lines(origin: str | None) -> list[str]:
-    from bus_smp.text import folded
-
-    return folded(f"  encoder    started from {origin}") if origin else []
+    return [f"  encoder    started from {origin}"] if origin else []
 
 
 def _ancestor_lines(ancestors: list[dict[str, Any]]) -> list[str]:
@@ -107,14 +114,13 @@ def _export_lines(path: Path) -> list[str]:
 
 def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
     from bus_smp.runs.describe import describe_calibration
-    from bus_smp.text import folded
 
     if not calibration:
         return ["  calibrated no: bus-smp train, typed again, does it"]
     first, *others = describe_calibration(calibration)
     return [
         f"  calibrated on validation: {first}",
-        *(line for other in others for line in folded(f"  {other}")),
+        *(f"  {other}" for other in others),
     ]
 
 
@@ -138,7 +144,7 @@ def _manifest_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _dicom_lines(path: Path, about: dict[str, Any]) -> list[str]:
-    from bus_smp.text import counted, folded
+    from bus_smp.text import counted
 
     size = f"{about['width']}x{about['height']} pixels"
     decoder = f", unpacked by {about['decoder']}" if about["decoder"] else ""
@@ -156,5 +162,4 @@ def _dicom_lines(path: Path, about: dict[str, Any]) -> list[str]:
             else f"no mm: {pane['source']}"
         )
         lines.append(f"  picture {number}  x {left}-{right - 1}, y {top}-{bottom - 1}; {size}")
-    lines += [f"  note       {note}" for note in about["notes"]]
-    return [line for one in lines for line in folded(one)]
+    return lines + [f"  note       {note}" for note in about["notes"]]

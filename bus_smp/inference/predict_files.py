@@ -351,8 +351,11 @@ def predict_files(
         # of a large image only a smaller copy is there
         pixels = shrunk if pixels is None else pixels
         _write_pictures(folder, image[1], pixels, prediction.mask)
+        unsure = folder / _pictures(image[1])[2]
+        # that of an earlier prediction belongs to another mask
+        unsure.unlink(missing_ok=True)
         if uncertainty:
-            write_png(folder / _pictures(image[1])[2], draw_uncertainty(pixels, prediction.uncertainty_map))
+            write_png(unsure, draw_uncertainty(pixels, prediction.uncertainty_map))
         described = _describe(prediction, image[1], view, pixel_mm)
         return described | {"computed_in": describe_computing(predictor.computed_in)}
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from bus_smp.report.records import EvaluationRecord, RunRecord
+from bus_smp.runs.describe import network_input, network_parts
 from bus_smp.statistics.metrics import BY_KEY
 from bus_smp.statistics.score_table import BEATEN, BETWEEN_RUNS, CLEARLY, NO_INTERVAL_ABOVE, OVERLAP, standing
 
@@ -176,15 +177,14 @@ def network(run: RunRecord) -> str:
     model = header.get("model") or (run.settings.model.model_dump() if run.settings else None)
     if not model:
         return "not known: neither the checkpoint nor the settings could be read"
-    heads = "heads at full, 1/2, 1/4 and 1/8 size" if model.get("deep_supervision") else "one head"
-    extras = [str(model[key]) for key in ("attention", "bottleneck") if model.get(key)]
     data = header if "size" in header else run.settings.data.model_dump() if run.settings else {}
-    fitted = "letterboxed" if data.get("geometry") == "letterbox" else "stretched"
-    colours = "grey (mean of RGB)" if data.get("grey") else "RGB"
-    pixels = f"; input {colours} {fitted} to {data['size']} x {data['size']} pixels" if data else ""
+    pixels = f"; input {network_input(data)} pixels" if data else ""
+    # settings say what the heads weigh in the loss, a header which there are
+    image = model.get("image_head", bool(run.settings and run.settings.heads.image))
+    more = ", and normal, benign or malignant for the whole image" if image else ""
     return (
-        f"U-Net decoder on a {model.get('encoder_name')} encoder, {', '.join([heads, *extras])}{pixels}; "
-        "output: background, benign, malignant for every pixel"
+        f"U-Net decoder on a {model.get('encoder_name')} encoder, {network_parts(model)}{pixels}; "
+        f"output: background, benign, malignant for every pixel{more}"
     )
 
 

@@ -1,13 +1,14 @@
 """What a file or folder is, from headers and small files, so that ``bus-smp info`` answers at once."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bus_smp.data.manifest_counts import count_manifest
 from bus_smp.errors import CheckpointError
 from bus_smp.model.checkpoint import read_header
+from bus_smp.runs.ensemble import is_ensemble, read_ensemble
 from bus_smp.runs.experiment import is_experiment, read_experiment
 from bus_smp.runs.layout import BEST
 from bus_smp.runs.run import Run
@@ -25,11 +26,12 @@ def calibration_warnings(calibration: Mapping[str, Any]) -> list[str]:
         calibration: of a checkpoint's header; empty, or without the numbers of this version, gives no warning.
     """
     warnings = []
-    temperature = calibration.get("temperature")
-    if temperature in (LEAST_TEMPERATURE, MOST_TEMPERATURE):
-        warnings.append(
-            f"the temperature is at its bound ({temperature:g}): the probabilities could not be calibrated"
-        )
+    for whose, fitted in (("", calibration), (" of the image head", calibration.get("image") or {})):
+        temperature = fitted.get("temperature")
+        if temperature in (LEAST_TEMPERATURE, MOST_TEMPERATURE):
+            warnings.append(
+                f"the temperature{whose} is at its bound ({temperature:g}): the probabilities could not be calibrated"
+            )
     before, after = calibration.get("brier_before"), calibration.get("brier_after")
     if before is not None and after is not None and after > before:
         warnings.append(
@@ -66,15 +68,34 @@ def describe_operating_point(point: Mapping[str, Any]) -> str:
     )
 
 
+def network_parts(model: Mapping[str, Any]) -> str:
+    """What a network has besides encoder and decoder, in words, from the ``model`` of a header; older ones lack entries."""
+    parts = ["heads at full, 1/2, 1/4 and 1/8 size" if model.get("deep_supervision") else "one head"]
+    parts += [str(model[key]) for key in ("attention", "bottleneck") if model.get(key)]
+    parts += [f"{norm} norm in the decoder"] if (norm := model.get("decoder_norm")) else []
+    parts += [words for words in ("image head", "shape head") if model.get(words.replace(" ", "_"))]
+    return ", ".join(parts)
+
+
+def network_input(data: Mapping[str, Any]) -> str:
+    """How an image is brought to the network, from ``size``, ``geometry`` and ``grey`` of a header or of the settings."""
+    colours = "grey (mean of RGB)" if data.get("grey") else "RGB"
+    fitted = "letterboxed" if data.get("geometry") == "letterbox" else "stretched"
+    return f"{colours} {fitted} to {data['size']} x {data['size']}"
+
+
 def describe(path: Path) -> tuple[str, dict[str, Any]]:
-    """What ``path`` is (``checkpoint``, ``run``, ``experiment``, ``manifest`` or ``DICOM``), and all that its header says.
+    """What ``path`` is (``checkpoint``, ``run``, ``experiment``, ``ensemble``, ``manifest`` or ``DICOM``), and all that its header says.
 
     Raises:
         BusSmpError: if it is none of these, missing or damaged.
     """
     if path.is_dir():
         if is_experiment(path):
-            return "experiment", {"members": _describe_members(path)}
+            return "experiment", {"members": _describe_members(read_experiment(path).runs())}
+        if is_ensemble(path):
+            ensemble = read_ensemble(path)
+            return "ensemble", {"views": list(ensemble.views), "members": _describe_members(ensemble.runs)}
         run = Run(path)
         if not run.has_weights():
             raise CheckpointError(f"{path} holds no {BEST}", hint="name a run folder, e.g. outputs/bus-uclm")
@@ -90,10 +111,10 @@ def describe(path: Path) -> tuple[str, dict[str, Any]]:
     return "checkpoint", read_header(path)
 
 
-def _describe_members(folder: Path) -> dict[str, Any]:
+def _describe_members(runs: Iterable[Run]) -> dict[str, Any]:
     """Each run's epoch and validation scores of its weights; None where it is not trained."""
     found: dict[str, Any] = {}
-    for run in read_experiment(folder).runs():
+    for run in runs:
         try:
             header = run.header()
             found[run.name] = {key: header.get(key) for key in ("epoch", "score", "calibration")}

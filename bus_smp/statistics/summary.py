@@ -73,8 +73,8 @@ def check_per_image(table: pd.DataFrame) -> None:
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise EvaluationError(
-            f"the per-image table lacks the columns {', '.join(missing[:5])}{more}",
-            hint="it is of an older version, or of another tool: evaluate again (bus-smp evaluate, bus-smp crosseval)",
+            f"the per-image table lacks the columns {', '.join(missing[:5])}{more}: it is of an older version, or of another tool",
+            hint="evaluate again (bus-smp evaluate, bus-smp crosseval)",
         )
     if table.empty:
         raise EvaluationError("the per-image table has no rows: nothing was evaluated")
