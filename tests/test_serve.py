@@ -114,13 +114,24 @@ def test_hostile_requests_are_refused(tmp_path):
             b'{"answers": 3}',
             b"\xff",
             b'{"answers": {"lesion": ["yes"]}}',
+            b'{"answers": {"lesion": "no", "birads": "1", "confidence": 5, "comment": "\\ud800"}}',
         ):
             assert page.ask("/api/cases/c1/0/own", body)[0] == 422, body[:9]
+        assert page.ask("/api/cases/c1/" + "9" * 5000)[0] == 414
         assert page.ask("/api/cases/c1/0/measure", bytes(7))[0] == 422
         assert page.ask("/api/cases/c1/0/measure", bytes([3]) * 2000)[0] == 422
         status, headers, _ = page.ask("/")
         assert status == 200 and HEADERS.items() <= {k.lower(): v for k, v in headers.items()}.items()
         assert "access-control-allow-origin" not in headers
+        assert page.ask("/api/cases/c1/0/own", {"answers": OWN, "seconds": {"own": 10**400}})[0] == 200
+        said = {"answers": OWN | {"agreement": "agree"}, "base": 0.0}
+        assert page.ask("/api/cases/c1/0/final", said)[0] == 422
+
+
+def test_finding_the_images_of_a_reading_loads_no_torch(tmp_path):
+    write_images(tmp_path)
+    code = f"import pathlib, sys; from bus_smp.commands.serve import _files; _files((pathlib.Path({str(tmp_path)!r}),)); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_upload_ends_at_its_size_and_time(tmp_path):

@@ -8,7 +8,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -29,14 +29,15 @@ from bus_smp.data.images import (
 from bus_smp.data.sources._tree import key
 from bus_smp.errors import DataError, ImageError
 from bus_smp.figures.overlay import draw_uncertainty, overlay
-from bus_smp.inference.batches import predict_batches
-from bus_smp.inference.predictor import Prediction, Predictor, Prepared, describe_computing, label_rule
 from bus_smp.measures.shape import SHAPES, lesion_shape
 from bus_smp.measures.uncertainty import UNCERTAINTIES
 from bus_smp.statistics.metrics import IMAGE_COLUMNS
 from bus_smp.system.files import explained, open_regular, remove_leftovers, replacing, short_name
 from bus_smp.system.locks import hold_lock
 from bus_smp.text import counted, harmless_table, printable
+
+if TYPE_CHECKING:
+    from bus_smp.inference.predictor import Prediction, Predictor, Prepared
 
 COLUMNS = (
     "file", "width", "height", "decision", "decision_rule", "malignant_score",
@@ -286,7 +287,7 @@ def _pictures(name: str) -> tuple[str, str, str]:
 
 
 def predict_files(
-    predictor: Predictor,
+    predictor: "Predictor",
     images: Sequence[tuple[Path, str]],
     folder: Path,
     *,
@@ -321,10 +322,14 @@ def predict_files(
         DataError: if another process is predicting into this folder.
         BusSmpError: if the disk is full or the folder cannot be written to.
     """
+    # torch comes with them, and finding files needs none
+    from bus_smp.inference.batches import predict_batches
+    from bus_smp.inference.predictor import describe_computing
+
     folder = Path(folder)
     alone = threading.Lock()
 
-    def load(image: tuple[Path, str]) -> tuple[np.ndarray | Prepared | None, Any]:
+    def load(image: tuple[Path, str]) -> tuple["np.ndarray | Prepared | None", Any]:
         path = image[0]
         large = declared_pixels(path) > _LARGE
         try:
@@ -343,7 +348,7 @@ def predict_files(
             return None, f"{error.what}; {error.hint}" if error.hint else error.what
 
     def finish(
-        image: tuple[Path, str], pixels: np.ndarray | None, known: Any, prediction: Prediction | None
+        image: tuple[Path, str], pixels: np.ndarray | None, known: Any, prediction: "Prediction | None"
     ) -> dict[str, Any] | None:
         if prediction is None:
             return None if known is None else {"error": known}
@@ -432,7 +437,11 @@ def _describe_size(mask: np.ndarray, view: View | None, size: _Size) -> dict[str
     return described
 
 
-def _describe(prediction: Prediction, name: str, view: View | None, pixel_mm: float | None) -> dict[str, Any]:
+def _describe(
+    prediction: "Prediction", name: str, view: View | None, pixel_mm: float | None
+) -> dict[str, Any]:
+    from bus_smp.inference.predictor import label_rule
+
     mask = prediction.mask
     size, source = _size_of(view, pixel_mm)
     return {
@@ -449,7 +458,7 @@ def _describe(prediction: Prediction, name: str, view: View | None, pixel_mm: fl
     }
 
 
-def _describe_heads(prediction: Prediction, size: _Size) -> dict[str, float]:
+def _describe_heads(prediction: "Prediction", size: _Size) -> dict[str, float]:
     """What the heads of the whole image say, and next to it the same of the mask."""
     described = {}
     if prediction.image_probabilities is not None:

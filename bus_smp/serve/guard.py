@@ -19,6 +19,8 @@ _LONGEST = 60.0
 # Bodies in memory at the same time.
 _MOST_BODIES = 3
 
+_LONGEST_PATH = 500
+
 LINK_HEADER = "x-bus-smp-link"
 
 HEADERS = {
@@ -92,6 +94,9 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str]:
         """Status and reason; 0 for a request that may pass."""
+        # such a number is none that Python reads
+        if len(scope["path"]) > _LONGEST_PATH:
+            return 414, "the address is too long"
         # the page itself holds nothing; a browser opens it from anywhere
         if not scope["path"].startswith("/api/"):
             return (0, "") if scope["method"] in ("GET", "HEAD") else (405, "only GET")

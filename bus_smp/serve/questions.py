@@ -3,6 +3,7 @@
 Descriptors are those of the ACR BI-RADS Atlas 2013, ultrasound. The page builds its form from this table.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,6 +97,7 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
 
 # As in form.js.
 _LONGEST_TEXT = 2000
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def questions_for(mode: str, sources: int) -> dict[str, list[dict[str, Any]]]:
@@ -148,7 +150,8 @@ def _is_asked(question: Mapping[str, Any], answers: Mapping[str, Any]) -> bool:
 def _fits(value: Any, question: Mapping[str, Any]) -> bool:
     kind = question["kind"]
     if kind == "text":
-        return isinstance(value, str) and len(value) <= _LONGEST_TEXT
+        # halves of characters, which JSON can hold, cannot be written
+        return isinstance(value, str) and len(value) <= _LONGEST_TEXT and not _HALVES.search(value)
     if kind == "number":
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and question["from"] <= value <= question["to"]

@@ -257,7 +257,7 @@ class Reading:
         if self.sources:
             given = await self.show(opened)
             base = sent.get("base", 0)
-            if base not in range(len(given)):
+            if type(base) is not int or base not in range(len(given)):
                 raise DataError("no such side")
             before = given[base][1].mask
             sides = {"shown": _shown(given), "base": base}
@@ -346,7 +346,7 @@ def _seconds(sent: Mapping[str, Any], *phases: str) -> dict[str, float]:
         return found
     for phase in phases:
         value = given.get(phase)
-        if isinstance(value, int | float) and math.isfinite(value) and 0 <= value < 1e6:
+        if isinstance(value, int | float) and 0 <= value < 1e6:
             found[phase] = round(value, 1)
     return found
 
