@@ -59,7 +59,7 @@ class Client:
 @contextmanager
 def serving(folder, paths, mode="blind", reader="r1", gives=(block,), **guard):
     with open_journal(folder) as journal:
-        cases = file_cases([(path, path.name) for path in paths])
+        cases = file_cases(paths)
         given = [Source(f"run{number}", give, worth=("secret",)) for number, give in enumerate(gives)]
         reading = Reading(Worklist(cases), journal, given, mode=mode, reader=reader)
         listening = socket.create_server(("127.0.0.1", 0))

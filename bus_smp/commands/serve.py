@@ -1,7 +1,6 @@
 """``bus-smp serve``."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -86,9 +85,10 @@ def command(
     import secrets
     import socket
 
+    from bus_smp.data.manifest import read_manifest
     from bus_smp.errors import BusSmpError, ConfigError
     from bus_smp.system.console import note
-    from bus_smp.text import counted
+    from bus_smp.text import NOT_CLINICAL, counted
 
     try:
         from bus_smp.serve.app import make_app, run_app
@@ -97,9 +97,10 @@ def command(
             f"the page needs packages that are not installed ({error.name})",
             hint="pip install 'bus_smp[serve]'",
         ) from None
+    from bus_smp.serve.answers import answer_by_run, review_manifest
     from bus_smp.serve.reading import Reading
     from bus_smp.serve.records import open_journal
-    from bus_smp.serve.worklist import Worklist
+    from bus_smp.serve.worklist import Worklist, find_cases
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", reader):
         raise ConfigError(f"--reader {reader}: use up to 40 letters, digits, . _ -")
@@ -124,15 +125,21 @@ def command(
             "--review shows the images and masks of a manifest", hint="leave out files and --run"
         )
     if review:
-        cases, sources = _review(review, root)
+        cases, source = review_manifest(review.stem, read_manifest(review, root))
+        sources = [source]
     else:
-        cases, sources = _files(inputs), []
+        cases, sources = find_cases(inputs, say=note), []
         if mode != "none":
-            from bus_smp.inference.backends import check_backend
+            from bus_smp.inference.backends import check_backend, open_ensemble
+            from bus_smp.runs.find import find_ensemble
 
             check_backend(backend, device, precision)
-            how = {"backend": backend, "device": device, "precision": precision}
-            sources = [_source(run, out, views, **how) for run in runs or (None,)]
+            for run in runs or (None,):
+                ensemble = find_ensemble([run] if run else [], out, views)
+                predictor, header = open_ensemble(
+                    ensemble, backend=backend, device=device, precision=precision, say=note
+                )
+                sources.append(answer_by_run(ensemble, predictor, header))
     if shuffle is not None:
         random.Random(shuffle).shuffle(cases)
     token = secrets.token_urlsafe(24)
@@ -154,7 +161,7 @@ def command(
                 "Others in this network can open the page with this link, and read what travels: it is not encrypted."
             )
         click.echo(f"Open {link}")
-        note("Ctrl-C ends it. Research software, not for clinical use.")
+        note(f"Ctrl-C ends it. {NOT_CLINICAL}.")
         if not no_browser:
             _open_browser(link)
         try:
@@ -163,88 +170,6 @@ def command(
             )
         finally:
             reading.close()
-
-
-def _files(inputs: tuple[Path, ...]) -> list:
-    from bus_smp.data.images import read_image
-    from bus_smp.errors import ImageError
-    from bus_smp.inference.predict_files import MASK_WORDS, find_images, is_mask
-    from bus_smp.serve.worklist import file_cases
-    from bus_smp.system.console import note
-    from bus_smp.text import counted
-
-    def looks_like_mask(path: Path) -> bool:
-        try:
-            return bool(MASK_WORDS.search(f"{path.parent.name}/{path.stem}".lower())) and is_mask(
-                path, read_image(path)
-            )
-        except ImageError:
-            # the page shows why it cannot be read
-            return False
-
-    found = find_images(inputs, say=note) if inputs else []
-    scans = [(path, name) for path, name in found if path in inputs or not looks_like_mask(path)]
-    if masks := len(found) - len(scans):
-        note(f"Left out: {counted(masks, 'file')}: masks by their few colours, no scans")
-    return file_cases(scans)
-
-
-def _source(name: str | None, out: Path, views: tuple[str, ...], **how: Any):
-    """A run, or an experiment's runs as one, as a source of answers: what ``bus-smp predict`` says, pixel for pixel."""
-    from bus_smp.inference.backends import open_ensemble
-    from bus_smp.inference.predictor import describe_computing, label_rule
-    from bus_smp.measures.decision import DecisionRules
-    from bus_smp.runs.find import find_ensemble
-    from bus_smp.runs.layout import list_evaluations
-    from bus_smp.serve.answers import Answer, Source, describe_worth
-    from bus_smp.system.console import note
-
-    ensemble = find_ensemble([name] if name else [], out, views)
-    predictor, header = open_ensemble(ensemble, **how, say=note)
-
-    def give(case, picture) -> Answer:
-        prediction = predictor.predict(picture.pixels)
-        return Answer(prediction.mask, prediction.label, prediction.score, prediction.disagreement)
-
-    threshold = (header.get("calibration") or {}).get("threshold")
-    computed_in = describe_computing(predictor.computed_in)
-    record = {"weights": header["sha256"], "computed_in": computed_in, "threshold": threshold}
-    worth = describe_worth(header, list_evaluations(ensemble.folder))
-    return Source(ensemble.name, give, label_rule(DecisionRules.of(header.get("calibration"))), worth, record)
-
-
-def _review(path: Path, root: Root) -> tuple[list, list]:
-    """The images of a manifest, and its own masks as answers."""
-    from functools import partial
-
-    from bus_smp.data.examples import read_example
-    from bus_smp.data.images import pixel_sha256
-    from bus_smp.data.manifest import read_manifest
-    from bus_smp.serve.answers import Answer, Source
-    from bus_smp.serve.worklist import Case, Picture
-
-    manifest = read_manifest(path, root)
-    rows = {f"m{number}": row for number, row in enumerate(manifest.used().to_dict("records"), 1)}
-
-    def load(row, frame: int) -> Picture:
-        image, _ = read_example(manifest, row)
-        known = str(row.get("pixel_mm", "") or "")
-        size = (float(known), float(known)) if known else None
-        source = "the manifest" if known else "the manifest does not say how large a pixel is"
-        patient = row["patient_id"] if row["patient_known"] else ""
-        return Picture(image, pixel_sha256(image), size, source, patient)
-
-    cases = [
-        Case(name, row["image_id"], partial(load, row), manifest.image_path(row))
-        for name, row in rows.items()
-    ]
-
-    def give(case, picture) -> Answer:
-        row = rows[case.id]
-        return Answer(read_example(manifest, row, checked=True)[1], row["label"])
-
-    worth = ("These are the masks of the manifest, not a model's.",)
-    return cases, [Source(path.stem, give, "the manifest's label", worth, {"manifest": manifest.sha256})]
 
 
 def _open_browser(link: str) -> None:

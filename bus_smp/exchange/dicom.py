@@ -253,7 +253,7 @@ def _lesions(finding: Finding) -> list[tuple[np.ndarray, str, tuple[float, ...]]
     for number, lesion in zip(numbers, measure_lesions(finding.mask, pixel_mm)[0], strict=False):
         marked = (labels == number).astype(np.uint8)
         outlines, _ = cv2.findContours(marked, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        sizes = (lesion["longest"], lesion["shortest"], lesion["area"]) if pixel_mm else ()
+        sizes: tuple[float, ...] = (lesion["longest"], lesion["shortest"], lesion["area"]) if pixel_mm else ()
         # the centre of the first pixel is (0.5, 0.5)
         found.append((outlines[0][:, 0] + np.array([left + 0.5, top + 0.5]), lesion["class"], sizes))
     return found

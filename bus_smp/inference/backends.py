@@ -8,7 +8,7 @@ import numpy as np
 
 from bus_smp.classes import CLASSES
 from bus_smp.errors import ConfigError
-from bus_smp.inference.ensemble import VIEWS, VIEWS_BY_NAME, EnsemblePredictor
+from bus_smp.inference.ensemble import EnsemblePredictor, MirrorPredictor
 from bus_smp.inference.export import describe_parity, export_run, find_export
 from bus_smp.inference.formats.onnx import load_onnx
 from bus_smp.inference.formats.openvino import load_openvino
@@ -19,6 +19,7 @@ from bus_smp.inference.predictor import (
     load_predictor,
     predictor_of,
 )
+from bus_smp.measures.decision import DecisionRules, join_rules
 from bus_smp.model.checkpoint import read_header
 from bus_smp.runs.ensemble import Ensemble, check_views, join_sha256
 from bus_smp.runs.find import find_ensemble
@@ -179,8 +180,11 @@ def open_ensemble(
         headers.append(header)
         if operating_point:
             predictor = predictor.at_operating_point()
-        views = [predictor, *(VIEWS_BY_NAME[view](predictor) for view in ensemble.views)]
-        predictors.append(EnsemblePredictor(views, VIEWS) if len(views) > 1 else predictor)
+        # the only view that there is
+        mirrored = "mirror" in ensemble.views
+        predictors.append(
+            EnsemblePredictor([predictor, MirrorPredictor(predictor)], "views") if mirrored else predictor
+        )
     together = EnsemblePredictor(predictors) if len(predictors) > 1 else predictors[0]
     return together, join_headers(headers)
 
@@ -207,13 +211,13 @@ def join_headers(headers: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _join_calibrations(calibrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    thresholds = [one["threshold"] for one in calibrations if one.get("threshold") is not None]
-    if len(thresholds) < len(calibrations):
+    threshold = join_rules([DecisionRules.of(one) for one in calibrations]).threshold
+    if threshold is None:
         reasons = [one.get("reason") for one in calibrations if one.get("threshold") is None]
         return {"threshold": None, "reason": next(filter(None, reasons), "not every run is calibrated")}
     levels = [one.get("thresholds") or {} for one in calibrations]
     return {
-        "threshold": float(np.mean(thresholds)),
+        "threshold": threshold,
         "thresholds": {
             key: float(np.mean([one[key] for one in levels]))
             for key in levels[0]

@@ -1,6 +1,6 @@
 """Several networks, or several views of one, as one predictor: the mean of their probabilities, and how far they differ."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,9 @@ from bus_smp.measures.decision import DecisionRules, join_rules
 from bus_smp.measures.overlap import classes_of
 from bus_smp.measures.uncertainty import mean_pairwise_dice
 
-NETWORKS, VIEWS = "networks", "views"
-
 
 class MirrorPredictor(Predictor):
-    """A predictor that sees each image mirrored left to right, and mirrors what it finds back."""
+    """A predictor that mirrors each image left to right, predicts it, and mirrors the result back."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
@@ -35,22 +33,18 @@ class MirrorPredictor(Predictor):
         ]
 
 
-# What ``--views`` may name, and what makes a view of a network.
-VIEWS_BY_NAME: dict[str, Callable[[Predictor], Predictor]] = {"mirror": MirrorPredictor}
-
-
 class EnsemblePredictor(Predictor):
-    """The mean of several predictors. One after the other predicts a batch, and only their sum is kept.
+    """The mean of several predictors. They predict a batch one after the other, and only the sum is kept.
 
     Outlines come from the mean of the probabilities before temperature, at the image's own size; scores from the mean of
     the calibrated ones, on the grid of the largest network. The threshold is the mean of theirs.
 
     Args:
         members: networks, whose grids may differ in size and geometry; or the views of one network.
-        of: ``NETWORKS`` or ``VIEWS``: the key of their disagreement.
+        of: what they are, ``networks`` or ``views``: the key of their disagreement.
     """
 
-    def __init__(self, members: Sequence[Predictor], of: str = NETWORKS) -> None:
+    def __init__(self, members: Sequence[Predictor], of: str = "networks") -> None:
         # the largest grid comes first, the others are brought to it
         self.members = sorted(members, key=lambda member: -member.size)
         self.of = of
@@ -75,7 +69,7 @@ class EnsemblePredictor(Predictor):
 
 
 class _Mean:
-    """Predictions of one image, added up; of each only its lesion mask is kept."""
+    """The sum of the predictions of one image; of each one only the lesion mask is kept."""
 
     def __init__(self) -> None:
         self.lesions: list[np.ndarray] = []
@@ -125,7 +119,7 @@ class _Mean:
         )
 
     def _mean_of_heads(self) -> dict[str, Any]:
-        """What the heads of the whole image say on average; nothing of a head that not every network has."""
+        """The mean output of the heads of the whole image; None for a head that not every network has."""
         images, shapes = zip(*self.of_heads, strict=True)
         return {
             "image_probabilities": np.mean(images, axis=0)

@@ -1,20 +1,30 @@
-"""Where the answers come from that a reader is shown: a run, or the masks of a manifest; and what a run is worth."""
+"""The sources of the answers that a reader sees: runs, or the masks of a manifest; and how good a run is."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bus_smp.data.examples import read_example
+from bus_smp.data.images import pixel_sha256
+from bus_smp.data.manifest import Manifest
 from bus_smp.errors import BusSmpError
+from bus_smp.measures.decision import DecisionRules
+from bus_smp.runs.ensemble import Ensemble
 from bus_smp.runs.evaluations import read_summary
+from bus_smp.runs.layout import list_evaluations
 from bus_smp.serve.worklist import Case, Picture
+
+if TYPE_CHECKING:
+    from bus_smp.inference.predictor import Predictor
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What is said about one picture.
+    """The answer to one picture.
 
     Attributes:
         mask: uint8 (H, W) of class indices.
@@ -48,15 +58,61 @@ class Source:
     record: Mapping[str, Any] | None = None
 
 
+def answer_by_run(ensemble: Ensemble, predictor: "Predictor", header: Mapping[str, Any]) -> Source:
+    """A run, or several as one, as a source: its answers are what ``bus-smp predict`` writes, pixel for pixel.
+
+    Args:
+        predictor, header: of ``ensemble``, from ``open_ensemble``.
+    """
+    from bus_smp.inference.predictor import describe_computing, label_rule
+
+    def give(case: Case, picture: Picture) -> Answer:
+        prediction = predictor.predict(picture.pixels)
+        return Answer(prediction.mask, prediction.label, prediction.score, prediction.disagreement)
+
+    rules = DecisionRules.of(header.get("calibration"))
+    record = {
+        "weights": header["sha256"],
+        "computed_in": describe_computing(predictor.computed_in),
+        "threshold": rules.threshold,
+    }
+    worth = describe_worth(header, list_evaluations(ensemble.folder))
+    return Source(ensemble.name, give, label_rule(rules), worth, record)
+
+
+def review_manifest(name: str, manifest: Manifest) -> tuple[list[Case], Source]:
+    """The images of a manifest as cases, and its own masks and labels as the answers."""
+    rows = {f"m{number}": row for number, row in enumerate(manifest.used().to_dict("records"), 1)}
+
+    def load(row: dict[str, Any], frame: int) -> Picture:
+        image, _ = read_example(manifest, row)
+        known = str(row.get("pixel_mm", "") or "")
+        size = (float(known), float(known)) if known else None
+        source = "the manifest" if known else "the manifest does not say how large a pixel is"
+        patient = row["patient_id"] if row["patient_known"] else ""
+        return Picture(image, pixel_sha256(image), size, source, patient)
+
+    def give(case: Case, picture: Picture) -> Answer:
+        row = rows[case.id]
+        return Answer(read_example(manifest, row, checked=True)[1], row["label"])
+
+    cases = [
+        Case(case_id, row["image_id"], partial(load, row), manifest.image_path(row))
+        for case_id, row in rows.items()
+    ]
+    worth = ("These are the masks of the manifest, not a model's.",)
+    return cases, Source(name, give, "the manifest's label", worth, {"manifest": manifest.sha256})
+
+
 def describe_worth(header: Mapping[str, Any], evaluations: Sequence[Path]) -> tuple[str, ...]:
-    """What a run was trained on, and how it did on data that it never saw: a line each.
+    """What a run was trained on, and how good it is on data that it never saw: a line each.
+
+    Sensitivity and specificity are of malignancy by image, with 95 % intervals over patients, by the run's threshold if
+    it has one, else by the class with more pixels.
 
     Args:
         header: of its weights.
         evaluations: its evaluation folders.
-
-    Sensitivity and specificity are of malignancy by image, with 95 % intervals over patients, by the run's threshold if
-    it has one, else by the class with more pixels.
     """
     lines = [f"Trained on {', '.join(header['datasets'])}."]
     external = 0
@@ -71,7 +127,7 @@ def describe_worth(header: Mapping[str, Any], evaluations: Sequence[Path]) -> tu
             lines.append(f"Its evaluation {folder.name} cannot be read.")
     if not external:
         lines.append(
-            "Never evaluated on data from outside: nobody knows how it does on other patients and devices."
+            "Never evaluated on data from outside: how it performs on other patients and devices is not known."
         )
     if not header.get("calibration"):
         lines.append("Not calibrated: the score is no probability.")

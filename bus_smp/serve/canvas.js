@@ -35,7 +35,7 @@ export class Viewer {
     this.lesions = [];
     this.undone = [];
     this.done = [];
-    this.touched = this.editable = false;
+    this.touched = false;
     this.cursor = null;
     this.penDown = false;
     this.draw();
@@ -51,7 +51,6 @@ export class Viewer {
     this.mask = new Uint8Array(this.width * this.height);
     this.layer.width = this.width;
     this.layer.height = this.height;
-    this.editable = true;
     this.fit(true);
   }
 
@@ -339,7 +338,7 @@ export class Viewer {
     this.pointers.set(event.pointerId, event);
     if (this.pointers.size === 2) return this.endStroke(true);
     const point = this.point(event);
-    this.action = event.button === 1 || this.tool === "pan" || !this.editable ? "pan" : this.tool;
+    this.action = event.button === 1 || this.tool === "pan" ? "pan" : this.tool;
     if (this.action === "brush" && (event.ctrlKey || event.metaKey || event.button === 2 || event.buttons & 32)) this.action = "erase";
     this.begin(point);
   }
@@ -434,7 +433,7 @@ export class Viewer {
   }
 
   press() {
-    if (!this.image || !this.editable) return;
+    if (!this.image) return;
     this.cursor ||= [this.width / 2, this.height / 2];
     if (this.penDown) {
       this.penDown = false;

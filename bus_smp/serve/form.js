@@ -1,4 +1,4 @@
-// The questions as a form that the keyboard alone can fill in: a digit chooses and goes on, Enter goes on.
+// The questions as a form for the keyboard: a digit chooses and goes on, Enter goes on.
 
 export class Form {
   // element: the form; events: changed().
@@ -32,6 +32,7 @@ export class Form {
     if (box.tagName === "DIV") {
       const input = document.createElement(kind === "text" ? "textarea" : "input");
       input.id = title.htmlFor = `question-${key}`;
+      // the length as in questions.py
       if (kind === "text") (input.rows = 2), (input.maxLength = 2000);
       else Object.assign(input, { type: "number", min: question.from, max: question.to, step: "any", inputMode: "decimal" });
       box.append(input);
@@ -54,9 +55,9 @@ export class Form {
     return this.element.querySelector(`[data-key="${key}"]`);
   }
 
-  fill(answers = {}) {
+  fill(answers) {
     for (const { key, kind } of this.questions) {
-      const value = answers?.[key];
+      const value = answers[key];
       if (value === undefined) continue;
       if (kind === "text" || kind === "number") this.box(key).querySelector("input, textarea").value = value;
       else for (const input of this.box(key).querySelectorAll("input")) input.checked = [value].flat().includes(input.value);

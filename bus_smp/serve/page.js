@@ -22,7 +22,7 @@ let answers = [];
 let side = 0;
 let opening = 0;
 let saving = false;
-let lastSaid = null;
+let lastClass = null;
 let seconds = { own: 0, final: 0 };
 
 const viewer = new Viewer($("canvas"), { changed: () => maskChanged(), say: (words) => say(words) });
@@ -207,7 +207,6 @@ async function open(next, nextFrame = 0) {
     if (mine !== opening) return;
     info = found;
     one.bad = false;
-    one.frames = info.frames;
     viewer.open(bitmap, info.pixel_mm);
     $("clip").hidden = info.frames < 2;
     $("frame-slider").max = info.frames - 1;
@@ -254,8 +253,8 @@ function showSide() {
 function begin() {
   const kept = JSON.parse(sessionStorage.getItem(keptKey()) || "null");
   const questions = session.questions[info.phase];
-  const given = info.phase === "final" && info.own ? info.own : {};
-  const { comment, ...prefilled } = given;
+  // the comment of the own answer is no comment on the final one
+  const { comment, ...prefilled } = (info.phase === "final" && info.own) || {};
   form.element.reset();
   form.open(questions, { ...prefilled, ...(kept?.answers || {}) });
   $("phase").textContent = session.mode === "blind" && info.phase === "final" ? "Your final answer" : "Your answer";
@@ -283,11 +282,11 @@ const keptKey = () => `kept:${cases[current].id}:${frame}:${info.phase}`;
 // What is not saved yet stays in this tab over a reload, and nowhere else.
 function keep() {
   if (!info || form.element.hidden) return;
-  // what the reader outlines has the class that the reader says
-  const said = form.answers().class;
-  if (said && said !== lastSaid) paint(said === "benign" ? 1 : 2);
-  lastSaid = said;
-  const kept = { answers: form.answers(), calipers: viewer.calipers, mask: viewer.touched ? packed(viewer.mask) : null };
+  // the brush paints the class that the reader answers
+  const given = form.answers();
+  if (given.class && given.class !== lastClass) paint(given.class === "benign" ? 1 : 2);
+  lastClass = given.class;
+  const kept = { answers: given, calipers: viewer.calipers, mask: viewer.touched ? packed(viewer.mask) : null };
   try {
     sessionStorage.setItem(keptKey(), JSON.stringify(kept));
   } catch {
@@ -338,9 +337,7 @@ async function save(event) {
       begin();
       if (session.sources.length) say(`Your answer is stored. This is the model's.${outlined ? " Ctrl Z brings your own outline back." : ""}`);
     } else {
-      const one = cases[current];
-      one.done = true;
-      info.done = true;
+      cases[current].done = info.done = true;
       listCases();
       if (info.frames === 1) next = cases.findIndex((other, place) => place > current && !other.done);
       if (info.frames === 1 && next < 0) next = cases.findIndex((other) => !other.done);
@@ -496,7 +493,7 @@ document.addEventListener("keydown", (event) => {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (key === "h") return hide(true);
   if (key === "0" && !event.target.closest("#form")) return viewer.fit(true);
-  if (keys[key] && viewer !== null) {
+  if (keys[key]) {
     event.preventDefault();
     keys[key]();
   } else if (/^\d$/.test(key) && !event.target.closest("#form") && !form.element.hidden) form.start();

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from bus_smp.data.dicom import is_dicom, read_dicom, read_view
 from bus_smp.data.images import pixel_sha256, read_image
 from bus_smp.errors import DataError, ImageError
 from bus_smp.system.files import file_sha256
+from bus_smp.text import counted
 
 # Larger pictures are no ultrasound scans, and their masks would make the page slow.
 _MOST_PIXELS = 16_000_000
@@ -223,10 +224,37 @@ def _colour_note(pixels: np.ndarray) -> tuple[str, ...]:
     )
 
 
-def file_cases(files: Iterable[tuple[Path, str]]) -> list[Case]:
-    """The cases of image files, (path, name) pairs as from ``find_images``."""
+def find_cases(inputs: Sequence[Path], say: Callable[[str], None] = lambda text: None) -> list[Case]:
+    """The cases of image files and folders; masks in folders are left out.
+
+    Args:
+        say: receives a line for each kind of file that is left out.
+
+    Raises:
+        DataError: as ``find_images``.
+    """
+    from bus_smp.inference.predict_files import MASK_WORDS, find_images, is_mask
+
+    def looks_like_mask(path: Path) -> bool:
+        try:
+            return bool(MASK_WORDS.search(f"{path.parent.name}/{path.stem}".lower())) and is_mask(
+                path, read_image(path)
+            )
+        except ImageError:
+            # the page shows why it cannot be read
+            return False
+
+    found = [path for path, _ in find_images(inputs, say=say)] if inputs else []
+    scans = [path for path in found if path in inputs or not looks_like_mask(path)]
+    if masks := len(found) - len(scans):
+        say(f"Left out: {counted(masks, 'file')}: masks by their few colours, no scans")
+    return file_cases(scans)
+
+
+def file_cases(paths: Iterable[Path]) -> list[Case]:
+    """The cases of image files; one that cannot be read is a case too."""
     cases: list[Case] = []
-    for path, _ in files:
+    for path in paths:
         for title, frames, pane in list_panes(path, path.name):
             cases.append(Case(f"c{len(cases) + 1}", title, _loader(path, pane), path, frames, pane))
     return cases
