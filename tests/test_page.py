@@ -167,6 +167,20 @@ def test_axe_finds_nothing_in_any_state(tmp_path, browser, width):
         context.close()
 
 
+def test_a_reload_comes_back_to_the_open_image_with_what_was_answered(tmp_path, browser):
+    paths = write_images(tmp_path, 3)
+    with serving(tmp_path / "to", paths) as served, Tab(browser, served) as tab:
+        tab.ready("Store my answer")
+        tab.press("j")
+        tab.wait(f"#name:text('{paths[1].name}')")
+        tab.ready("Store my answer")
+        tab.press("2", "1")
+        tab.page.reload()
+        tab.ready("Store my answer")
+        assert tab.text("#name") == paths[1].name
+        assert tab.page.locator("#form input[value=benign]").is_checked()
+
+
 def test_a_dropped_file_is_read_and_a_second_tab_is_told(tmp_path, browser):
     (path,) = write_images(tmp_path, 1)
     context = browser.new_context()

@@ -9,6 +9,7 @@ const $ = (id) => document.getElementById(id);
 // The secret came behind the # of the link, which no server and no log receives; a reload finds it in this tab.
 if (location.hash.length > 1) {
   sessionStorage.setItem("token", location.hash.slice(1));
+  sessionStorage.removeItem("place");
   history.replaceState(null, "", location.pathname);
 }
 const token = sessionStorage.getItem("token") || "";
@@ -206,6 +207,7 @@ async function open(next, nextFrame = 0) {
     const bitmap = await createImageBitmap(await ask(`${place()}/image`, { kind: "blob" }), { colorSpaceConversion: "none" });
     if (mine !== opening) return;
     info = found;
+    sessionStorage.setItem("place", one.id);
     one.bad = false;
     viewer.open(bitmap, info.pixel_mm);
     $("clip").hidden = info.frames < 2;
@@ -555,7 +557,9 @@ async function start() {
     $("who").textContent = `${session.reader} \u00b7 ${modes[session.mode]}`;
     cases = session.cases.map((one) => ({ ...one, file: null }));
     listCases();
-    if (cases.length) open(Math.max(0, cases.findIndex((one) => !one.done)));
+    // a reload comes back to the image that was open, a new link to the first that is not done
+    const last = cases.findIndex((one) => one.id === sessionStorage.getItem("place"));
+    if (cases.length) open(Math.max(0, last < 0 ? cases.findIndex((one) => !one.done) : last));
     else message("Drop images or a folder here, or choose them with \u201cAdd files\u201d.");
   } catch (error) {
     message(error.message, true);
