@@ -12,7 +12,7 @@ from PIL import Image
 
 from bus_smp.serve.answers import Answer, Source
 from bus_smp.serve.app import make_app
-from bus_smp.serve.guard import LINK_HEADER
+from bus_smp.serve.guard import LINK_HEADER, TimedProtocol
 from bus_smp.serve.reading import Reading
 from bus_smp.serve.records import open_journal
 from bus_smp.serve.worklist import Worklist, file_cases
@@ -64,7 +64,9 @@ def serving(folder, paths, mode="blind", reader="r1", gives=(block,), **guard):
         reading = Reading(Worklist(cases), journal, given, mode=mode, reader=reader)
         listening = socket.create_server(("127.0.0.1", 0))
         app = make_app(reading, TOKEN, ["127.0.0.1"], **guard)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", http="h11", ws="none"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="error", lifespan="off", http=TimedProtocol, ws="none")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -19,7 +19,7 @@ from PIL import Image
 from bus_smp.data.images import pixel_sha256, read_image, read_mask
 from bus_smp.errors import DataError
 from bus_smp.serve.answers import Answer
-from bus_smp.serve.guard import HEADERS, LINK_HEADER
+from bus_smp.serve.guard import HEADERS, LINK_HEADER, TimedProtocol
 from bus_smp.serve.records import RECORDS, open_journal, read_records
 
 
@@ -153,6 +153,17 @@ def test_an_upload_ends_at_its_size_and_time(tmp_path):
 def _head(port, more):
     lines = f"POST /api/files HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{LINK_HEADER}: {TOKEN}\r\n"
     return lines.encode() + more + b"\r\n"
+
+
+def test_a_connection_that_never_ends_its_headers_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(TimedProtocol, "patience", 0.2)
+    with serving(tmp_path / "to", write_images(tmp_path)) as page:
+        for before in (b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", page.port), timeout=30) as waiting:
+                waiting.sendall(before + b"GET /api/session HTTP/1.1\r\nHost: 127")
+                while waiting.recv(100_000):
+                    pass
+        assert page.ask("/api/session")[0] == 200
 
 
 def test_a_file_that_is_no_image_is_named_with_the_reason_and_the_others_go_on(tmp_path):

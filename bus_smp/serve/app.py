@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from bus_smp.classes import CLASSES
 from bus_smp.errors import BusSmpError
-from bus_smp.serve.guard import MOST_BYTES, Guard
+from bus_smp.serve.guard import MOST_BYTES, Guard, TimedProtocol
 from bus_smp.serve.reading import Busy, Opened, Reading, TooEarly, parse_answer, parse_mask
 from bus_smp.serve.worklist import Gone
 from bus_smp.text import NOT_CLINICAL
@@ -215,7 +215,7 @@ def run_app(app: Starlette, listening: socket.socket) -> None:
     """Serve until Ctrl-C or SIGTERM; requests under way get one second."""
     config = uvicorn.Config(
         app, log_level="error", access_log=False, server_header=False, ws="none", lifespan="off", loop="asyncio",
-        http="h11", limit_concurrency=_MOST_CONNECTIONS, timeout_keep_alive=5, timeout_graceful_shutdown=1,
+        http=TimedProtocol, limit_concurrency=_MOST_CONNECTIONS, timeout_keep_alive=5, timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=16_384,
     )  # fmt: skip
     with contextlib.closing(listening):

@@ -7,10 +7,13 @@ for data; requests from other origins are refused; a body has a size and a time.
 
 import asyncio
 import hmac
+from typing import Any
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # A clip of 120 uncompressed frames of 800 x 600 pixels in colour has 173 MB.
 MOST_BYTES = 256 << 20
@@ -124,6 +127,25 @@ class Guard:
                 raise _TooLarge
             more = message.get("more_body", False)
         return b"".join(parts)
+
+
+class TimedProtocol(H11Protocol):
+    """HTTP whose headers come in time: uvicorn waits for them without end, and a connection that waits takes a place."""
+
+    # Seconds from the beginning of the wait to its end: once to twice of these.
+    patience = 15.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to look at the connection from time to time."""
+        super().connection_made(transport)
+        self.loop.call_later(self.patience, self._look, None)
+
+    def _look(self, before: Any) -> None:
+        now = (self.cycle,) if self.conn.their_state is h11.IDLE else None
+        if now is not None and now == before:
+            self.transport.close()
+        if not self.transport.is_closing():
+            self.loop.call_later(self.patience, self._look, now)
 
 
 class _TooLarge(Exception):

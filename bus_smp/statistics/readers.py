@@ -11,6 +11,7 @@ import pandas as pd
 from bus_smp.classes import LABELS, MALIGNANT
 from bus_smp.statistics.bootstrap import MIN_GROUPS, Resampled, bootstrap, draw_groups, estimate
 from bus_smp.statistics.estimators import Ratio
+from bus_smp.text import counted
 
 # key -> words, unit. "%" is a share of images.
 MEASURES = {
@@ -213,7 +214,9 @@ def format_readers(found: Mapping[str, Any]) -> list[str]:
     """The result of ``tabulate_readers`` as lines of a table."""
     lines: list[str] = []
     for name, of in found["readers"].items():
-        lines += [f"{name}: {of['images']} images of {of['patients']} patients or images; [95 % CI]"]
+        lines += [
+            f"{name}: {counted(of['images'], 'image')} of {of['patients']} patients or images; [95 % CI]"
+        ]
         for key, (words, unit) in MEASURES.items():
             if key in of["measures"]:
                 lines.append(f"  {words:<38} {_shown(of['measures'][key], unit)}")
