@@ -5,8 +5,9 @@
 Every training has its own seed and half of the changes; every change is in half of the trainings, and in half of those
 with any other change (a Hadamard matrix). So all trainings inform about each change, and no effect of a single change is
 mixed with an interaction of two. An effect is the mean with the change minus the mean without; its standard error comes
-from what the changes and the data set leave unexplained. A training that is finished is not repeated: type the
-command again to continue. ``--table`` prints the effects of the trainings that are finished.
+from what the changes and the data set leave unexplained. A training that failed (lesion Dice at home below .1) is
+named and left out. A training that is finished is not repeated: type the command again to continue. ``--table`` prints
+the effects of the trainings that are finished.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -68,6 +70,8 @@ CHANGES = {
 COLUMNS = (1, 2, 4, 8, 7, 11, 13, 14)
 SOURCES = ("bus-uclm", "busi")
 RUNS = 16
+# lesion Dice at home
+FAILED = 0.1
 
 MEASURES = {
     "dice": "lesion Dice",
@@ -207,7 +211,9 @@ def measure(truth: np.ndarray, found: Prediction) -> dict[str, float]:
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Probability that a positive has the higher score, ties half (Mann-Whitney)."""
+    """Probability that a positive has the higher score, ties half (Mann-Whitney); NaN where one kind is missing."""
+    if not len(positive) or not len(negative):
+        return float("nan")
     ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
     return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / len(positive) / len(negative))
 
@@ -238,8 +244,10 @@ def summarise(table: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def effects(runs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Effect of each column of the design and its standard error, by least squares; NaN errors where no run is left over."""
+    """Effect of each column of the design and its standard error, by least squares; NaN where the runs cannot tell."""
     matrix = np.column_stack([np.ones(len(runs)), runs])
+    if np.linalg.matrix_rank(matrix) < matrix.shape[1]:
+        return np.full(runs.shape[1], np.nan), np.full(runs.shape[1], np.nan)
     solution = np.linalg.lstsq(matrix, values, rcond=None)[0]
     left = len(values) - matrix.shape[1]
     variance = np.square(values - matrix @ solution).sum() / left if left > 0 else np.nan
@@ -252,20 +260,34 @@ def print_table(out: Path) -> None:
     done = {number: path for number, path in done.items() if path.exists()}
     if not done:
         sys.exit(f"{out} holds no finished run")
-    runs = design()[list(done)]
-    scores = [summarise(pd.read_csv(path)) for path in done.values()]
-    print(f"\n{len(done)} of {RUNS} runs; effect of each change (standard error)")
-    for view in ("plain", "mirror"):
-        for place in ("other", "home"):
-            values = {name: np.array([one[view, place][name] for one in scores]) for name in MEASURES}
-            print(f"\n{'mean of both mirrored' if view == 'mirror' else 'one'} view, {place} data\n")
-            print("| | " + " | ".join(MEASURES.values()) + " |\n|---" * 1 + "|---" * len(MEASURES) + "|")
-            for at, source in enumerate(SOURCES):
-                means = (f"{value[runs[:, 0] == at].mean():.3f}" for value in values.values())
-                print(f"| mean, trained on {source} | " + " | ".join(means) + " |")
-            found = [effects(runs, value) for value in values.values()]
-            for at, change in enumerate(CHANGES, start=1):
-                print(f"| {change} | " + " | ".join(f"{e[at]:+.3f} ({s[at]:.3f})" for e, s in found) + " |")
+    summaries = {number: summarise(pd.read_csv(path)) for number, path in done.items()}
+    failed = [number for number, one in summaries.items() if one["plain", "home"]["dice"] < FAILED]
+    scores = [one for number, one in summaries.items() if number not in failed]
+    runs = design()[[number for number in summaries if number not in failed]]
+    print(
+        f"\n{len(done)} of {RUNS} runs; failed, left out: {failed or 'none'}; effect of each change (standard error)"
+    )
+    for place in ("other", "home"):
+        print(f"\n{place} data\n\n| | {' | '.join(MEASURES.values())} |\n|---{'|---' * len(MEASURES)}|")
+        # runs x measures
+        values, mirrored = (
+            np.array([[one[view, place][name] for name in MEASURES] for one in scores])
+            for view in ("plain", "mirror")
+        )
+        for at, source in enumerate(SOURCES):
+            means = pd.DataFrame(values[runs[:, 0] == at]).mean()
+            print(f"| mean, trained on {source} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+        found = np.array([effects(runs, column) for column in values.T])
+        for at, change in enumerate(CHANGES, start=1):
+            _print_effects(change, found[:, 0, at], found[:, 1, at])
+        # both of the same runs
+        gain = pd.DataFrame(mirrored - values)
+        _print_effects("mirror averaging", gain.mean(), gain.sem())
+
+
+def _print_effects(name: str, effects: Iterable[float], errors: Iterable[float]) -> None:
+    cells = (f"{effect:+.3f} ({error:.3f})" for effect, error in zip(effects, errors, strict=True))
+    print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
