@@ -121,11 +121,14 @@ def test_the_mask_leaves_out_what_is_too_uncertain_or_too_small_only_when_asked(
     np.testing.assert_array_equal(plain.mask, plain.plain_mask)
     sizes = sorted(plain.lesions.shares)
     np.testing.assert_allclose(sorted(plain.lesions.peaks), [0.6, 0.9], atol=1e-6)
-    for rules in (DecisionRules(0.5, 0.7, 0.0, True), DecisionRules(0.5, 0.0, sizes[1], True)):
+    for rules in (
+        DecisionRules(0.5, 0.7, 0.0, drops_lesions=True),
+        DecisionRules(0.5, 0.0, sizes[1], drops_lesions=True),
+    ):
         found = _prediction(rules)
         assert set(np.unique(found.mask)) == {0, 1}
         np.testing.assert_array_equal(found.mask == 1, plain.mask == 1)
-    nothing = _prediction(DecisionRules(0.5, 0.95, 0.0, True))
+    nothing = _prediction(DecisionRules(0.5, 0.95, 0.0, drops_lesions=True))
     assert not nothing.mask.any()
     assert (nothing.score, nothing.label) == (plain.score, "normal")
     assert plain.label == "malignant"

@@ -392,8 +392,8 @@ def find_panes(
 ) -> tuple[tuple[Pane, ...], tuple[str, ...]]:
     """Return the B-mode panes of a frame, and a line on each region.
 
-    Right millimetres or none: a region tells them only if both of its axes are in cm, it lies inside of the frame, the
-    regions of a pane agree, and a pixel has a size that breast ultrasound can have. Where one region reaches outside,
+    A region gives the size of a pixel only if both of its axes are in cm, it lies inside of the frame, the regions of a
+    pane agree, and the size is one that breast ultrasound can have. Where one region reaches outside,
     the picture was shrunk or cut after the regions were written, and none of them is believed.
 
     Args:

@@ -1,4 +1,4 @@
-"""The operating point: from which probability and size on a predicted lesion is kept."""
+"""The operating point: the probability and the size from which a predicted lesion is kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,8 +52,8 @@ class FoundLesions:
 def fit_operating_point(images: Sequence[FoundLesions]) -> dict[str, Any]:
     """The thresholds with the fewest false alarms that still find enough lesions, and the gate of an image head.
 
-    The gate is the probability of normal above which an image shows no lesion. It is fitted together with the thresholds, so
-    that all of them together find as many lesions as the thresholds would have to find by themselves; of equal ones the highest is taken.
+    The gate is the probability of normal above which an image shows no lesion. Gate and thresholds together must find as
+    many lesions as the thresholds without a gate; of gates with equally few false alarms the highest is taken.
 
     Returns:
         As ``_fit_thresholds``, and ``most_normal`` (rounded up to 6 decimals) where a gate leaves fewer false alarms.

@@ -78,7 +78,7 @@ def write_uncertainty(per_image: pd.DataFrame, path: Path, title: str) -> None:
     for column, (words, color, dashes) in _UNSURE.items():
         unsure = shown[column].to_numpy(float)
         if len(shown) and not np.isnan(unsure).any():
-            curves[f"{words}"] = (*risk_coverage(-unsure, risk), color, dashes)
+            curves[words] = (*risk_coverage(-unsure, risk), color, dashes)
     best = risk_coverage(-risk, risk)
     labels = [wrap(f"{words} (area {area:.3f})", COLUMN - 0.8) for words, (_, _, area, *_) in curves.items()]
     least = wrap(f"by the true Dice: no order is better (area {best[2]:.3f})", COLUMN - 0.8)

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from bus_smp.figures.style import BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, VERMILLION, save, style, wrap
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
-_NAMES = 2.7  # inches
+# Width of the names of the measures in inches.
+_NAMES = 2.7
 
 
 def write_readers(

@@ -55,7 +55,7 @@ _MASK, _OVERLAY, _UNSURE = "_predicted.png", "_overlay.png", "_uncertainty.png"
 _RESULTS = (_MASK, _OVERLAY, _UNSURE, "_mask.png")
 
 # What the name of a truth mask, or of its folder, contains.
-MASK_WORDS = re.compile(r"mask|gt|truth|label|seg|annot|tumou?r|lesion|roi|other\d")
+_MASK_WORDS = re.compile(r"mask|gt|truth|label|seg|annot|tumou?r|lesion|roi|other\d")
 
 # An image with more pixels is read by itself, as the largest takes half a gigabyte on its way, and its overlay is drawn on
 # a copy with about so many pixels; the mask has the image's own size.
@@ -239,8 +239,12 @@ def _writable(name: str) -> str:
 
 def is_mask(path: Path, pixels: np.ndarray) -> bool:
     """Whether a file holds a mask, not a scan, by its pixels (``read_image``) and by its name and folder."""
-    named = MASK_WORDS.search(f"{path.resolve().parent.name}/{path.stem}".lower())
-    return looks_like_mask(pixels, bool(named))
+    return looks_like_mask(pixels, is_called_mask(path))
+
+
+def is_called_mask(path: Path) -> bool:
+    """Whether the name of a file or of its folder is that of a mask."""
+    return bool(_MASK_WORDS.search(f"{path.resolve().parent.name}/{path.stem}".lower()))
 
 
 def check_targets(images: Sequence[tuple[Path, str]], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The rules by which probabilities become a decision, and what each predicted lesion of a mask is kept or dropped by."""
+"""The rules that turn probabilities into a decision, and the properties of predicted lesions that they apply to."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class DecisionRules:
     drops_lesions: bool = False
 
     @classmethod
-    def of(cls, calibration: Mapping[str, Any] | None, drops_lesions: bool = False) -> "DecisionRules":
+    def of(cls, calibration: Mapping[str, Any] | None) -> "DecisionRules":
         """The rules in the ``calibration`` of a header; that of an older version lacks the operating point."""
         calibration = calibration or {}
         point = calibration.get("operating_point") or {}
@@ -39,7 +39,6 @@ class DecisionRules:
             point.get("least_probability"),
             point.get("least_area"),
             point.get("most_normal"),
-            drops_lesions,
         )
 
     @property

@@ -2,9 +2,9 @@
 
 The mean distance to the nearest training images, divided by the distance that 99 % of the validation images stay below
 (k nearest neighbours: Sun et al., ICML 2022). Above 1 the image is farther from the training images than nearly all
-validation images: another scanner, organ or device, a photograph, a mask. What is kept of the training images is small and
-shows nothing of them: random projections of the encoder's mean feature at 1/16. The deepest feature, at 1/32, was
-measured too and is not taken: it holds what the lesion is rather than what kind of picture it is (docs/ensembles.md).
+validation images: another scanner, organ or device, a photograph, a mask. Only random projections of the encoder's mean
+feature at 1/16 are kept of the training images. The deepest feature, at 1/32, is worse: it describes the lesion more than
+the kind of picture (docs/ensembles.md).
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""How unsure a prediction is of itself, as one number for an image; nothing of the truth is used."""
+"""How uncertain a prediction is, as one number for an image, computed without the reference."""
 
 import math
 from collections.abc import Mapping, Sequence

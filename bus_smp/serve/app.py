@@ -49,7 +49,6 @@ def make_app(reading: Reading, token: str, hosts: list[str], **limits: Any) -> S
         limits: of a request's body, as for ``Guard``.
     """
     routes = [Route(path, _static(*of)) for path, of in _FILES.items()]
-    routes.append(Route("/favicon.ico", lambda request: Response(status_code=204)))
     place = "/api/cases/{case}/{frame:int}"
 
     async def session(request: Request) -> Response:

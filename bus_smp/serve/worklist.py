@@ -233,13 +233,11 @@ def find_cases(inputs: Sequence[Path], say: Callable[[str], None] = lambda text:
     Raises:
         DataError: as ``find_images``.
     """
-    from bus_smp.inference.predict_files import MASK_WORDS, find_images, is_mask
+    from bus_smp.inference.predict_files import find_images, is_called_mask, is_mask
 
     def looks_like_mask(path: Path) -> bool:
         try:
-            return bool(MASK_WORDS.search(f"{path.parent.name}/{path.stem}".lower())) and is_mask(
-                path, read_image(path)
-            )
+            return is_called_mask(path) and is_mask(path, read_image(path))
         except ImageError:
             # the page shows why it cannot be read
             return False
