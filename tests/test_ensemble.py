@@ -117,6 +117,17 @@ def test_disagreement_and_spread_by_hand(scans):
     assert mean_pairwise_dice([np.zeros((2, 2), bool)] * 2) == 1, "two empty masks agree"
 
 
+def test_the_order_in_which_runs_are_named_changes_nothing(scans):
+    """Of equal size, one letterboxed: its grid has fewer columns."""
+    stretched, boxed = _Known(_lesion((1, 0), (2, 2))), _Known(_lesion((1, 1), sure=0.7)[..., :3])
+    boxed.weights = ("1" * 64,)
+    one, two = (
+        EnsemblePredictor(members).predict(scans[0]) for members in ((stretched, boxed), (boxed, stretched))
+    )
+    np.testing.assert_array_equal(one.grid, two.grid)
+    np.testing.assert_array_equal(one.native, two.native)
+
+
 def test_networks_with_views_keep_both_disagreements_apart(scans):
     left, right = _Known(_lesion((1, 0))), _Known(_lesion((1, 3)))
     views = [EnsemblePredictor([one, MirrorPredictor(one)], "views") for one in (left, left)]

@@ -45,8 +45,9 @@ class EnsemblePredictor(Predictor):
     """
 
     def __init__(self, members: Sequence[Predictor], of: str = "networks") -> None:
-        # the largest grid comes first, the others are brought to it
-        self.members = sorted(members, key=lambda member: -member.size)
+        # the largest grid comes first, the others are brought to it; of equal sizes, whose grids differ where one is
+        # letterboxed, always the same, in whichever order they are named
+        self.members = sorted(members, key=lambda member: (-member.size, member.weights))
         self.of = of
         self.size = self.members[0].size
         self.batch_size = min(member.batch_size for member in members)

@@ -127,7 +127,7 @@ def check_views(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in VIEWS:
-            raise ConfigError(f"there is no view {name}", hint=f"there is {', '.join(VIEWS)}")
+            raise ConfigError(f"there is no view {name}", hint=f"use one of: {', '.join(VIEWS)}")
     return tuple(dict.fromkeys(names))
 
 
