@@ -215,6 +215,8 @@ def test_an_ensemble_has_a_folder_of_its_own_that_names_runs_and_views(scored, t
     assert len(pd.read_csv(evaluation / "per_image.csv"))
     shown = invoke("info", folder).stdout
     assert "ensemble of 2 runs" in shown and "plain, mirror" in shown and "  second: finished" in shown
+    refused = ended(invoke("calibrate", "--out", folder.parent, "--run", folder.name), 1)
+    assert "name one of them: first, second" in refused
     assert "letterboxed to 96 x 96 px" in invoke("info", second).stdout
 
 

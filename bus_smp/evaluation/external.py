@@ -64,7 +64,7 @@ def check_external(
     if shared:
         raise EvaluationError(
             f"{', '.join(shared)} was used in training this run, so it is no external test",
-            hint="score the run on its own test split instead: bus-smp evaluate",
+            hint="score it on its own test split instead: bus-smp evaluate, with the same --run",
         )
     used = [(manifest, manifest.used()) for manifest in training]
     seen = pd.concat([rows for _, rows in used], ignore_index=True)

@@ -55,7 +55,7 @@ def find_run(name: str | None, out: Path, say: Say = note) -> Run:
     A ``.safetensors`` file, wherever it lies, is a run of which only the weights may be there.
 
     Raises:
-        CheckpointError: if there is none, or it is an experiment; lists the runs that there are.
+        CheckpointError: if there is none, or it is an experiment or an ensemble; lists the runs that there are.
     """
     if name is None:
         return _choose_newest(_list_runs(out), out, say)
@@ -64,10 +64,16 @@ def find_run(name: str | None, out: Path, say: Say = note) -> Run:
     run = Run(find_folder(name, out, say))
     if run.has_weights():
         return run
+    several: Experiment | Ensemble | None = None
     if is_experiment(run.folder):
-        members = ", ".join(member.run for member in read_experiment(run.folder).members)
+        several, kind = read_experiment(run.folder), "an experiment of several runs"
+    elif is_ensemble(run.folder):
+        several, kind = read_ensemble(run.folder), "an ensemble, and has no weights of its own"
+    if several is not None:
+        members = several.runs() if isinstance(several, Experiment) else several.runs
         raise CheckpointError(
-            f"{run.folder} is an experiment of several runs", hint=f"name one of them: {members}"
+            f"{run.folder} is {kind}",
+            hint=f"name one of them: {', '.join(member.name for member in members)}",
         )
     raise _no_run(name, out, (BEST,))
 
