@@ -32,7 +32,7 @@ from bus_smp.model.hybrid import IMAGENET_MEAN, IMAGENET_STD, HybridResNet50
 from bus_smp.model.image_head import image_loss
 from bus_smp.model.perturb import change_shallow_features, exchange_style, perturb_norm
 from bus_smp.model.shape_head import shape_loss, shapes_of, standardise
-from bus_smp.runs.evaluations import read_summary
+from bus_smp.runs.evaluations import read_summary, read_tables
 from bus_smp.runs.run import Run
 from bus_smp.statistics.metrics import IMAGE_COLUMNS
 from bus_smp.statistics.summary import summarise
@@ -400,6 +400,10 @@ def test_evaluation_and_prediction_show_what_the_heads_say(manifests, with_heads
     command = ("--out", with_heads.parent, "--run", "whole")
     ended(invoke("evaluate", *command, "--split", "val"), 0)
     (folder,) = Run(with_heads).evaluations()
+    tables = read_tables(folder)
+    assert "image_normal" in tables.model and all(
+        "image_normal" not in one for one in tables.baselines.values()
+    )
     table, model = pd.read_csv(folder / "per_image.csv"), read_summary(folder)["summaries"]["model"]
     probabilities = table[list(IMAGE_COLUMNS)]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)

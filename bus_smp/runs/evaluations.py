@@ -19,7 +19,7 @@ from bus_smp.measures.pixel_roc import PixelHistograms
 from bus_smp.measures.reliability import Reliability
 from bus_smp.runs import layout
 from bus_smp.statistics.score_table import table_frame, table_latex
-from bus_smp.statistics.summary import TEXT_COLUMNS, read_per_image
+from bus_smp.statistics.summary import NEEDED, TEXT_COLUMNS, read_per_image
 from bus_smp.system.files import replacing, short_name, write_text
 from bus_smp.text import harmless_table, restored_table
 
@@ -91,9 +91,11 @@ def read_tables(folder: Path) -> Tables:
     """
     folder = Path(folder)
     model = read_per_image(folder / layout.PER_IMAGE)
-    both = _read(folder / layout.BASELINE_ROWS, ("baseline", *model.columns))
+    both = _read(folder / layout.BASELINE_ROWS, ("baseline", *NEEDED))
+    # a baseline has no heads for the whole image
+    columns = [column for column in model.columns if column in both]
     baselines = {
-        name: both.loc[both["baseline"] == name, model.columns].reset_index(drop=True) for name in BASELINES
+        name: both.loc[both["baseline"] == name, columns].reset_index(drop=True) for name in BASELINES
     }
     components = _read(folder / layout.COMPONENTS, (*COMPONENT_KEYS, *COMPONENT_COLUMNS))
     keys = ["dataset", "image_id"]
