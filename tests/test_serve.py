@@ -130,7 +130,7 @@ def test_hostile_requests_are_refused(tmp_path):
 
 def test_finding_the_images_of_a_reading_loads_no_torch(tmp_path):
     write_images(tmp_path)
-    code = f"import pathlib, sys; from bus_smp.commands.serve import _files; _files((pathlib.Path({str(tmp_path)!r}),)); assert 'torch' not in sys.modules"
+    code = f"import pathlib, sys; from bus_smp.serve.worklist import find_cases; find_cases((pathlib.Path({str(tmp_path)!r}),)); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
