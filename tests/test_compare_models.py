@@ -187,6 +187,7 @@ def test_a_spread_keeps_its_order_when_it_becomes_a_rate():
     assert quotient([1.0, 10.0, 1.0], [2.0, 20.0, 2.0]) == Spread(0.5, 0.5, 0.5, 3)
 
 
+@pytest.mark.slow
 def test_quality_is_that_of_the_same_training_for_every_network(manifests, trained, tmp_path):
     """The hybrid model with its heads is what ``bus-smp train`` trains, so the last epoch of that has the same score."""
     own = settings_options(manifests)

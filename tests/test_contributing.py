@@ -85,6 +85,7 @@ def test_a_head_is_one_file_and_one_line(copy):
     assert run(copy, "-c", HEADS).split() == ["WideHead"] * 4 + ["64", "32", "16", "8"]
 
 
+@pytest.mark.slow
 def test_a_metric_is_one_entry_and_a_figure_one_file_one_call_and_one_caption(
     copy, trained, bus_uclm_tree, tmp_path
 ):

@@ -363,7 +363,14 @@ def test_evaluate_scores_only_the_test_split(trained):
     assert "test split of the run's own data" in result.stdout
 
 
-@pytest.mark.parametrize("labels", [("normal",), ("benign", "normal"), ("malignant",)])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("normal",),
+        pytest.param(("benign", "normal"), marks=pytest.mark.slow),
+        pytest.param(("malignant",), marks=pytest.mark.slow),
+    ],
+)
 def test_a_target_of_one_patient_or_without_lesions_has_reasons_where_numbers_cannot_be(
     trained, busi_tree, tmp_path, labels
 ):

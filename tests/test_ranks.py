@@ -104,6 +104,7 @@ def test_two_processes_print_and_write_as_one(shared_run):
     assert shown.count("epoch 1/1") == 1
 
 
+@pytest.mark.slow
 def test_two_processes_validate_as_one_does_to_the_last_digit(shared_run):
     """Every image once, on the same weights and the same batch norm statistics."""
     out, _ = shared_run
@@ -116,6 +117,7 @@ def test_two_processes_validate_as_one_does_to_the_last_digit(shared_run):
     assert model["metrics"]["dice_lesion"]["mean"] == score["val_dice_lesion"]
 
 
+@pytest.mark.slow
 def test_crosseval_by_two_processes_writes_what_one_writes(shared_run, manifests):
     out, _ = shared_run
     target = ("crosseval", "--out", out, "--run", "two", "--target", "busi")

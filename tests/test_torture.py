@@ -60,6 +60,7 @@ def no_git(monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_two_moments_ends_with_the_same_bytes(tmp_path, no_git):
     """Each start goes on with another number of loader processes; the last one is not disturbed."""
     hear_ctrl_c()
