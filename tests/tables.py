@@ -8,6 +8,7 @@ import pandas as pd
 from bus_smp.classes import LABELS
 from bus_smp.measures.image import measure_image
 from bus_smp.measures.uncertainty import UNCERTAINTIES
+from bus_smp.statistics.metrics import IMAGE_COLUMNS
 
 
 def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: float = 0.0, **more) -> dict:
@@ -29,6 +30,7 @@ def table_row(image_id: str, group: str, label: str, counts: np.ndarray, score: 
         "pixel_brier": 0.1,
         "pixel_brier_raw": 0.2,
         **dict.fromkeys(UNCERTAINTIES, score),
+        **dict.fromkeys(IMAGE_COLUMNS, score),
     }
     calls = dict.fromkeys(
         ("called_malignant", "called_malignant_90", "called_malignant_95"), float(score >= 0.5)

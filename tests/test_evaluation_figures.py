@@ -191,6 +191,7 @@ def test_calibration_of_no_image_and_of_one_is_drawn(n, tmp_path):
 
 def test_a_bad_mask_that_is_unsure_is_dropped_first(tmp_path):
     table = per_image().assign(disagreement_networks=np.nan, disagreement_views=np.nan, lesion_entropy=0.5)
+    table = table.assign(ood_score=0.5)
     write_uncertainty(table, tmp_path / "one.png", LONG)
     assert color_count(assert_fits(tmp_path / "one.png", COLUMN), GREEN) == 0, "there is only one network"
     write_uncertainty(table.assign(disagreement_networks=0.1), tmp_path / "two.png", LONG)

@@ -243,6 +243,7 @@ def test_the_limits_of_the_comparison():
         "argmax_agreement": 0.9996,
         "dice_lesion_difference": -0.0009,
         "lesion_overlap": None,
+        "largest_head_difference": None,
     }
     assert passes(good)
     for change in (

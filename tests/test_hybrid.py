@@ -120,7 +120,7 @@ def test_an_encoder_that_does_not_fit_is_refused_and_some_that_fit_are_named(nam
     with pytest.raises(ConfigError, match="model.encoder_name=") as caught:
         small_model(encoder_name=name)
     assert reason in caught.value.what
-    assert "resnet50" in caught.value.hint and "tu-resnet18" in caught.value.hint
+    assert "resnet50" in caught.value.hint and "tu-tf_efficientnet_lite0" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["tu-test_resnet", "tu-test_efficientnet", "mobilenet_v2", "vgg11"])

@@ -177,7 +177,7 @@ def test_an_unfinished_experiment_is_left_out_and_said(place, made, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--run", "a", "--run", "b", "--target", "busi"], 2, "only with --matrix"),
+        (["--matrix", "--views", "mirror"], 2, "without --views"),
         ([], 2, "--target"),
         (["--matrix", "--target", "absent"], 1, "bus-smp make-manifest --dataset absent"),
         (["--matrix", "--run", "absent"], 1, "no trained run absent"),

@@ -9,7 +9,7 @@ from tables import random_table
 
 from bus_smp.statistics.compare import compare
 from bus_smp.statistics.comparison_table import format_comparison
-from bus_smp.statistics.metrics import BY_KEY, COMPARED, HEADLINES, METRICS, PRIMARY, Metric
+from bus_smp.statistics.metrics import BY_KEY, COMPARED, HEADLINES, IMAGE_COLUMNS, METRICS, PRIMARY, Metric
 from bus_smp.statistics.score_table import format_table, table_rows
 from bus_smp.statistics.summary import NEEDED, summarise
 
@@ -107,7 +107,12 @@ def test_a_new_number_is_one_entry(table, monkeypatch):
 
 
 def test_a_table_needs_the_columns_that_the_metrics_are_computed_from(table):
-    assert {column for metric in METRICS for column in metric.columns} <= set(NEEDED) <= set(table.columns)
+    columns = {column for metric in METRICS for column in metric.columns}
+    assert columns - set(IMAGE_COLUMNS) <= set(NEEDED) <= set(table.columns)
+    summary = summarise(table.drop(columns=list(IMAGE_COLUMNS)), draws=0)
+    assert summary[BY_KEY["image_head_accuracy"].part]["image_head_accuracy"]["mean"] is None, (
+        "a run without the image head"
+    )
 
 
 if __name__ == "__main__":

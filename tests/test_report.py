@@ -740,7 +740,7 @@ def test_in_a_browser_nothing_fails_and_a_phone_need_not_scroll_sideways(scored,
     )
     found = json.loads(re.search(r'id="found">(\{.*?\})', measured.stdout).group(1))
     assert found["width"] <= found["room"] == 360
-    assert found["images"] == 22
+    assert found["images"] == 24
     assert found["broken"] == 0
 
 

@@ -370,6 +370,8 @@ def test_a_manifest_is_reviewed_without_a_model(tmp_path, manifests):
     # a list of all imports goes to stderr, more than a pipe holds
     with (tmp_path / "said").open("w+") as said:
         command = (sys.executable, "-X", "importtime", "-m", "bus_smp", "serve", *options)
+        # a shell ignores it in what it starts with &, and processes inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
         try:
             port, token = re.search(r":(\d+)/#(\S+)", process.stdout.readline()).groups()

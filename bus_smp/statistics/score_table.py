@@ -126,7 +126,7 @@ def format_headlines(summaries: Mapping[str, Mapping]) -> list[str]:
             text += "" if one["low"] is not None else " (no interval)"
             text = f"{text:<22}{_taken_over(one, metric)}"
         lines.append(f"{words[0].upper() + words[1:]:<16}{text}".rstrip())
-    return [*lines, *_at_point(model), f"{'Verdict':<16}{verdict(summaries)}"]
+    return [*lines, f"{'Verdict':<16}{verdict(summaries)}", *_at_point(model)]
 
 
 def _at_point(model: Mapping) -> list[str]:
