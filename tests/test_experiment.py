@@ -225,6 +225,7 @@ def test_out_of_fold_predictions_are_one_table_of_every_image_with_one_interval(
     assert (folder / "eval-bus-uclm-oof" / "qualitative.png").is_file()
 
 
+@pytest.mark.slow
 def test_only_evaluations_that_are_damaged_are_made_again(out, folds):
     pattern = "x-seed42-fold*/eval-bus-uclm-test/per_image.csv"
     before = _times(out, pattern)

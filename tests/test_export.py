@@ -468,6 +468,7 @@ def test_int8_is_for_two_formats(exported):
     assert "pth has no int8" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_evaluation_says_what_computed_it_and_never_passes_for_another(scratch):
     manifest = read_manifest(scratch / "manifest.csv", images=True)
     rows = manifest.used("test")
@@ -501,6 +502,7 @@ def test_an_evaluation_says_what_computed_it_and_never_passes_for_another(scratc
     assert "--backend onnx --precision int8" in shown
 
 
+@pytest.mark.slow
 def test_a_matrix_scores_again_what_another_backend_scored(scratch, manifests, tmp_path):
     def matrix(*options):
         result = invoke(
