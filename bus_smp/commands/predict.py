@@ -147,10 +147,11 @@ def command(
         for rule in predicted["decision_rule"].unique():
             click.echo("\n".join(folded(f"Decision: {rule}.")))
         if differing := _differing(predicted):
-            click.echo(
-                f"In {counted(differing, 'image')} most of the marked pixels have another class than the decision:\n"
+            words = (
+                f"In {counted(differing, 'image')} most of the marked pixels have another class than the decision: "
                 "the mask shows the most probable class of each pixel, the decision goes by the score."
             )
+            click.echo("\n".join(folded(words)))
         if strange := int((predicted["ood_score"].replace("", 0) > 1).sum()):
             are = "image is" if strange == 1 else "images are"
             words = (
