@@ -91,7 +91,7 @@ def test_every_format_says_what_the_weights_say_at_any_batch_and_size(exported, 
         images = draw.integers(0, 256, (*shape, 3), np.uint8)
         with torch.inference_mode():
             inputs = normalise(torch.from_numpy(images), header["mean"], header["std"])
-            expected = model.predict_logits(inputs).numpy()
+            expected = model.predict(inputs).logits.numpy()
         found = network(images).logits
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -110,7 +110,7 @@ def test_folding_changes_no_prediction_and_not_the_model(options):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     images = torch.randn(2, 3, 50, 70)
     with torch.inference_mode():
-        torch.testing.assert_close(folded(images), model.predict_logits(images), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(folded(images), model.predict(images).logits, atol=1e-3, rtol=1e-3)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -118,7 +118,7 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_is():
     model = HybridResNet50(encoder_name="tu-tf_efficientnetv2_b0", encoder_weights=None).eval()
     images = torch.randn(1, 3, 50, 70)
     with torch.inference_mode():
-        assert torch.equal(fold_batch_norms(MainHead(model))(images), model.predict_logits(images))
+        assert torch.equal(fold_batch_norms(MainHead(model))(images), model.predict(images).logits)
 
 
 def test_a_predictor_follows_weights_that_change(trained):
@@ -135,7 +135,7 @@ def test_a_predictor_follows_weights_that_change(trained):
     def agrees():
         with torch.inference_mode():
             inputs = normalise(torch.from_numpy(image[None]), network.mean, network.std)
-            expected = model.eval().predict_logits(inputs)
+            expected = model.eval().predict(inputs).logits
         return torch.allclose(
             torch.from_numpy(predictor.grid_logits([image])),
             expected,

@@ -56,7 +56,7 @@ def test_without_deep_supervision_there_is_one_tensor_and_no_auxiliary_weight():
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 5, 64, 64)
 
 
-def test_predict_logits_is_the_main_output_and_computes_no_auxiliary_head():
+def test_predict_is_the_main_output_and_computes_no_auxiliary_head():
     model = small_model().eval()
     images = torch.randn(1, 3, 64, 64)
     expected = model(images)[0]
@@ -66,7 +66,7 @@ def test_predict_logits_is_the_main_output_and_computes_no_auxiliary_head():
 
     for head in model.heads[1:]:
         head.register_forward_hook(refuse)
-    assert torch.equal(model.predict_logits(images), expected)
+    assert torch.equal(model.predict(images).logits, expected)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"attention": "scse"}, {"bottleneck": "aspp"}])

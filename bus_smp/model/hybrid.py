@@ -154,10 +154,6 @@ class HybridResNet50(nn.Module):
         image, shape = self._describe(features[-1])
         return Output(logits, (), image, shape, features[-2].mean((2, 3)))
 
-    def predict_logits(self, images: Tensor) -> Tensor:
-        """Return the full-size logits (N, num_classes, H, W); the auxiliary heads are not computed."""
-        return self.predict(images).logits
-
     def _describe(self, deepest: Tensor) -> list[Tensor | None]:
         """The output of the image head and of the shape head."""
         feature = deepest.detach() if self.detached_heads else deepest
